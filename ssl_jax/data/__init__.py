@@ -1,0 +1,1 @@
+"""Images in, views out: data sets, augmentation, order."""

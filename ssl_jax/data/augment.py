@@ -1,0 +1,188 @@
+"""Views of images inside the jitted step, as torchvision defines each transform, with a key per image."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+_TRIES = 10  # torchvision's attempts at a crop before it falls back
+_GREY = (0.2989, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How `count` views are drawn; transforms apply in the order of the fields from `scale` on.
+
+    Attributes:
+        size: side of the square view, in pixels.
+        count: views drawn this way.
+        scale: range of the crop's share of the image's area.
+        ratio: range of the crop's aspect ratio, drawn evenly in its logarithm.
+        flip: probability of a horizontal flip.
+        jitter: probability of a colour jitter, its four transforms in random order.
+        brightness, contrast, saturation: factors drawn from [max(0, 1 - x), 1 + x].
+        hue: shift drawn from [-x, x], in turns of the colour circle, at most 0.5.
+        grayscale: probability of losing colour.
+    """
+
+    size: int
+    count: int = 2
+    scale: tuple = (0.08, 1.0)
+    ratio: tuple = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    grayscale: float = 0.2
+
+    def __post_init__(self):
+        if self.size < 1 or self.count < 1:
+            raise ValueError("size and count are at least 1")
+        if not (len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]):
+            raise ValueError(f"scale={self.scale}: give (smallest, largest), both above 0")
+        if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
+            raise ValueError(f"ratio={self.ratio}: give (smallest, largest), both above 0")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue={self.hue}: at most half a turn, 0 to 0.5")
+        for name in ("flip", "jitter", "grayscale"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: a probability, 0 to 1")
+
+
+def draw_views(key, images, views, mean, std) -> tuple:
+    """Independent views of every image.
+
+    Args:
+        key: random key of the step.
+        images: [B, H, W, C] uint8.
+        views: `View`s, in the order wanted.
+        mean, std: C channel statistics, of pixels in 0..1.
+
+    Returns:
+        one float32 array [B, size, size, C] for each view of each entry.
+    """
+    specs = [view for view in views for _ in range(view.count)]
+    keys = jax.random.split(key, (len(specs), len(images)))
+    return tuple(
+        normalise(jax.vmap(lambda k, x, view=view: draw_view(k, x, view))(keys[i], images), mean, std)
+        for i, view in enumerate(specs)
+    )
+
+
+def normalise(images, mean, std):
+    """Pixels [..., C] in 0..1 (or uint8) with channel statistics taken out."""
+    if images.dtype == jnp.uint8:
+        images = jnp.asarray(images, jnp.float32) / 255.0
+    return (images - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def draw_view(key, image, view: View):
+    """One view [size, size, C] in 0..1 of one image [H, W, C] uint8."""
+    crop_key, flip_key, jitter_key, grey_key = jax.random.split(key, 4)
+    box = crop_box(crop_key, image.shape[:2], view.scale, view.ratio)
+    x = jnp.asarray(image, jnp.float32) / 255.0
+    x = resized_crop(x, box, view.size, flip=jax.random.bernoulli(flip_key, view.flip))
+    strengths = (view.brightness, view.contrast, view.saturation, view.hue)
+    if view.jitter and any(strengths):
+        on_key, jitter_key = jax.random.split(jitter_key)
+        x = jnp.where(jax.random.bernoulli(on_key, view.jitter), colour_jitter(jitter_key, x, *strengths), x)
+    if view.grayscale and x.shape[-1] == 3:
+        x = jnp.where(jax.random.bernoulli(grey_key, view.grayscale), _grey(x), x)
+    return x
+
+
+def crop_box(key, shape, scale, ratio):
+    """torchvision's random crop (top, left, height, width), whole pixels as float32.
+
+    The first of ten draws of area and ratio that fits; else the largest central crop of allowed ratio.
+    """
+    height, width = shape
+    area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
+    area = height * width * jax.random.uniform(area_key, (_TRIES,), minval=scale[0], maxval=scale[1])
+    log_low, log_high = jnp.log(ratio[0]), jnp.log(ratio[1])
+    aspect = jnp.exp(jax.random.uniform(ratio_key, (_TRIES,), minval=log_low, maxval=log_high))
+    w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = jnp.argmax(fits)
+    whole = min(max(width / height, ratio[0]), ratio[1])
+    fallback = (min(height, round(width / whole)), min(width, round(height * whole)))
+    h = jnp.where(fits.any(), h[first], fallback[0])
+    w = jnp.where(fits.any(), w[first], fallback[1])
+    place = lambda k, room: jnp.floor(jax.random.uniform(k) * (room + 1))
+    top = jnp.where(fits.any(), place(top_key, height - h), jnp.floor((height - h) / 2))
+    left = jnp.where(fits.any(), place(left_key, width - w), jnp.floor((width - w) / 2))
+    return top, left, h, w
+
+
+def resized_crop(image, box, size, *, flip=False):
+    """The crop `box` of `image` [H, W, C], resized to [size, size, C] by antialiased bilinear weights.
+
+    Two small matrix products; a flip only reverses the order of the columns' weights.
+    """
+    top, left, height, width = box
+    rows = _resize_weights(top, height, image.shape[0], size)
+    columns = _resize_weights(left, width, image.shape[1], size)
+    columns = jnp.where(flip, columns[::-1], columns)
+    image = jnp.einsum("yh,hwc->ywc", rows, image, precision="highest")
+    return jnp.einsum("xw,ywc->yxc", columns, image, precision="highest")
+
+
+def _resize_weights(start, length, source, size):
+    """Weights [size, source] of a triangle filter over the pixels start .. start + length - 1 only."""
+    scale = length / size
+    centre = start + (jnp.arange(size) + 0.5) * scale
+    pixel = jnp.arange(source)
+    distance = jnp.abs(pixel + 0.5 - centre[:, None]) / jnp.maximum(scale, 1.0)
+    inside = (pixel >= start) & (pixel < start + length)
+    weights = jnp.maximum(1.0 - distance, 0.0) * inside
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def colour_jitter(key, image, brightness, contrast, saturation, hue):
+    """torchvision's ColorJitter of one image [H, W, C] in 0..1: four transforms in random order.
+
+    Brightness, contrast and saturation are one blend each, with black, the mean grey and the grey
+    image. Three slots stand before the hue shift and three after it; a slot that is not in use blends
+    by one. So any order costs six blends and one hue shift. Grey images have no saturation and no hue.
+    """
+    order_key, factor_key, hue_key = jax.random.split(key, 3)
+    strength = jnp.asarray([brightness, contrast, saturation])
+    low, high = jnp.maximum(1.0 - strength, 0.0), 1.0 + strength
+    factor = low + (high - low) * jax.random.uniform(factor_key, (3,))
+    order = jax.random.permutation(order_key, 4)
+    turn = jnp.argmax(order == 3)
+    colour = image.shape[-1] == 3
+
+    def blend(x, slot, active):
+        kind = order[slot]
+        grey = _grey(x) if colour else x
+        other = jnp.where(kind == 0, 0.0, jnp.where(kind == 1, grey.mean(), grey))
+        f = jnp.where(active, factor[kind], 1.0)
+        return jnp.clip(f * x + (1.0 - f) * other, 0.0, 1.0)
+
+    for slot in (0, 1, 2):
+        image = blend(image, slot, slot < turn)
+    if colour and hue:
+        image = shift_hue(image, jax.random.uniform(hue_key, minval=-hue, maxval=hue))
+    for slot in (1, 2, 3):
+        image = blend(image, slot, slot > turn)
+    return image
+
+
+def shift_hue(image, shift):
+    """`image` [H, W, 3] in 0..1 with its hue turned by `shift` (in turns), through HSV."""
+    r, g, b = image[..., 0], image[..., 1], image[..., 2]
+    value, chroma = image.max(-1), image.max(-1) - image.min(-1)
+    safe = jnp.where(chroma > 0, chroma, 1.0)
+    sixth = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, 2.0 + (b - r) / safe, 4.0 + (r - g) / safe))
+    sixth = sixth / 6.0 + shift
+    # Each channel is value minus chroma times a trapezoid of the hue, shifted by thirds of a turn.
+    k = (jnp.asarray([5.0, 3.0, 1.0]) + 6.0 * sixth[..., None]) % 6.0
+    return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
+
+
+def _grey(image):
+    """The luma of an image [H, W, 3], in all three channels."""
+    return jnp.broadcast_to((image * jnp.asarray(_GREY)).sum(-1, keepdims=True), image.shape)

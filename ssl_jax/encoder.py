@@ -1,0 +1,33 @@
+"""From images to features, in chunks, without views or gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.data.augment import normalise
+from ssl_jax.ops.mesh import REPLICATED, ROWS, constrain
+
+
+def embed(method, state, images, names, *, mean, std, chunk: int = 512) -> dict:
+    """Named features [N, ...] of clean images, in their order, with running statistics.
+
+    Args:
+        method: gives the features.
+        state: a `TrainState`.
+        images: [N, H, W, C] uint8, resident on the device.
+        names: features wanted; one pass serves all.
+        mean, std: channel statistics.
+        chunk: images a pass, rounded up so that they divide over the devices.
+    """
+    rows = len(images)
+    chunk = min(chunk, rows)
+    parts = [_chunk(method, state, images, start, names, chunk, mean, std) for start in range(0, rows, chunk)]
+    return {name: jnp.concatenate([p[name] for p in parts])[:rows] for name in names}
+
+
+@partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
+def _chunk(method, state, images, start, names, size, mean, std):
+    index = jnp.minimum(start + jnp.arange(size), len(images) - 1)
+    batch = constrain(normalise(images[index], mean, std), ROWS)
+    return {name: constrain(x, REPLICATED) for name, x in method.features(state, batch, names).items()}

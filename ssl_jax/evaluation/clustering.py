@@ -1,0 +1,59 @@
+"""k-means on features, scored against labels that the clustering never saw."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.evaluation import metrics
+from ssl_jax.ops.kmeans import kmeans
+
+
+@dataclasses.dataclass(frozen=True)
+class Clustering:
+    """Hungarian accuracy, NMI and ARI of k-means with restarts on the training split's features.
+
+    Attributes:
+        clusters: K; 0 takes the number of classes.
+        restarts: independent starts, the tightest wins (a single start is noisy).
+        iterations: of Lloyd's algorithm.
+        metric: "cosine" or "euclidean".
+        feature: what is clustered.
+        seed: of the starts.
+    """
+
+    clusters: int = 0
+    restarts: int = 10
+    iterations: int = 50
+    metric: str = "cosine"
+    feature: str = "embedding"
+    seed: int = 0
+    classes: int = 0
+    examples: int = 0
+
+    def __post_init__(self):
+        if self.metric not in ("cosine", "euclidean"):
+            raise ValueError(f"metric={self.metric!r}: choose cosine or euclidean")
+        if self.clusters > self.examples:
+            raise ValueError(f"clusters={self.clusters}: at most the {self.examples} training images")
+
+    @property
+    def needs(self):
+        return (self.feature,)
+
+    def run(self, splits, state):
+        points, labels = jnp.asarray(splits["train"].features[self.feature]), splits["train"].labels
+        found = kmeans(
+            jax.random.key(self.seed),
+            points,
+            self.clusters or self.classes,
+            iterations=self.iterations,
+            restarts=self.restarts,
+            metric=self.metric,
+        ).labels
+        yield "acc", metrics.clustering_accuracy(labels, found)
+        yield "nmi", metrics.normalized_mutual_info(labels, found)
+        yield "ari", metrics.adjusted_rand_index(labels, found)
+
+
+Evaluator = Clustering

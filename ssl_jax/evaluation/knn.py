@@ -1,0 +1,61 @@
+"""Weighted k-nearest-neighbour classification (Wu et al. 2018, section 3.4)."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.ops.neighbours import nearest
+from ssl_jax.ops.vectors import unit
+
+
+@partial(jax.jit, static_argnames=("k", "classes"))
+def weighted_knn(train, train_labels, test, *, k: int = 200, temperature: float = 0.1, classes: int):
+    """Votes of the k nearest training rows, each weighing exp(cosine / temperature), not normalised.
+
+    Args:
+        train: [N, D] unit rows.
+        train_labels: [N] int; -1 has no vote.
+        test: [M, D] unit rows.
+        k: neighbours, at most N.
+        temperature: of the weights.
+        classes: C.
+
+    Returns:
+        scores [M, C].
+    """
+    similarity, index = nearest(test, train, k)
+    votes = jax.nn.one_hot(train_labels[index], classes)
+    return jnp.einsum("mk,mkc->mc", jnp.exp(similarity / temperature), votes)
+
+
+@dataclasses.dataclass(frozen=True)
+class KNN:
+    """Top-1 of the test split by the training split's labels."""
+
+    k: int = 200
+    temperature: float = 0.1
+    feature: str = "embedding"
+    classes: int = 0
+    examples: int = 0
+
+    def __post_init__(self):
+        if not 1 <= self.k <= max(self.examples, 1):
+            raise ValueError(f"k={self.k}: between 1 and the {self.examples} training images")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0")
+
+    @property
+    def needs(self):
+        return (self.feature,)
+
+    def run(self, splits, state):
+        train, test = splits["train"], splits["test"]
+        rows = unit(train.features[self.feature]), jnp.asarray(train.labels), unit(test.features[self.feature])
+        scores = weighted_knn(*rows, k=self.k, temperature=self.temperature, classes=self.classes)
+        yield "top1", float(np.mean(np.asarray(scores.argmax(1)) == test.labels))
+
+
+Evaluator = KNN

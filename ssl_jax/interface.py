@@ -1,0 +1,116 @@
+"""The contract between the loop and the parts it drives, and the glossary of shapes.
+
+    B batch            V views               A assignment views      N training set
+    D embedding        K prototypes/clusters H clusterings           P positives
+    Q queue            M keys                C channels or classes
+
+A *method* is a frozen dataclass of hyper-parameters whose functions are pure; the loop owns gradient,
+optimiser, step count and keys. `Positives` says which rows of a batch attract each other; an
+*evaluator* reads features and labels. Training never sees a label.
+"""
+
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Protocol
+
+import jax
+from flax import struct
+
+Embed = Callable[[str], jax.Array]
+"""`embed(name) -> [N, D]`: a named feature of the clean training images, in data set order, rows sharded."""
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that survives a step; arrays only.
+
+    `method` and `positives` are typed structs of their owners: banks, queues, target networks,
+    neighbour lists. Nothing random or countable is here: order, keys, rounds and stages follow from `step`.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    method: Any
+    positives: Any
+
+
+class Batch(struct.PyTreeNode):
+    """`views`: V arrays [B, H, W, C], largest first. `index`: [B] int32 rows of the data set. No labels."""
+
+    views: tuple
+    index: jax.Array
+
+
+class Aux(struct.PyTreeNode):
+    """What `loss` returns beside its value: new `batch_stats`, a `carry` for `post_step`, scalar `metrics`."""
+
+    batch_stats: Any
+    carry: Any = ()
+    metrics: Mapping[str, jax.Array] = struct.field(default_factory=dict)
+
+
+class PositiveSet(struct.PyTreeNode):
+    """`rows` [B, P] int32, rows of this batch; `weight` [B, P], 0 = no positive. A row of zeros leaves out an example."""
+
+    rows: jax.Array
+    weight: jax.Array
+
+
+class Method(Protocol):
+    """A self-supervised method: a frozen dataclass, final. Its file in `methods/` ends with `Method = ...`.
+
+    `train.build` fills the fields `network`, `positives`, `examples`, `batch_size`, `steps_per_epoch`
+    and `total_steps` where the class declares them; all others are settings of `config.method`.
+    """
+
+    def init(self, key, batch: Batch) -> tuple[Any, Any, Any]:
+        """Fresh params, batch_stats and method state, for batches shaped like `batch`."""
+
+    def loss(self, state: TrainState, batch: Batch, key) -> tuple[jax.Array, Aux]:
+        """The scalar loss, differentiated with respect to `state.params`."""
+
+    def post_step(self, state: TrainState, aux: Aux, batch: Batch) -> TrainState:
+        """After the optimiser, in the same jit: moving averages, bank scatter, queue push, prototype norms."""
+
+    def refresh_at(self, step: int) -> bool:
+        """On the host: is `refresh` due before the batch of this step?"""
+
+    def refresh(self, state: TrainState, embed: Embed, key) -> tuple[TrainState, Mapping[str, Any]]:
+        """Clustering or neighbourhood discovery: a pure function of state and step."""
+
+    def features(self, state: TrainState, images, names: tuple[str, ...]) -> dict[str, jax.Array]:
+        """Named features of clean images in evaluation mode: `backbone`, `embedding`, `scores`, `stage1`.. `stage5`."""
+
+
+class Positives(Protocol):
+    """Which rows of a batch are each example's positives: a frozen dataclass, final."""
+
+    def init(self, key, examples: int, dim: int) -> Any:
+        """Fresh state (cluster labels, centroids); `()` where there is none."""
+
+    def select(self, pos_state, keys, index, step) -> PositiveSet:
+        """Positives among the target features `keys` [B, D] of the examples `index` [B]."""
+
+    def refresh_at(self, step: int) -> bool:
+        """On the host: is `refresh` due before the batch of this step?"""
+
+    def refresh(self, pos_state, embed: Embed, key) -> tuple[Any, Mapping[str, Any]]:
+        """New state from the embeddings of the whole training set."""
+
+
+class Split(NamedTuple):
+    """One split as evaluators see it: `features` by name [n, D], `labels` [n] int32 (-1: unlabelled)."""
+
+    features: Mapping[str, Any]
+    labels: Any
+
+
+class Evaluator(Protocol):
+    """A score of features: a frozen dataclass filled from `config.evals`. Its file ends with `Evaluator = ...`.
+
+    The field `classes` is filled by the caller where it is declared.
+    """
+
+    needs: tuple[str, ...]
+
+    def run(self, splits: Mapping[str, Split], state) -> Iterator[tuple[str, float]]:
+        """Yields (name, value) from the splits `train` and `test`; `state` is None for baselines."""

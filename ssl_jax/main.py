@@ -1,0 +1,66 @@
+"""Trains one config:  python -m ssl_jax.main --config=configs/swav.py [--config.epochs=20] [--workdir=DIR]"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from ssl_jax.settings import SettingError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :variant where it has any.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; default runs/<config>[-<variant>][-<hash of overrides>].")
+
+
+def parse(argv):
+    """absl's flags, with every mistake as one line and exit code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            raise SettingError("--config is missing; try --config=configs/swav.py")
+        if len(rest) > 1:
+            raise SettingError(f"{rest[1]!r} is not a flag; settings are given as --config.NAME=VALUE")
+        CONFIG.value.keys()
+        return rest
+    except (flags.Error, SettingError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        fail(error, 2)
+
+
+def default_workdir() -> Path:
+    """runs/<config>[-<variant>][-<hash of overrides>]"""
+    flag = flags.FLAGS["config"]
+    path, _, variant = config_flags.get_config_filename(flag).partition(":")
+    overrides = dict(config_flags.get_override_values(flag))
+    name = "-".join(part for part in (Path(path).stem, variant) if part)
+    if overrides:
+        text = json.dumps(overrides, sort_keys=True, default=str)
+        name += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    return Path("runs") / name
+
+
+def fail(error, code: int):
+    """One line on standard error, then the end."""
+    line = " ".join(str(error).strip("'\"").split())
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main(argv):
+    logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+    from ssl_jax import signals, train
+
+    try:
+        train.run(CONFIG.value, WORKDIR.value or default_workdir())
+    except SettingError as error:
+        fail(error, 2)
+    except train.NotFinite as error:
+        fail(error, 1)
+    except signals.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.signum)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,1 @@
+"""One file per method; each ends with `Method = <class>` and is found by its file's name."""

@@ -1,0 +1,138 @@
+"""SwAV: unsupervised learning by contrasting cluster assignments (Caron et al. 2020, arXiv 2006.09882)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ssl_jax.interface import Aux
+from ssl_jax.models.network import Network
+from ssl_jax.ops.losses import swapped_prediction
+from ssl_jax.ops.memory import push_queue
+from ssl_jax.ops.sinkhorn import sinkhorn
+from ssl_jax.ops.vectors import dot, unit
+
+
+class SwAVState(struct.PyTreeNode):
+    """`queue` [A, Q, D]: each assignment view's newest embeddings, newest first, zeros until filled; or None."""
+
+    queue: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SwAV:
+    """Views predict each other's codes: soft, balanced assignments to learned prototypes.
+
+    Prototypes lie at unit length before every forward pass, frozen or not: `init` and `post_step` put
+    them there, outside the gradient, so the optimiser's own update is what the released code does. How
+    long they stay frozen is a rule of the optimiser (`config.optim.groups`).
+
+    The queue holds each assignment view's embeddings from before the update, starts to fill at
+    `queue_starts_epoch`, and takes part in the codes only once its last row is filled. Its scores are
+    recomputed with the current prototypes at every step.
+
+    Attributes:
+        network: filled by `train.build`.
+        prototypes: K; about ten per expected class.
+        temperature: of the softmax over prototypes.
+        epsilon: of Sinkhorn-Knopp; 0.03 against collapse.
+        sinkhorn_iterations: rounds of normalisation.
+        assign: the views that codes are computed from.
+        hard: codes as one-hot arg max instead of soft.
+        queue_length: Q, a multiple of the batch size; 0 for none.
+        queue_starts_epoch: when the queue begins to fill (it should be when the loss already falls).
+    """
+
+    network: Network
+    prototypes: int = 3000
+    temperature: float = 0.1
+    epsilon: float = 0.05
+    sinkhorn_iterations: int = 3
+    assign: tuple[int, ...] = (0, 1)
+    hard: bool = False
+    queue_length: int = 0
+    queue_starts_epoch: float = 15.0
+    examples: int = 0
+    batch_size: int = 1
+    steps_per_epoch: int = 1
+
+    def __post_init__(self):
+        if not 2 <= self.prototypes <= self.examples:
+            raise ValueError(f"prototypes={self.prototypes}: between 2 and the {self.examples} training images")
+        if self.queue_length % self.batch_size:
+            near = max(self.queue_length // self.batch_size, 1) * self.batch_size
+            raise ValueError(
+                f"queue_length={self.queue_length} is not a multiple of batch_size={self.batch_size}; try {near}"
+            )
+        if not self.temperature > 0 or not self.epsilon > 0:
+            raise ValueError(f"temperature={self.temperature} and epsilon={self.epsilon} must be above 0")
+        if not self.assign or len(set(self.assign)) != len(self.assign):
+            raise ValueError(f"assign={self.assign}: give different view numbers, such as (0, 1)")
+
+    def init(self, key, batch):
+        """Network and unit prototypes; an empty queue."""
+        views = len(batch.views)
+        if views < 2 or not all(0 <= a < views for a in self.assign):
+            raise ValueError(f"assign={self.assign} does not fit the {views} views of config.augment")
+        network_key, prototype_key = jax.random.split(key)
+        variables = self.network.init(network_key, batch.views, train=False)
+        dim = jax.eval_shape(lambda: self.network.apply(variables, batch.views, train=False)).shape[-1]
+        rows = jax.random.uniform(prototype_key, (self.prototypes, dim), minval=-1.0)
+        params = {"network": variables["params"], "prototypes": unit(rows)}
+        queue = jnp.zeros((len(self.assign), self.queue_length, dim)) if self.queue_length else None
+        return params, variables["batch_stats"], SwAVState(queue)
+
+    def loss(self, state, batch, key):
+        """Swapped prediction; the metric `queue` is 1 when the queue took part."""
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+        embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
+        scores = dot(embedding, state.params["prototypes"])
+        own = scores[jnp.asarray(self.assign)]
+        codes, used = self._codes(*jax.lax.stop_gradient((own, state.params["prototypes"])), state.method.queue)
+        loss = swapped_prediction(scores, codes, assign=self.assign, temperature=self.temperature)
+        carry = jax.lax.stop_gradient(embedding[jnp.asarray(self.assign)])
+        return loss, Aux(updated["batch_stats"], carry, {"queue": used} if self.queue_length else {})
+
+    def _codes(self, scores, prototypes, queue):
+        """Codes [A, B, K] of the assignment views, over the queue as well where it is full; 1. where it was."""
+        batch = scores.shape[1]
+
+        def assignment(scores):
+            codes = sinkhorn(scores, epsilon=self.epsilon, iterations=self.sinkhorn_iterations)[-batch:]
+            return jax.nn.one_hot(codes.argmax(1), self.prototypes) if self.hard else codes
+
+        alone = lambda: jnp.stack([assignment(s) for s in scores])
+        if queue is None:
+            return alone(), None
+        both = lambda: jnp.stack([assignment(jnp.concatenate([dot(q, prototypes), s])) for q, s in zip(queue, scores)])
+        full = jnp.any(queue[:, -1] != 0)
+        return jax.lax.cond(full, both, alone), full.astype(jnp.float32)
+
+    def post_step(self, state, aux, batch):
+        """Prototypes back to unit length; this step's embeddings into the queue, once it has started."""
+        params = state.params | {"prototypes": unit(state.params["prototypes"])}
+        state = state.replace(params=params)
+        if not self.queue_length:
+            return state
+        started = state.step > round(self.queue_starts_epoch * self.steps_per_epoch)
+        queue = jnp.where(started, jax.vmap(push_queue)(state.method.queue, aux.carry), state.method.queue)
+        return state.replace(method=SwAVState(queue))
+
+    def refresh_at(self, step):
+        """Never."""
+        return False
+
+    def refresh(self, state, embed, key):
+        """Nothing to refresh."""
+        return state, {}
+
+    def features(self, state, images, names):
+        """The network's features, and `scores` [B, K]: cosines with the prototypes."""
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+        features = self.network.apply(variables, images, method=Network.features)
+        features["scores"] = dot(features["embedding"], state.params["prototypes"])
+        return {name: features[name] for name in names}
+
+
+Method = SwAV

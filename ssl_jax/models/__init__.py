@@ -1,0 +1,1 @@
+"""Linen modules: encoders, heads and the network that joins them."""

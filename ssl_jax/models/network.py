@@ -1,0 +1,43 @@
+"""The network that every method trains: a backbone, a head on its pooled features, unit embeddings."""
+
+from itertools import groupby
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ssl_jax.ops.vectors import unit
+
+
+class Network(nn.Module):
+    """Backbone and projection head.
+
+    Attributes:
+        backbone: module from images to a dict of features with the key `backbone`.
+        head: module from pooled features [B, C] to [B, D].
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+
+    def __call__(self, views, *, train: bool):
+        """Unit embeddings [V, B, D] of V views, each [B, H, W, C], in the order given.
+
+        Neighbouring views of one size go through the backbone together, so BatchNorm sees one batch
+        per resolution and its running statistics move once for each; the head sees all views at once.
+        Rows are stacked image by image, which leaves a batch that is sharded over devices in place.
+        """
+        pooled = []
+        for _, group in groupby(views, key=jnp.shape):
+            group = jnp.stack(list(group), axis=1)
+            batch, count, *image = group.shape
+            features = self.backbone(group.reshape(batch * count, *image), train=train)["backbone"]
+            pooled.append(features.reshape(batch, count, -1))
+        pooled = jnp.concatenate(pooled, axis=1)
+        batch, count, channels = pooled.shape
+        embedding = unit(self.head(pooled.reshape(batch * count, channels), train=train))
+        return embedding.reshape(batch, count, -1).swapaxes(0, 1)
+
+    def features(self, images) -> dict:
+        """Every named feature of clean images [B, H, W, C], with running statistics."""
+        features = self.backbone(images, train=False)
+        return features | {"embedding": unit(self.head(features["backbone"], train=False))}

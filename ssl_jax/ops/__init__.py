@@ -1,0 +1,1 @@
+"""Pure maths on arrays: JAX only, written for the global array, no knowledge of models or loops."""

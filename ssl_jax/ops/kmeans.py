@@ -1,0 +1,115 @@
+"""k-means on the device: greedy k-means++ starts, Lloyd iterations, restarts, empty clusters refilled."""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.ops.vectors import dot, unit
+
+
+class KMeans(NamedTuple):
+    """Centroids [K, D] (plain means, not unit length), labels [N] int32 and the scalar inertia."""
+
+    centroids: jax.Array
+    labels: jax.Array
+    inertia: jax.Array
+
+
+@partial(jax.jit, static_argnames=("clusters", "iterations", "restarts", "metric", "chunk"))
+def kmeans(key, points, clusters: int, *, iterations: int, restarts: int = 1, metric="cosine", init=None, chunk=65536):
+    """Lloyd's algorithm from greedy k-means++ starts; the restart with the smallest inertia wins.
+
+    Args:
+        key: random key of the starts.
+        points: [N, D]; for `cosine` brought to unit length first.
+        clusters: K, at most N.
+        iterations: Lloyd iterations, then one last assignment.
+        restarts: independent starts.
+        metric: "cosine" assigns by cosine to the centroid and sums 1 - cosine; "euclidean" assigns by
+            distance and sums distances (not squared). The centroid is the plain mean of its members in both.
+        init: [K, D] starting centroids instead of k-means++ (one restart).
+        chunk: points compared with the centroids at a time.
+
+    Returns:
+        KMeans. An empty cluster takes the point that is farthest from its own centroid.
+
+    Raises:
+        ValueError: more clusters than points, or an unknown metric.
+    """
+    if clusters > len(points):
+        raise ValueError(f"{clusters} clusters for {len(points)} points")
+    if metric not in ("cosine", "euclidean"):
+        raise ValueError(f"metric {metric!r}: choose cosine or euclidean")
+    points = unit(points) if metric == "cosine" else jnp.asarray(points, jnp.float32)
+
+    def run(key):
+        start = _plus_plus(key, points, clusters) if init is None else jnp.asarray(init, jnp.float32)
+        centroids = jax.lax.fori_loop(0, iterations, lambda _, c: _lloyd(points, c, metric, chunk), start)
+        labels, cost = _assign(points, centroids, metric, chunk)
+        return KMeans(centroids, labels, jnp.sum(cost))
+
+    runs = jax.lax.map(run, jax.random.split(key, restarts))
+    best = jnp.argmin(runs.inertia)
+    return jax.tree.map(lambda a: a[best], runs)
+
+
+def _assign(points, centroids, metric, chunk):
+    """Labels [N] and costs [N]: 1 - cosine, or the distance, to the nearest centroid."""
+
+    def block(x):
+        if metric == "cosine":
+            score = dot(x, unit(centroids))
+            return jnp.argmax(score, axis=1), 1.0 - jnp.max(score, axis=1)
+        half = dot(x, centroids) - 0.5 * jnp.sum(centroids**2, axis=1)
+        square = jnp.sum(x * x, axis=1) - 2.0 * jnp.max(half, axis=1)
+        return jnp.argmax(half, axis=1), jnp.sqrt(jnp.maximum(square, 0.0))
+
+    rows, chunk = len(points), min(chunk, len(points))
+    if rows == chunk:
+        labels, cost = block(points)
+    else:
+        blocks = jnp.pad(points, ((0, -rows % chunk), (0, 0))).reshape(-1, chunk, points.shape[1])
+        labels, cost = (a.reshape(-1)[:rows] for a in jax.lax.map(block, blocks))
+    return labels.astype(jnp.int32), cost
+
+
+def _lloyd(points, centroids, metric, chunk):
+    """One assignment and one mean; empty clusters move to the farthest points."""
+    labels, cost = _assign(points, centroids, metric, chunk)
+    clusters = len(centroids)
+    total = jax.ops.segment_sum(points, labels, clusters)
+    count = jax.ops.segment_sum(jnp.ones(len(points)), labels, clusters)
+
+    def refill(means):
+        empty = count == 0
+        farthest = jax.lax.top_k(cost, clusters)[1]
+        return jnp.where(empty[:, None], points[farthest[jnp.cumsum(empty) - 1]], means)
+
+    means = total / jnp.maximum(count, 1.0)[:, None]
+    return jax.lax.cond(jnp.any(count == 0), refill, lambda m: m, means)
+
+
+def _plus_plus(key, points, clusters):
+    """Greedy k-means++ (Arthur & Vassilvitskii 2007): of a few draws by squared distance keep the best."""
+    trials = 2 + int(math.log(clusters))
+    square = jnp.sum(points * points, axis=1)
+
+    def distance(candidates):
+        to = jnp.sum(candidates**2, axis=1)[:, None] + square - 2.0 * dot(candidates, points)
+        return jnp.maximum(to, 0.0)
+
+    def add(i, carry):
+        centroids, nearest = carry
+        mass = jnp.cumsum(nearest)
+        draws = jnp.searchsorted(mass, mass[-1] * jax.random.uniform(jax.random.fold_in(key, i), (trials,)))
+        candidates = points[jnp.minimum(draws, len(points) - 1)]
+        reduced = jnp.minimum(nearest, distance(candidates))
+        best = jnp.argmin(jnp.sum(reduced, axis=1))
+        return centroids.at[i].set(candidates[best]), reduced[best]
+
+    first = points[jax.random.randint(jax.random.fold_in(key, 0), (), 0, len(points))]
+    centroids = jnp.zeros((clusters, points.shape[1])).at[0].set(first)
+    return jax.lax.fori_loop(1, clusters, add, (centroids, distance(first[None])[0]))[0]

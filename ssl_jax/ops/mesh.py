@@ -1,0 +1,71 @@
+"""The device mesh. The only module that names a mesh axis.
+
+Everything else is written for the global array and says, at most, `constrain(x, ROWS)`. Without an
+active mesh (`jax.set_mesh`) every function here does nothing special, so one device and a pod run
+the same lines.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+AXIS = "data"
+REPLICATED = PartitionSpec()
+ROWS = PartitionSpec(AXIS)
+COLUMNS = PartitionSpec(None, AXIS)
+
+
+def make_mesh(devices=None) -> Mesh:
+    """A one-dimensional mesh over `devices` (default: all), with automatic sharding."""
+    return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
+
+
+def active_devices() -> int:
+    """Number of devices of the active mesh, 1 where there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape[AXIS]
+
+
+def padded_rows(rows: int) -> int:
+    """Rows that a sharded table of `rows` is stored with.
+
+    A multiple of 64 whatever the devices (so a checkpoint fits another machine whose device count
+    divides 64), and of the device count.
+    """
+    multiple = math.lcm(64, active_devices())
+    return -(-rows // multiple) * multiple
+
+
+def constrain(x, spec: PartitionSpec):
+    """`x`, laid out over the active mesh as `spec` says."""
+    return x if active_devices() == 1 else jax.lax.with_sharding_constraint(x, spec)
+
+
+def local_top_k(scores, k: int):
+    """`jax.lax.top_k` along the last axis of `scores` [M, N], without gathering the scores.
+
+    Each device takes the top k of its own columns; only those candidates travel.
+
+    Returns:
+        values [M, k] and their column numbers [M, k], largest first.
+    """
+    devices = active_devices()
+    if devices == 1:
+        return jax.lax.top_k(scores, k)
+    padding = -scores.shape[1] % devices
+    scores = jnp.pad(scores, ((0, 0), (0, padding)), constant_values=-jnp.inf)
+    width = scores.shape[1] // devices
+
+    def merge(columns):
+        values, index = jax.lax.top_k(columns, min(k, width))
+        index = index + jax.lax.axis_index(AXIS) * width
+        values, index = (jax.lax.all_gather(a, AXIS, axis=1, tiled=True) for a in (values, index))
+        values, best = jax.lax.top_k(values, k)
+        return values, jnp.take_along_axis(index, best, axis=1)
+
+    return jax.shard_map(
+        merge, in_specs=COLUMNS, out_specs=(REPLICATED, REPLICATED), check_vma=False
+    )(scores)

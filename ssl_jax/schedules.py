@@ -1,0 +1,40 @@
+"""Learning-rate schedules: pure functions of the step, evaluated inside the jitted step."""
+
+import jax.numpy as jnp
+
+
+def warmup_cosine(base, steps, *, warmup_steps=0, start=0.0, final=0.0):
+    """SwAV's schedule: a line from `start` to `base`, then half a cosine to just above `final`.
+
+    Both ends of the warm-up are included, so the base rate occurs twice in a row: at the last warm-up
+    step and at the first of the cosine.
+
+    Args:
+        base: the peak rate.
+        steps: total number of steps, warm-up included.
+        warmup_steps: steps of the line; 0 for none.
+        start: rate of the first warm-up step.
+        final: the rate that the cosine would reach at `steps`.
+
+    Returns:
+        schedule: step -> rate (float32).
+    """
+
+    def schedule(step):
+        line = start + (base - start) * step / max(warmup_steps - 1, 1)
+        # (1 + cos(pi p)) / 2 as a squared sine of what remains: exact where the cosine nears -1.
+        remaining = (steps - jnp.asarray(step, jnp.float32)) / max(steps - warmup_steps, 1)
+        cosine = final + (base - final) * jnp.sin(0.5 * jnp.pi * remaining) ** 2
+        return jnp.where(step < warmup_steps, line, cosine).astype(jnp.float32)
+
+    return schedule
+
+
+def constant(base, steps):
+    """The base rate throughout; `steps` is ignored."""
+    return lambda step: jnp.full((), base, jnp.float32)
+
+
+def drops(base, steps, *, at_steps=(), factor=0.1):
+    """The base rate, multiplied by `factor` from each of `at_steps` on; `steps` is ignored."""
+    return lambda step: base * factor ** jnp.sum(jnp.asarray(step) >= jnp.asarray(at_steps), dtype=jnp.float32)

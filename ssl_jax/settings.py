@@ -1,0 +1,75 @@
+"""From settings to objects: one-line errors, modules found by name, dataclasses filled from sections."""
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+import types
+import typing
+
+
+class SettingError(ValueError):
+    """A setting, file or folder that cannot be used. The message is one line and names the way out."""
+
+
+def choose(package: str, name: str, setting: str, attribute: str):
+    """`attribute` of the module `name` in `package`; modules are found by name, there is no registry.
+
+    Raises:
+        SettingError: no such module; lists those that exist.
+    """
+    modules = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    found = importlib.import_module(f"{package}.{name}") if name in modules else None
+    if hasattr(found, attribute):
+        return getattr(found, attribute)
+    known = [m for m in modules if hasattr(importlib.import_module(f"{package}.{m}"), attribute)]
+    raise SettingError(f"{setting}={name!r} is not known; choose one of: {', '.join(sorted(known))}")
+
+
+def fill(cls, section, setting: str, **given):
+    """`cls(**section, **given)` for a dataclass, after checking names and types.
+
+    Args:
+        cls: a dataclass.
+        section: mapping of field name to value, straight from the config; `name` is left out.
+        setting: where the section stands, for messages, such as "method".
+        given: fields that the caller knows (the number of examples, say); those the class lacks are dropped.
+
+    Raises:
+        SettingError: an unknown name (with the nearest one), a wrong type, or a value the class refuses.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+    values = {k: v for k, v in dict(section).items() if k != "name"}
+    settable = [f for f in fields if f not in given and f not in ("parent",)]
+    for key, value in values.items():
+        if key not in settable:
+            raise SettingError(unknown(f"{setting}.{key}", key, settable))
+        values[key] = convert(value, fields[key], f"{setting}.{key}")
+    values.update({k: v for k, v in given.items() if k in fields})
+    try:
+        return cls(**values)
+    except SettingError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{setting}: {error}") from error
+
+
+def unknown(setting: str, name: str, known) -> str:
+    """A message for an unknown `name`: the nearest known one, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(sorted(known))}"
+    return f"{setting} is not a setting; {hint}"
+
+
+def convert(value, hint, setting: str):
+    """`value` as the annotation `hint` wants it: lists become tuples, whole numbers pass as floats."""
+    if isinstance(value, list):
+        value = tuple(value)
+    kind = typing.get_origin(hint) or hint
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, bool) or kind in (int, float, bool, str, tuple) and not isinstance(value, kind):
+        name = kind.__name__ if not isinstance(hint, types.GenericAlias) else str(hint)
+        raise SettingError(f"{setting}={value!r} has the wrong type; it takes {name}")
+    return value

@@ -1,0 +1,296 @@
+"""The train step, and the loop around it: the only place that knows all the rest."""
+
+import json
+import math
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import parameter_overview
+from rich.console import Console
+
+from ssl_jax import checkpoint, defaults, signals, writer
+from ssl_jax.build import Plan, Stage, build, init_state, state_shapes
+from ssl_jax.data.augment import draw_views
+from ssl_jax.data.pipeline import INIT, LOSS, REFRESH, VIEWS, epoch_order, stream
+from ssl_jax.encoder import embed
+from ssl_jax.interface import Batch, Split
+from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.settings import SettingError
+from ssl_jax.sharding import batch_sharding, replicated, state_shardings
+
+__all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite"]
+
+
+class NotFinite(RuntimeError):
+    """The loss became NaN or infinite; the message names the step and the last good checkpoint."""
+
+
+def train_step(stage: Stage, state, images, index, key):
+    """One step of any method; pure.
+
+    Args:
+        stage: method, optimiser and views, static.
+        state: `TrainState` before the step.
+        images: [N, H, W, C] uint8, the resident data set.
+        index: [B] int32 rows of this batch.
+        key: of the run; streams are folded out of it with the step.
+
+    Returns:
+        the state after the step, and scalar metrics.
+    """
+    views = draw_views(stream(key, VIEWS, state.step), images[index], stage.views, stage.mean, stage.std)
+    batch = Batch(views, index)
+
+    def loss(params):
+        return stage.method.loss(state.replace(params=params), batch, stream(key, LOSS, state.step))
+
+    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, opt_state = stage.tx.update(grads, state.opt_state, state.params)
+    metrics = {"loss": value, "learning_rate": stage.schedule(state.step), **aux.metrics}
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        batch_stats=aux.batch_stats,
+    )
+    return stage.method.post_step(state, aux, batch), metrics
+
+
+def jit_step(mesh, shardings):
+    """`train_step`, jitted over `mesh` with the state donated and laid out as `shardings`."""
+    return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=(shardings, replicated(mesh)))
+
+
+def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
+    """Trains as `config` says in the folder `workdir`, or goes on where it stopped, and returns the last scores.
+
+    Args:
+        config: a ConfigDict, as the files in `configs/` make it.
+        workdir: the run folder; one folder belongs to one config.
+        console: where to print; standard output by default.
+
+    Raises:
+        SettingError: something in the config, the data or the folder cannot be used.
+        NotFinite: the loss became NaN or infinite.
+        signals.Stopped: Ctrl-C or SIGTERM; the state is saved.
+    """
+    console = console or Console()
+    plan = build(config)
+    folder = Path(workdir)
+    _claim(folder, plan.config)
+    mesh = make_mesh()
+    with jax.set_mesh(mesh), signals.StopRequest() as stop:
+        return _Loop(plan, folder, mesh, console, stop).run()
+
+
+def _claim(folder: Path, config):
+    """Makes the run folder, or checks that it is of a run that trains the same way."""
+    new, path = json.loads(config.to_json_best_effort()), folder / "config.json"
+    if path.exists():
+        old = json.loads(path.read_text())
+        for name, ours, theirs in _differences(new, old):
+            if name.split(".")[0] not in defaults.OBSERVING:
+                raise SettingError(
+                    f"{folder} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
+                )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writer.replace(path, json.dumps(new, indent=2) + "\n")
+    except OSError as error:
+        raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
+
+
+def _differences(new, old, prefix=""):
+    for key in sorted({*new, *old}):
+        ours, theirs, name = new.get(key), old.get(key), f"{prefix}{key}"
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from _differences(ours, theirs, f"{name}.")
+        elif ours != theirs:
+            yield name, ours, theirs
+
+
+class _Loop:
+    """One run: its devices, files and the state that is being trained."""
+
+    def __init__(self, plan: Plan, folder, mesh, console, stop):
+        self.plan, self.folder, self.mesh, self.console, self.stop = plan, folder, mesh, console, stop
+        self.shapes = state_shapes(plan, plan.stages[0])
+        self.shardings = state_shardings(mesh, self.shapes)
+        self.step_fn = jit_step(mesh, self.shardings)
+        self.checkpoints = checkpoint.Checkpoints(folder, best=plan.config.best)
+        self.key = jax.device_put(jax.random.key(plan.config.seed), replicated(mesh))
+        put = partial(jax.device_put, device=replicated(mesh))
+        self.images = put(plan.dataset.train.images)
+        self.test_images = put(plan.dataset.test.images)
+        self.scores: dict[str, float] = {}
+        self.speed = float("nan")
+
+    def run(self):
+        start = self.checkpoints.latest() or 0
+        if start >= self.plan.total_steps:
+            self.checkpoints.close()
+            self.console.print(f"{self.folder} is finished ({start} steps)", highlight=False, soft_wrap=True)
+            return self.conclude()
+        state = self.restore(start) if start else self.fresh()
+        self.metrics = writer.Metrics(self.folder, start)
+        self.bar = None
+        try:
+            if start:
+                text = f"resuming {self.folder} at step {start} of {self.plan.total_steps}"
+                self.console.print(text, highlight=False, soft_wrap=True)
+            else:
+                self.introduce(state)
+            epochs = self.plan.config.epochs
+            self.bar = writer.Bar(self.console, epochs, self.plan.total_steps, start)
+            self.train(state, start)
+        finally:
+            if self.bar:
+                self.bar.close()
+            self.metrics.close()
+            self.checkpoints.close()
+        return self.conclude()
+
+    def fresh(self):
+        """The first state, laid out where the step wants it."""
+        # Many small random draws: on a CPU most of the time would go into optimising their code.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        make = jax.jit(
+            lambda key: init_state(self.plan, self.plan.stages[0], key),
+            out_shardings=self.shardings,
+            compiler_options=options,
+        )
+        return make(stream(self.key, INIT))
+
+    def restore(self, step):
+        return self.checkpoints.restore(step, self.shapes, self.shardings)
+
+    def introduce(self, state):
+        """Parameter table, and the scores of raw pixels and the untrained encoder."""
+        table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+        self.console.print(table, markup=False, highlight=False, soft_wrap=True)
+        if self.plan.config.baselines and self.plan.evaluators:
+            pixels = lambda split: {n: _pixels(split.images, self.plan.stages[0]) for n in self.needs()}
+            self.evaluate("pixels", pixels(self.plan.dataset.train), pixels(self.plan.dataset.test), None, 0)
+            self.evaluate("untrained", *self.features(state, 0), state, 0)
+            self.metrics.flush()
+
+    def train(self, state, start):
+        """Steps from `start` to the end. Logs one step late, so that the host never waits for the device."""
+        plan, pending, self.clock = self.plan, None, (time.monotonic(), start)
+        order, epoch = None, None
+        for step in range(start, plan.total_steps):
+            stage = plan.stage_at(step)
+            state = self.refresh(stage, state, step)
+            if epoch != step // plan.steps_per_epoch:
+                epoch = step // plan.steps_per_epoch
+                order = np.asarray(epoch_order(self.key, epoch, len(self.images), plan.batch_size))
+            index = jax.device_put(order[step % plan.steps_per_epoch], batch_sharding(self.mesh))
+            state, metrics = self.step_fn(stage, state, self.images, index, self.key)
+            if pending:
+                self.log(*pending)
+            pending = (step + 1, metrics)
+            boundary = plan.due(step + 1, plan.config.eval_epochs) or plan.due(step + 1, plan.config.checkpoint_epochs)
+            if boundary or self.stop.signum:
+                self.log(*pending)
+                pending = None
+                self.boundary(state, step + 1)
+
+    def boundary(self, state, step):
+        """Evaluation and checkpoint where due, in this order: a checkpoint's scores are on disk before it."""
+        scores = {}
+        if self.plan.due(step, self.plan.config.eval_epochs) and self.plan.evaluators:
+            scores = self.evaluate("eval", *self.features(state, step), state, step)
+            self.scores.update(scores)
+        self.metrics.flush()
+        if self.stop.signum or self.plan.due(step, self.plan.config.checkpoint_epochs):
+            self.checkpoints.save(step, state, scores)
+        self.clock = time.monotonic(), step
+        if self.stop.signum and step < self.plan.total_steps:
+            self.checkpoints.close()
+            raise signals.Stopped(
+                self.stop.signum,
+                f"stopped at step {step} of {self.plan.total_steps}, saved in {self.folder}; the same command goes on",
+            )
+
+    def refresh(self, stage, state, step):
+        """Clustering or discovery before the batch of this step, where the method or its positives ask for it."""
+        chosen = getattr(stage.method, "positives", None)
+        found = {}
+        if stage.method.refresh_at(step) or chosen and chosen.refresh_at(step):
+            clean = lambda name: self.embed(state, self.images, (name,), stage)[name]
+            key = stream(self.key, REFRESH, step)
+            if stage.method.refresh_at(step):
+                state, values = stage.method.refresh(state, clean, key)
+                found.update(values)
+            if chosen and chosen.refresh_at(step):
+                pos_state, values = chosen.refresh(state.positives, clean, key)
+                state, found = state.replace(positives=pos_state), {**found, **values}
+            state = jax.device_put(state, self.shardings)
+            values = {f"refresh/{k}": float(v) for k, v in found.items()}
+            self.metrics.write(step, step / self.plan.steps_per_epoch, {"refresh": True, **values})
+        return state
+
+    def embed(self, state, images, names, stage):
+        return embed(stage.method, state, images, names, mean=stage.mean, std=stage.std)
+
+    def needs(self):
+        return tuple(sorted({n for e in self.plan.evaluators.values() for n in e.needs}))
+
+    def features(self, state, step):
+        """What the evaluators need, of both splits, in one pass each."""
+        stage = self.plan.stage_at(step)
+        return tuple(self.embed(state, x, self.needs(), stage) for x in (self.images, self.test_images))
+
+    def evaluate(self, prefix, train, test, state, step):
+        """All evaluators; `eval/knn/top1` for the run, `pixels/knn/top1` and `untrained/...` for the baselines."""
+        data = self.plan.dataset
+        splits = {"train": Split(train, data.train.labels), "test": Split(test, data.test.labels)}
+        scores = {}
+        for key, evaluator in self.plan.evaluators.items():
+            scores.update({f"{prefix}/{key}/{name}": value for name, value in evaluator.run(splits, state)})
+        self.metrics.write(step, step / self.plan.steps_per_epoch, scores)
+        return scores
+
+    def log(self, step, metrics):
+        """Reads the loss of `step`, which the device has left behind; every `log_steps` also the rest."""
+        loss = float(metrics["loss"])
+        if not math.isfinite(loss):
+            self.checkpoints.close()
+            last = self.checkpoints.latest()
+            where = f"the last good checkpoint is step {last} in {self.folder}" if last else "there is no checkpoint yet"
+            raise NotFinite(f"the loss is {loss} at step {step}; {where}; lower optim.learning_rate and begin anew")
+        epoch = step / self.plan.steps_per_epoch
+        ends = step % self.plan.steps_per_epoch == 0
+        if step % self.plan.config.log_steps == 0 or ends:
+            now, (began, first) = time.monotonic(), self.clock
+            self.speed = (step - first) * self.plan.batch_size / max(now - began, 1e-9)
+            self.clock = now, step
+            values = {f"train/{k}": float(v) for k, v in metrics.items()}
+            self.metrics.write(step, epoch, values | {"speed/images_per_second": round(self.speed, 1)})
+        best = self.plan.config.best
+        last = f"  {best.removeprefix('eval/')} {self.scores[best]:.4f}" if best in self.scores else ""
+        self.bar.update(step, epoch, f"loss {loss:.4f}{last}  {self.speed:,.0f} images/s", line=ends)
+
+    def conclude(self):
+        """The final table, from the records of the run."""
+        records = writer.read(self.folder)
+        rows = {}
+        for prefix, label in (("pixels", "raw pixels"), ("untrained", "untrained encoder"), ("eval", "trained encoder")):
+            found = [r for r in records if any(k.startswith(prefix + "/") for k in r)]
+            if found:
+                own = {k: v for k, v in found[-1].items() if k.startswith(prefix + "/")}
+                rows[label] = {k.replace(prefix, "eval", 1): v for k, v in own.items()}
+        if rows:
+            writer.summary(self.console, str(self.folder), rows)
+        return rows.get("trained encoder", {})
+
+
+def _pixels(images, stage):
+    """Normalised pixels as features [N, H * W * C]."""
+    x = (images / np.float32(255) - np.asarray(stage.mean, np.float32)) / np.asarray(stage.std, np.float32)
+    return jnp.asarray(x.reshape(len(x), -1))

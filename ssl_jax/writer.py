@@ -1,0 +1,131 @@
+"""What a run leaves behind and shows: metrics.jsonl, TensorBoard events, a progress bar, tables."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+
+class Metrics:
+    """`metrics.jsonl` (one object a record) and TensorBoard events of a run folder.
+
+    Args:
+        folder: the run folder.
+        step: the step that the run goes on from; later records are cut off. Records of a refresh at this
+            very step go too: resuming repeats the refresh.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self._path = Path(folder) / "metrics.jsonl"
+        kept = [r for r in read(folder) if r["step"] < step or r["step"] == step and "refresh" not in r]
+        replace(self._path, "".join(json.dumps(r) + "\n" for r in kept))
+        self._file = self._path.open("a")
+        self._events = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
+
+    def write(self, step: int, epoch: float, values) -> None:
+        """One record; non-numbers go to the file only."""
+        record = {"step": step, "epoch": round(epoch, 4), **values}
+        self._file.write(json.dumps(record) + "\n")
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Everything written so far reaches the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self.flush()
+        self._file.close()
+        self._events.close()
+
+
+def read(folder) -> list[dict]:
+    """The records of a run folder, in order; a last line that was cut short is left out."""
+    path = Path(folder) / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+class Bar:
+    """Epoch, images a second, time left, loss and last score: a live bar, or a line an epoch where there is no terminal."""
+
+    def __init__(self, console: Console, epochs: int, steps: int, start: int):
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        self._console, self._epochs, self._steps, self._began = console, epochs, steps, (time.monotonic(), start)
+        self._bar = Progress(*columns, console=console) if console.is_terminal else None
+        if self._bar:
+            self._task = self._bar.add_task("", total=steps, completed=start, epoch=f"0/{epochs}", text="compiling")
+            self._bar.start()
+
+    def update(self, step: int, epoch: float, text: str, *, line: bool) -> None:
+        """Shows `text`; without a terminal only where `line` says so."""
+        label = f"{int(epoch)}/{self._epochs}"
+        if self._bar:
+            self._bar.update(self._task, completed=step, epoch=label, text=text)
+        elif line:
+            began, first = self._began
+            left = (time.monotonic() - began) * (self._steps - step) / max(step - first, 1)
+            self._console.print(f"epoch {label}  {text}  {left:.0f} s left", highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar:
+            self._bar.stop()
+
+
+SCORES = {
+    "eval/knn/top1": "kNN top-1",
+    "eval/linear/top1": "linear top-1",
+    "eval/clustering/acc": "cluster ACC",
+    "eval/clustering/nmi": "NMI",
+    "eval/clustering/ari": "ARI",
+}
+
+
+def summary(console: Console, title: str, rows: dict[str, dict]) -> None:
+    """The final table, best of each column in bold, and a plain sentence where the trained encoder does not lead."""
+    names = [n for n in dict.fromkeys(k for row in rows.values() for k in row) if n.startswith("eval/")]
+    table = Table(title=title, title_justify="left")
+    table.add_column("features")
+    for name in names:
+        table.add_column(SCORES.get(name, name.removeprefix("eval/")), justify="right")
+    best = {n: max(row.get(n, float("-inf")) for row in rows.values()) for n in names}
+    for label, row in rows.items():
+        cell = lambda n, row=row: f"[bold]{row[n]:.4f}[/]" if row[n] == best[n] else f"{row[n]:.4f}"
+        table.add_row(label, *(cell(n) if n in row else "-" for n in names))
+    console.print(table)
+    *others, trained = rows
+    for name in names:
+        leader = max(others, key=lambda o: rows[o].get(name, float("-inf")), default=None)
+        value, own = rows.get(leader, {}).get(name), rows[trained].get(name)
+        if value is None or own is None:
+            continue
+        verb = "leads" if own > value else "ties with" if own == value else "does not reach"
+        label = SCORES.get(name, name.removeprefix("eval/"))
+        console.print(f"{label}: the {trained} {verb} {leader} ({own:.4f} against {value:.4f})", highlight=False)
