@@ -5,11 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.data.augment import normalise
+from ssl_jax.data.augment import clean
 from ssl_jax.ops.mesh import REPLICATED, ROWS, constrain
 
 
-def embed(method, state, images, names, *, mean, std, chunk: int = 512) -> dict:
+def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) -> dict:
     """Named features [N, ...] of clean images, in their order, with running statistics.
 
     Args:
@@ -17,17 +17,19 @@ def embed(method, state, images, names, *, mean, std, chunk: int = 512) -> dict:
         state: a `TrainState`.
         images: [N, H, W, C] uint8, resident on the device.
         names: features wanted; one pass serves all.
+        size: side, in pixels, that the images are brought to: that of the largest view trained on.
         mean, std: channel statistics.
         chunk: images a pass, rounded up so that they divide over the devices.
     """
     rows = len(images)
     chunk = min(chunk, rows)
-    parts = [_chunk(method, state, images, start, names, chunk, mean, std) for start in range(0, rows, chunk)]
+    take = partial(_chunk, method, state, images, names=names, rows=chunk, size=size, mean=mean, std=std)
+    parts = [take(start=start) for start in range(0, rows, chunk)]
     return {name: jnp.concatenate([p[name] for p in parts])[:rows] for name in names}
 
 
-@partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
-def _chunk(method, state, images, start, names, size, mean, std):
-    index = jnp.minimum(start + jnp.arange(size), len(images) - 1)
-    batch = constrain(normalise(images[index], mean, std), ROWS)
+@partial(jax.jit, static_argnums=0, static_argnames=("names", "rows", "size", "mean", "std"))
+def _chunk(method, state, images, *, start, names, rows, size, mean, std):
+    index = jnp.minimum(start + jnp.arange(rows), len(images) - 1)
+    batch = constrain(clean(images[index], size, mean, std), ROWS)
     return {name: constrain(x, REPLICATED) for name, x in method.features(state, batch, names).items()}

@@ -236,7 +236,8 @@ class _Loop:
         return state
 
     def embed(self, state, images, names, stage):
-        return embed(stage.method, state, images, names, mean=stage.mean, std=stage.std)
+        size = stage.views[0].size
+        return embed(stage.method, state, images, names, size=size, mean=stage.mean, std=stage.std)
 
     def needs(self):
         return tuple(sorted({n for e in self.plan.evaluators.values() for n in e.needs}))

@@ -72,10 +72,17 @@ def draw_views(key, images, views, mean, std) -> tuple:
 
 
 def normalise(images, mean, std):
-    """Pixels [..., C] in 0..1 (or uint8) with channel statistics taken out."""
-    if images.dtype == jnp.uint8:
-        images = jnp.asarray(images, jnp.float32) / 255.0
-    return (images - jnp.asarray(mean)) / jnp.asarray(std)
+    """Pixels [..., C] in 0..1 with channel statistics taken out."""
+    mean, std = (jnp.broadcast_to(jnp.asarray(s, images.dtype), images.shape) for s in (mean, std))
+    return (images - mean) / std
+
+
+def clean(images, size, mean, std):
+    """Whole images [B, H, W, C] uint8 as the network wants them, [B, size, size, C]: resized, not cropped."""
+    x = jnp.asarray(images, jnp.float32) / 255.0
+    if x.shape[1:3] != (size, size):
+        x = jax.vmap(lambda image: resized_crop(image, (0.0, 0.0, *x.shape[1:3]), size))(x)
+    return normalise(x, mean, std)
 
 
 def draw_view(key, image, view: View):
@@ -134,9 +141,9 @@ def _resize_weights(start, length, source, size):
     scale = length / size
     centre = start + (jnp.arange(size) + 0.5) * scale
     pixel = jnp.arange(source)
-    distance = jnp.abs(pixel + 0.5 - centre[:, None]) / jnp.maximum(scale, 1.0)
+    distance = jnp.abs(pixel[None] + 0.5 - centre[:, None]) / jnp.maximum(scale, 1.0)
     inside = (pixel >= start) & (pixel < start + length)
-    weights = jnp.maximum(1.0 - distance, 0.0) * inside
+    weights = jnp.maximum(1.0 - distance, 0.0) * inside[None]
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -179,10 +186,10 @@ def shift_hue(image, shift):
     sixth = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, 2.0 + (b - r) / safe, 4.0 + (r - g) / safe))
     sixth = sixth / 6.0 + shift
     # Each channel is value minus chroma times a trapezoid of the hue, shifted by thirds of a turn.
-    k = (jnp.asarray([5.0, 3.0, 1.0]) + 6.0 * sixth[..., None]) % 6.0
+    k = jnp.stack([n + 6.0 * sixth for n in (5.0, 3.0, 1.0)], axis=-1) % 6.0
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
 
 
 def _grey(image):
     """The luma of an image [H, W, 3], in all three channels."""
-    return jnp.broadcast_to((image * jnp.asarray(_GREY)).sum(-1, keepdims=True), image.shape)
+    return jnp.broadcast_to(jnp.einsum("hwc,c->hw", image, jnp.asarray(_GREY))[..., None], image.shape)

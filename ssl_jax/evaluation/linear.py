@@ -46,14 +46,14 @@ class Linear:
         train, test = splits["train"], splits["test"]
         known = np.flatnonzero(np.asarray(train.labels) >= 0)
         x = jnp.asarray(train.features[self.feature])[known]
-        mean, std = x.mean(0), x.std(0) + 1e-6
+        mean, std = x.mean(0, keepdims=True), x.std(0, keepdims=True) + 1e-6
         weights = _fit(self, (x - mean) / std, jnp.asarray(train.labels)[known])
         scores = _scores(weights, (jnp.asarray(test.features[self.feature]) - mean) / std)
         yield "top1", float(np.mean(np.asarray(scores.argmax(1)) == test.labels))
 
 
 def _scores(weights, x):
-    return x @ weights["kernel"] + weights["bias"]
+    return x @ weights["kernel"] + weights["bias"][None]
 
 
 @partial(jax.jit, static_argnums=0)

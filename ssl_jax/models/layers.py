@@ -69,7 +69,9 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
+        offset = bias - mean * factor
+        factor, offset = (jnp.broadcast_to(a.astype(x.dtype), x.shape) for a in (factor, offset))
+        return x * factor + offset
 
 
 class Head(nn.Module):

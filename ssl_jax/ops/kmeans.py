@@ -63,7 +63,7 @@ def _assign(points, centroids, metric, chunk):
         if metric == "cosine":
             score = dot(x, unit(centroids))
             return jnp.argmax(score, axis=1), 1.0 - jnp.max(score, axis=1)
-        half = dot(x, centroids) - 0.5 * jnp.sum(centroids**2, axis=1)
+        half = dot(x, centroids) - 0.5 * jnp.sum(centroids**2, axis=1)[None]
         square = jnp.sum(x * x, axis=1) - 2.0 * jnp.max(half, axis=1)
         return jnp.argmax(half, axis=1), jnp.sqrt(jnp.maximum(square, 0.0))
 
@@ -98,7 +98,7 @@ def _plus_plus(key, points, clusters):
     square = jnp.sum(points * points, axis=1)
 
     def distance(candidates):
-        to = jnp.sum(candidates**2, axis=1)[:, None] + square - 2.0 * dot(candidates, points)
+        to = jnp.sum(candidates**2, axis=1)[:, None] + square[None] - 2.0 * dot(candidates, points)
         return jnp.maximum(to, 0.0)
 
     def add(i, carry):
@@ -106,7 +106,7 @@ def _plus_plus(key, points, clusters):
         mass = jnp.cumsum(nearest)
         draws = jnp.searchsorted(mass, mass[-1] * jax.random.uniform(jax.random.fold_in(key, i), (trials,)))
         candidates = points[jnp.minimum(draws, len(points) - 1)]
-        reduced = jnp.minimum(nearest, distance(candidates))
+        reduced = jnp.minimum(nearest[None], distance(candidates))
         best = jnp.argmin(jnp.sum(reduced, axis=1))
         return centroids.at[i].set(candidates[best]), reduced[best]
 

@@ -23,7 +23,7 @@ def swapped_prediction(scores, codes, *, assign=(0, 1), temperature: float = 0.1
     log_p = jax.nn.log_softmax(jnp.asarray(scores, jnp.float32) / temperature)
     codes = jax.lax.stop_gradient(codes)
     cross_entropy = -jnp.einsum("abk,vbk->av", codes, log_p, precision="highest") / batch
-    others = jnp.asarray(assign)[:, None] != jnp.arange(views)
+    others = jnp.asarray(assign)[:, None] != jnp.arange(views)[None]
     return jnp.sum(cross_entropy * others) / (len(assign) * (views - 1))
 
 

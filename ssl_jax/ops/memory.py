@@ -27,6 +27,7 @@ def update_bank(bank, index, features, *, momentum: float):
     Returns:
         bank [N, D]; all other rows are untouched.
     """
+    bank, index = jnp.asarray(bank), jnp.asarray(index)
     same = (index[:, None] == index[None, :]).astype(jnp.float32)
     mean = jnp.matmul(same, features, precision=jax.lax.Precision.HIGHEST) / same.sum(1, keepdims=True)
     rows = unit(momentum * bank[index] + (1.0 - momentum) * mean)

@@ -31,13 +31,13 @@ def sinkhorn(scores, *, epsilon: float = 0.05, iterations: int = 3):
     scores = jnp.clip(scores, -_LARGEST, _LARGEST)
     if iterations == 0:
         return len(scores) * jax.nn.softmax(scores.reshape(-1)).reshape(scores.shape)
-    scores = scores - jnp.max(scores, axis=0)
+    scores = scores - jnp.max(scores, axis=0, keepdims=True)
     row_maximum = jnp.max(scores, axis=1)
     kernel = jnp.exp(scores - row_maximum[:, None])
     product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-    sample_scale = jnp.exp(row_maximum)
+    sample_scale, share = jnp.exp(row_maximum), scores.shape[0] / scores.shape[1]
     for _ in range(iterations):
-        prototype_scale = 1.0 / product(sample_scale, kernel)
+        prototype_scale = share / product(sample_scale, kernel)
         sample_scale = 1.0 / product(kernel, prototype_scale)
-    codes = kernel * prototype_scale
+    codes = kernel * prototype_scale[None]
     return codes / jnp.sum(codes, axis=1, keepdims=True)

@@ -1,0 +1,155 @@
+"""Each transform against Pillow or the textbook."""
+
+import colorsys
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssl_jax.data.augment import View, clean, colour_jitter, crop_box, draw_view, draw_views, resized_crop, shift_hue
+
+RNG = np.random.default_rng(0)
+PHOTO = np.asarray(Image.fromarray(RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8)).resize((40, 48), Image.BICUBIC))
+
+
+def pillow(image, box, size):
+    """Crop, then resize each float channel: no rounding to bytes on the way."""
+    top, left, height, width = box
+    crop = np.float32(image[top : top + height, left : left + width]) / 255
+    resize = lambda channel: Image.fromarray(channel, mode="F").resize((size, size), Image.BILINEAR)
+    return np.stack([np.asarray(resize(crop[..., c])) for c in range(crop.shape[2])], axis=-1)
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
+@pytest.mark.parametrize("box", [(0, 0, 48, 40), (5, 3, 20, 31), (10, 10, 7, 9), (47, 39, 1, 1)])
+@pytest.mark.parametrize("size", [8, 24, 60])
+def test_resized_crop_against_pillow(box, size):
+    expected = pillow(PHOTO, box, size)
+    found = jax.jit(resized_crop, static_argnums=2)(jnp.float32(PHOTO) / 255, jnp.float32(box), size)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    flipped = resized_crop(jnp.float32(PHOTO) / 255, jnp.float32(box), size, flip=True)
+    np.testing.assert_allclose(flipped, expected[:, ::-1], atol=2e-6)
+
+
+def test_crop_boxes_are_torchvisions(key):
+    boxes = jax.jit(jax.vmap(lambda k: jnp.stack(crop_box(k, (48, 40), (0.2, 0.8), (3 / 4, 4 / 3)))))(jax.random.split(key, 4000))
+    top, left, height, width = np.asarray(boxes).T
+    assert np.array_equal(boxes, np.round(boxes))
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= 48).all()
+    assert (left + width <= 40).all()
+    share, ratio = height * width / (48 * 40), width / height
+    assert share.min() > 0.18
+    assert share.max() < 0.82
+    assert ratio.min() > 0.7
+    assert ratio.max() < 1.42
+    # Area is even in its range, ratio even in its logarithm (large wide crops that do not fit are drawn again).
+    small = share < 0.5
+    np.testing.assert_allclose(np.mean(share < 0.35), 0.27, atol=0.03)
+    np.testing.assert_allclose(np.log(ratio[small]).mean(), 0.0, atol=0.02)
+    np.testing.assert_allclose((left / np.maximum(40 - width, 1)).mean(), 0.5, atol=0.02)
+
+
+def test_crop_falls_back_to_the_centre(key):
+    # No crop of twice the width fits a tall image: the widest of the allowed ratio, centred.
+    box = np.asarray(jnp.stack(crop_box(key, (100, 10), (0.9, 1.0), (2.0, 2.0))))
+    np.testing.assert_array_equal(box, [47, 0, 5, 10])
+
+
+def test_hue_against_colorsys():
+    image = RNG.uniform(0, 1, (5, 7, 3)).astype(np.float32)
+    image[0, 0], image[0, 1], image[0, 2] = 0.5, 0.0, [1, 0, 0]
+    for shift in (-0.4, 0.0, 0.1, 0.5):
+        turn = lambda rgb, s=shift: (lambda h, sat, v: colorsys.hsv_to_rgb((h + s) % 1.0, sat, v))(*colorsys.rgb_to_hsv(*rgb))
+        expected = np.array([[turn(pixel) for pixel in row] for row in image])
+        np.testing.assert_allclose(shift_hue(jnp.asarray(image), shift), expected, atol=3e-6)
+
+
+def reference_jitter(image, order, factors, hue):
+    grey = lambda x: (x @ np.array([0.2989, 0.587, 0.114]))[..., None]
+    for kind in order:
+        if kind == 3:
+            image = np.asarray(shift_hue(jnp.float32(image), hue))
+            continue
+        other = (0.0, grey(image).mean(), grey(image))[kind]
+        image = np.clip(factors[kind] * image + (1 - factors[kind]) * other, 0, 1)
+    return image
+
+
+def test_colour_jitter_is_its_four_transforms_in_every_order(monkeypatch):
+    image = jnp.float32(PHOTO) / 255
+    key = jax.random.key(3)
+    _, factor_key, hue_key = jax.random.split(key, 3)
+    low, high = np.array([0.6, 0.5, 0.2]), np.array([1.4, 1.5, 1.8])
+    factors = low + (high - low) * np.asarray(jax.random.uniform(factor_key, (3,)))
+    hue = float(jax.random.uniform(hue_key, minval=-0.2, maxval=0.2))
+    results = []
+    for order in itertools.permutations(range(4)):
+        monkeypatch.setattr(jax.random, "permutation", lambda *_, order=order: jnp.array(order))
+        found = colour_jitter(key, image, 0.4, 0.5, 0.8, 0.2)
+        np.testing.assert_allclose(found, reference_jitter(np.asarray(image), order, factors, hue), atol=3e-6)
+        results.append(np.asarray(found))
+    assert max(np.abs(r - results[0]).max() for r in results) > 0.01
+
+
+def test_orders_are_drawn_evenly():
+    draw = jax.vmap(lambda k: jax.random.permutation(jax.random.split(k, 3)[0], 4))
+    orders = np.asarray(draw(jax.random.split(jax.random.key(0), 2400)))
+    counts = np.unique(orders, axis=0, return_counts=True)[1]
+    assert len(counts) == 24
+    assert counts.min() > 60
+
+
+def test_grey_images_pass(key):
+    image = RNG.integers(0, 256, (8, 8, 1), dtype=np.uint8)
+    view = draw_view(key, image, View(size=6, jitter=1.0, grayscale=1.0, hue=0.5))
+    assert view.shape == (6, 6, 1)
+    assert np.isfinite(view).all()
+
+
+def test_probabilities(key):
+    images = np.broadcast_to(PHOTO[None, :40], (400, 40, 40, 3))
+    whole = dict(size=40, count=1, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    draw = lambda **settings: np.asarray(
+        draw_views(key, images, (View(**(whole | dict(flip=0.0, jitter=0.0, grayscale=0.0) | settings)),), (0.0,) * 3, (1.0,) * 3)[0]
+    )
+    original = np.float32(images) / 255
+    np.testing.assert_allclose(draw(), original, atol=1e-6)
+    flipped = np.abs(draw(flip=0.3) - original[:, :, ::-1]).max((1, 2, 3)) < 1e-5
+    np.testing.assert_allclose(flipped.mean(), 0.3, atol=0.08)
+    grey = draw(grayscale=0.2)
+    np.testing.assert_allclose((np.ptp(grey, axis=3).max((1, 2)) < 1e-6).mean(), 0.2, atol=0.07)
+    jittered = np.abs(draw(jitter=0.8) - original).max((1, 2, 3)) > 1e-4
+    np.testing.assert_allclose(jittered.mean(), 0.8, atol=0.07)
+
+
+def test_every_image_and_every_view_has_its_own_key(key):
+    images = np.broadcast_to(PHOTO[None], (3, *PHOTO.shape))
+    views = draw_views(key, images, (View(size=16, count=2), View(size=8, count=1)), (0.5,) * 3, (0.2,) * 3)
+    assert [v.shape for v in views] == [(3, 16, 16, 3), (3, 16, 16, 3), (3, 8, 8, 3)]
+    flat = [np.asarray(v).reshape(3, -1) for v in views[:2]]
+    rows = np.concatenate(flat)
+    assert len(np.unique(rows.round(4), axis=0)) == 6
+    # An image's views do not depend on what else is in the batch.
+    again = draw_views(key, np.concatenate([images[:1], 255 - images[1:]]), (View(size=16, count=2), View(size=8, count=1)), (0.5,) * 3, (0.2,) * 3)
+    np.testing.assert_allclose(again[0][0], views[0][0], atol=1e-6)
+
+
+def test_clean_images_are_whole():
+    x = clean(PHOTO[None], 24, (0.0,) * 3, (1.0,) * 3)
+    np.testing.assert_allclose(x[0], resized_crop(jnp.float32(PHOTO) / 255, (0.0, 0.0, 48.0, 40.0), 24), atol=1e-6)
+    square = PHOTO[None, :40]
+    np.testing.assert_allclose(clean(square, 40, (0.0,) * 3, (1.0,) * 3), np.float32(square) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [(dict(hue=0.6), "half a turn"), (dict(scale=(0.0, 1.0)), "above 0"), (dict(flip=1.5), "probability"), (dict(count=0), "at least 1")],
+)
+def test_refusals(settings, message):
+    with pytest.raises(ValueError, match=message):
+        View(size=8, **settings)

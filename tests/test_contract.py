@@ -1,0 +1,130 @@
+"""What every method must keep to, on one device and on two."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import methods
+from ssl_jax import train
+from ssl_jax.data.pipeline import epoch_order
+from ssl_jax.encoder import embed
+from ssl_jax.interface import Batch
+from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.sharding import state_shardings
+
+NAMES = ("swav", "instance", "target")
+
+
+class Bench:
+    """One method on so many devices: state, jitted step, and a count of traces."""
+
+    def __init__(self, name, devices, monkeypatch=None):
+        self.stage, self.mesh = methods.stage(name), make_mesh(jax.devices()[:devices])
+        self.key, self.traces = jax.random.key(7), collections.Counter()
+        original = train.draw_views
+
+        def counted(*args):
+            self.traces["step"] += 1
+            return original(*args)
+
+        if monkeypatch:
+            monkeypatch.setattr(train, "draw_views", counted)
+        make = lambda key: methods.fresh_state(self.stage, key)
+        with jax.set_mesh(self.mesh):
+            self.shapes = jax.eval_shape(make, self.key)
+            self.shardings = state_shardings(self.mesh, self.shapes)
+            self.step_fn = train.jit_step(self.mesh, self.shardings)
+            self.state = jax.jit(make, out_shardings=self.shardings)(self.key)
+            self.images = jax.device_put(methods.IMAGES, train.replicated(self.mesh))
+
+    def run(self, steps, first=0):
+        """Losses of so many steps, with refreshes; each step is waited for."""
+        losses = []
+        with jax.set_mesh(self.mesh):
+            for step in range(first, first + steps):
+                if self.stage.method.refresh_at(step):
+                    clean = lambda name: embed(
+                        self.stage.method, self.state, self.images, (name,), size=8, mean=self.stage.mean, std=self.stage.std
+                    )[name]
+                    state, _ = self.stage.method.refresh(self.state, clean, self.key)
+                    self.state = jax.device_put(state, self.shardings)
+                order = epoch_order(self.key, step // methods.STEPS_PER_EPOCH, len(methods.IMAGES), methods.BATCH)
+                index = np.asarray(order[step % methods.STEPS_PER_EPOCH])
+                index = jax.device_put(index, train.batch_sharding(self.mesh))
+                self.state, metrics = self.step_fn(self.stage, self.state, self.images, index, self.key)
+                losses.append(float(metrics["loss"]))
+        return losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_are_stable_and_one_trace_serves_all_steps(name, monkeypatch):
+    bench = Bench(name, 1, monkeypatch)
+    losses = bench.run(10)
+    assert np.isfinite(losses).all()
+    assert bench.traces["step"] == 1
+    after = jax.eval_shape(lambda s: s, bench.state)
+    assert jax.tree.structure(after) == jax.tree.structure(bench.shapes)
+    assert jax.tree.leaves(after) == jax.tree.leaves(bench.shapes)
+    assert int(bench.state.step) == 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_devices_train_like_one(name):
+    one, two = Bench(name, 1), Bench(name, 2)
+    for expected, found in zip(jax.tree.leaves(one.state), jax.tree.leaves(two.state)):
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    np.testing.assert_allclose(two.run(1), one.run(1), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(two.run(9, first=1), one.run(9, first=1), rtol=1e-4, atol=1e-4)
+    pairs = zip(jax.tree_util.tree_leaves_with_path(one.state), jax.tree.leaves(two.state))
+    for (path, expected), found in pairs:
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=jax.tree_util.keystr(path))
+        if "bank" in jax.tree_util.keystr(path):
+            assert found.addressable_shards[0].data.shape[0] == found.shape[0] // 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_gradient_into_targets_banks_or_queues(name, key):
+    stage = methods.stage(name)
+    state = methods.fresh_state(stage, key)
+    rng = np.random.default_rng(1)
+    # A queue that is full and a target that has moved: whatever the state holds, it is a constant.
+    noise = lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape), x.dtype)
+    state = state.replace(method=jax.tree.map(noise, state.method))
+    views = tuple(
+        jnp.asarray(rng.normal(size=(8, v.size, v.size, 3)), jnp.float32) for v in stage.views for _ in range(v.count)
+    )
+    loss = lambda params, method: stage.method.loss(
+        state.replace(params=params, method=method), Batch(views, jnp.arange(8)), key
+    )[0]
+    of_params, of_method = jax.jit(jax.grad(loss, argnums=(0, 1)))(state.params, state.method)
+    assert any(np.any(g) for g in jax.tree.leaves(of_params))
+    assert not any(np.any(g) for g in jax.tree.leaves(of_method))
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name", NAMES)
+def test_step_lowers_for_accelerators(name, platform):
+    stage = methods.stage(name)
+    state = jax.eval_shape(lambda key: methods.fresh_state(stage, key), jax.random.key(0))
+    images = jax.ShapeDtypeStruct(methods.IMAGES.shape, jnp.uint8)
+    index = jax.ShapeDtypeStruct((methods.BATCH,), jnp.int32)
+    traced = jax.jit(train.train_step, static_argnums=0).trace(stage, state, images, index, jax.random.key(0))
+    assert "stablehlo" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embed_is_in_data_set_order_whatever_the_chunk(name, key):
+    stage = methods.stage(name)
+    state = methods.fresh_state(stage, key)
+    settings = dict(names=("embedding", "backbone"), size=8, mean=stage.mean, std=stage.std)
+    images = jnp.asarray(methods.IMAGES)
+    whole, parts = (embed(stage.method, state, images, chunk=c, **settings) for c in (70, 16))
+    backwards = embed(stage.method, state, images[::-1], chunk=16, **settings)
+    for name in settings["names"]:
+        assert whole[name].shape[0] == len(images)
+        np.testing.assert_allclose(whole[name], parts[name], atol=1e-5)
+        np.testing.assert_allclose(whole[name], backwards[name][::-1], atol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(whole["embedding"], axis=1), 1.0, atol=1e-5)

@@ -1,0 +1,119 @@
+import io
+import tarfile
+
+import jax
+import numpy as np
+import pytest
+
+from ssl_jax.data import datasets
+from ssl_jax.data.pipeline import epoch_order, stream
+from ssl_jax.settings import SettingError
+
+
+def test_digits_are_split_for_good():
+    data = datasets.load("digits")
+    assert data.train.images.shape == (1437, 8, 8, 1)
+    assert data.test.images.shape == (360, 8, 8, 1)
+    assert data.train.images.dtype == np.uint8
+    assert data.train.images.max() == 255
+    np.testing.assert_allclose(np.bincount(data.test.labels) / 360, np.bincount(data.train.labels) / 1437, atol=0.003)
+    again = datasets.load("digits", limit=100)
+    np.testing.assert_array_equal(again.train.images, data.train.images[:100])
+    pixels = data.train.images / 255
+    np.testing.assert_allclose(data.mean, pixels.mean(), atol=0.01)
+    np.testing.assert_allclose(data.std, pixels.std(), atol=0.01)
+
+
+def write_cifar(root, name, files, label_bytes, seed=0):
+    """Random records in the official layout; returns what was written."""
+    rng, folder, records = np.random.default_rng(seed), root / name, {}
+    folder.mkdir(parents=True)
+    for file, count in files.items():
+        block = rng.integers(0, 256, (count, label_bytes + 3072), dtype=np.uint8)
+        block[:, 0] %= 10
+        if label_bytes == 2:
+            block[:, 0] %= 20
+            block[:, 1] %= 100
+        block.tofile(folder / file)
+        records[file] = block
+    return records
+
+
+CIFAR10 = {f"data_batch_{i}.bin": 10_000 for i in range(1, 6)} | {"test_batch.bin": 10_000}
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cifar10")
+    return root, write_cifar(root, "cifar-10-batches-bin", CIFAR10, 1)
+
+
+def test_cifar10_from_its_binary_files(cifar10):
+    root, records = cifar10
+    for folder in (root, root / "cifar-10-batches-bin"):
+        data = datasets.load("cifar10", folder=str(folder))
+        assert data.train.images.shape == (50_000, 32, 32, 3)
+        row = records["data_batch_2.bin"][17]
+        np.testing.assert_array_equal(data.train.images[10_017], row[1:].reshape(3, 32, 32).transpose(1, 2, 0))
+        assert data.train.labels[10_017] == row[0]
+        np.testing.assert_array_equal(data.test.labels, records["test_batch.bin"][:, 0])
+
+
+def test_cifar10_from_its_archive(cifar10, tmp_path):
+    root, records = cifar10
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz", compresslevel=1) as tar:
+        tar.add(root / "cifar-10-batches-bin", "cifar-10-batches-bin")
+    expected = datasets.load("cifar10", folder=str(root), limit=50)
+    for place in (tmp_path, tmp_path / "cifar-10-binary.tar.gz"):
+        found = datasets.load("cifar10", folder=str(place), limit=50)
+        np.testing.assert_array_equal(found.train.images, expected.train.images)
+
+
+def test_cifar100_fine_and_coarse(tmp_path):
+    records = write_cifar(tmp_path, "cifar-100-binary", {"train.bin": 50_000, "test.bin": 10_000}, 2)
+    for column, labels in enumerate(("coarse", "fine")):
+        data = datasets.load("cifar100", folder=str(tmp_path), labels=labels)
+        np.testing.assert_array_equal(data.train.labels, records["train.bin"][:, column])
+        assert len(data.classes) == (20, 100)[column]
+        pixels = records["test.bin"][5, 2:].reshape(3, 32, 32).transpose(1, 2, 0)
+        np.testing.assert_array_equal(data.test.images[5], pixels)
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    with pytest.raises(SettingError, match=r"data.dir is empty.*cifar-10-binary.tar.gz.*https://"):
+        datasets.load("cifar10")
+    with pytest.raises(SettingError, match=r"no data_batch_1.bin or cifar-10-binary.tar.gz in data.dir=.*https://"):
+        datasets.load("cifar10", folder=str(tmp_path))
+    write_cifar(tmp_path, "cifar-10-batches-bin", CIFAR10 | {"data_batch_3.bin": 9_999}, 1)
+    with pytest.raises(SettingError, match=r"data_batch_3.bin has 30726927 bytes instead of 30730000; fetch it again"):
+        datasets.load("cifar10", folder=str(tmp_path))
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
+        tar.add(tmp_path / "cifar-10-batches-bin" / "data_batch_1.bin", "cifar-10-batches-bin/data_batch_1.bin")
+    (cut / "cifar-10-binary.tar.gz").write_bytes(packed.getvalue()[:1_000_000])
+    with pytest.raises(SettingError, match=r"cifar-10-binary.tar.gz:cifar-10-batches-bin/data_batch_1.bin cannot be read"):
+        datasets.load("cifar10", folder=str(cut))
+
+
+def test_unknown_data_sets_and_limits():
+    with pytest.raises(SettingError, match="choose one of: digits, cifar10, cifar100"):
+        datasets.load("mnist")
+    with pytest.raises(SettingError, match="digits has 1437 training images"):
+        datasets.load("digits", limit=2000)
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    order = lambda seed, epoch: np.asarray(epoch_order(jax.random.key(seed), epoch, 50, 8))
+    assert order(0, 0).shape == (6, 8)
+    assert len(np.unique(order(0, 0))) == 48
+    np.testing.assert_array_equal(order(0, 3), order(0, 3))
+    assert (order(0, 0) != order(0, 1)).any()
+    assert (order(0, 0) != order(1, 0)).any()
+
+
+def test_streams_differ():
+    key = jax.random.key(0)
+    draws = {float(jax.random.uniform(stream(key, name, step))) for name in range(6) for step in range(5)}
+    assert len(draws) == 30

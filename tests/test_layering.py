@@ -1,0 +1,66 @@
+"""Imports point down only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import ssl_jax
+
+ROOT = Path(ssl_jax.__file__).parent
+BESIDE = {"settings", "schedules", "optim", "sharding", "checkpoint", "writer", "signals", "defaults"}
+MAY_IMPORT = {
+    "ops": {"ops"},
+    "settings": set(),
+    "schedules": {"ops"},
+    "optim": {"ops", "settings"},
+    "sharding": {"ops"},
+    "checkpoint": {"ops", "settings"},
+    "writer": {"ops", "settings"},
+    "signals": set(),
+    "defaults": set(),
+    "data": {"data", "ops", "settings"},
+    "models": {"models", "ops"},
+    "interface": {"models", "ops"},
+    "positives": {"interface", "ops", "settings"},
+    "methods": {"interface", "positives", "models", "ops", "settings"},
+    "evaluation": {"evaluation", "ops", "data", "interface", "optim", "settings"},
+    "encoder": {"methods", "interface", "data", "models", "ops", "settings"},
+    "build": {"methods", "positives", "interface", "evaluation", "models", "data", "ops"} | BESIDE,
+    "train": {"build", "encoder", "methods", "positives", "interface", "evaluation", "models", "data", "ops"} | BESIDE,
+    "main": {"train", "signals", "settings"},
+}
+
+
+def imported(path):
+    """Rooms of ssl_jax that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ssl_jax":
+            parts = node.module.split(".")[1:]
+            yield from (parts[:1] or [alias.name for alias in node.names])
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("ssl_jax."))
+
+
+FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert room in MAY_IMPORT, f"{room} has no place in the layers yet"
+    assert set(imported(path)) <= MAY_IMPORT[room]
+
+
+def test_methods_do_not_know_each_other():
+    for path in (ROOT / "methods").glob("*.py"):
+        assert "methods" not in set(imported(path))
+
+
+def test_only_mesh_names_an_axis():
+    for path in FILES:
+        if path.name != "mesh.py":
+            text = path.read_text()
+            assert "axis_name" not in text
+            assert "PartitionSpec" not in text
+            assert "psum" not in text

@@ -1,0 +1,77 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from ssl_jax.evaluation.knn import weighted_knn
+from ssl_jax.ops.mesh import ROWS, local_top_k, make_mesh, padded_rows
+from ssl_jax.ops.neighbours import nearest
+from ssl_jax.ops.vectors import unit
+
+
+@pytest.mark.parametrize("chunk", [7, 16, 1000])
+def test_nearest_against_numpy(key, chunk):
+    queries, keys = (unit(jax.random.normal(k, (n, 8))) for k, n in zip(jax.random.split(key), (33, 50)))
+    similarity, index = nearest(queries, keys, 5, chunk=chunk)
+    expected = np.asarray(queries) @ np.asarray(keys).T
+    np.testing.assert_array_equal(index, np.argsort(-expected, axis=1)[:, :5])
+    np.testing.assert_allclose(similarity, -np.sort(-expected, axis=1)[:, :5], atol=1e-6)
+
+
+def test_too_many_neighbours(key):
+    with pytest.raises(ValueError, match="k=6 nearest neighbours of 5 rows"):
+        nearest(np.ones((2, 3)), np.ones((5, 3)), 6)
+
+
+@pytest.mark.parametrize(("columns", "k"), [(64, 5), (51, 5), (51, 40)])
+def test_top_k_over_devices_sends_candidates_only(key, columns, k):
+    scores = jax.random.normal(key, (6, columns))
+    values, index = jax.lax.top_k(scores, k)
+    with jax.set_mesh(make_mesh()):
+        compiled = jax.jit(local_top_k, static_argnums=1).lower(scores, k).compile()
+    for ours, theirs in zip(compiled(scores), (values, index)):
+        np.testing.assert_array_equal(ours, theirs)
+    assert f"f32[6,{columns}]" not in "".join(l for l in compiled.as_text().splitlines() if "all-gather" in l)
+
+
+def test_nearest_with_keys_spread_over_devices(key):
+    rows = unit(jax.random.normal(key, (64, 8)))
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        spread = jax.jit(nearest, static_argnums=2)(rows, jax.device_put(rows, NamedSharding(mesh, ROWS)), 4)
+    np.testing.assert_array_equal(spread[1], nearest(rows, rows, 4)[1])
+
+
+def test_padding_fits_the_devices():
+    assert padded_rows(1) == 64
+    assert padded_rows(1437) == 1472
+    with jax.set_mesh(make_mesh()):
+        assert padded_rows(65) == 128
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.07])
+def test_published_knn_scores(golden, temperature):
+    data = golden("knn_eval")
+    case = f"k200_T{round(temperature * 1000):03d}"
+    scores = weighted_knn(
+        data["train_features"], data["train_labels"], data["test_features"], k=200, temperature=temperature, classes=10
+    )
+    np.testing.assert_allclose(scores, data[f"{case}_scores"], rtol=5e-6)
+    np.testing.assert_array_equal(scores.argmax(1), data[f"{case}_pred"])
+    top1 = 100 * np.mean(np.asarray(scores.argmax(1)) == data["test_labels"])
+    np.testing.assert_allclose(top1, data[f"{case}_top1"], rtol=1e-6)
+
+
+def test_one_nearest_neighbour(golden):
+    data = golden("knn_eval")
+    scores = weighted_knn(data["train_features"], data["train_labels"], data["test_features"], k=1, classes=10)
+    top1 = 100 * np.mean(np.asarray(scores.argmax(1)) == data["test_labels"])
+    np.testing.assert_allclose(top1, data["nn_top1"], rtol=1e-6)
+
+
+def test_unlabelled_rows_have_no_vote(golden):
+    data = golden("knn_eval")
+    labels = np.where(data["train_labels"] == 3, -1, data["train_labels"])
+    scores = weighted_knn(data["train_features"], labels, data["test_features"], k=400, classes=10)
+    assert not np.any(scores[:, 3])
+    assert np.all(scores[:, 4] > 0)

@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ssl_jax import optim
+from ssl_jax.settings import SettingError
+
+LARS_PARAMS = ("weight", "bias", "bn_scale", "bn_bias_zero", "zero_grad")
+
+
+@pytest.mark.parametrize("tag", ["swav", "nomom"])
+def test_published_larc(golden, tag):
+    data = golden("lars")
+    rates = jnp.asarray(data["lr"], jnp.float32)
+    tx = optim.larc(
+        lambda step: rates[step],
+        momentum=float(data[f"{tag}__cfg_mom"]),
+        weight_decay=float(data[f"{tag}__cfg_wd"]),
+        trust=float(data[f"{tag}__cfg_tc"]),
+        clip=bool(data[f"{tag}__cfg_clip"]),
+    )
+    params = {p: jnp.asarray(data[f"init__{p}"]) for p in LARS_PARAMS}
+    state = tx.init(params)
+    for i in range(5):
+        updates, state = tx.update({p: data[f"grads__{p}"][i] for p in LARS_PARAMS}, state, params)
+        params = optax.apply_updates(params, updates)
+        for p in LARS_PARAMS:
+            np.testing.assert_allclose(params[p], data[f"{tag}__after__{p}"][i], rtol=1e-5, atol=1e-7, err_msg=f"{p} {i}")
+            if tag == "swav":
+                buffer = optax.tree_utils.tree_get(state, "trace")[p]
+                np.testing.assert_allclose(buffer, data[f"swav__momentum__{p}"][i], rtol=1e-5, atol=1e-7)
+
+
+def test_clipped_larc_never_exceeds_the_sgd_step():
+    params, grads = {"w": jnp.full(4, 10.0)}, {"w": jnp.full(4, 0.01)}
+    for rate in (1e-4, 1e-1):
+        tx = optim.larc(rate, momentum=0.0, weight_decay=0.0, trust=0.02, clip=True)
+        step = -tx.update(grads, tx.init(params), params)[0]["w"]
+        # trust |p| / |g| = 20: below the rate nothing is scaled, above it the step is the larger rate's.
+        np.testing.assert_allclose(step, min(20.0 / rate, 1.0) * rate * 0.01, rtol=1e-5)
+    tx = optim.larc(100.0, momentum=0.0, weight_decay=0.0, trust=0.02, clip=True)
+    np.testing.assert_allclose(-tx.update(grads, tx.init(params), params)[0]["w"], 20.0 * 0.01, rtol=1e-5)
+
+
+def run(tx, steps=4, params=None):
+    params = params or {"prototypes": jnp.ones((3, 2)), "rest": {"bias": jnp.ones(2)}}
+    state, path = tx.init(params), []
+    for i in range(steps):
+        grads = jax.tree.map(lambda p: p * (i + 1.0), params)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        path.append(params)
+    return path
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "larc"])
+def test_frozen_group_has_no_momentum_no_decay_and_its_clock_goes_on(name):
+    rates = jnp.array([0.4, 0.3, 0.2, 0.1])
+    settings = dict(weight_decay=0.1, groups=(optim.Group("prototypes", frozen_steps=2),))
+    frozen = run(optim.build(name, lambda s: rates[s], **settings))
+    np.testing.assert_array_equal(frozen[1]["prototypes"], 1.0)
+    # From step 2 on it moves like a fresh optimiser that starts there, at the rates of steps 2 and 3.
+    params, tx = {"prototypes": jnp.ones((3, 2))}, optim.build(name, lambda s: rates[s + 2], weight_decay=0.1)
+    state = tx.init(params)
+    for i in (2, 3):
+        updates, state = tx.update(jax.tree.map(lambda p: p * (i + 1.0), params), state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(frozen[i]["prototypes"], params["prototypes"], rtol=1e-6)
+    free = run(optim.build(name, lambda s: rates[s], weight_decay=0.1))
+    np.testing.assert_array_equal(frozen[3]["rest"]["bias"], free[3]["rest"]["bias"])
+
+
+def test_group_rules():
+    groups = (
+        optim.Group("bias$", weight_decay=0.0),
+        optim.Group("prototypes", factor=0.5, fixed_rate=True),
+    )
+    tx = optim.build("sgd", lambda s: 0.1 / (s + 1), weight_decay=1.0, peak=0.1, groups=groups, momentum=0.0)
+    first, second = run(tx, 2)
+    np.testing.assert_allclose(first["rest"]["bias"], 0.9)  # no decay
+    np.testing.assert_allclose(first["prototypes"], 1 - 0.05 * 2)  # half the rate, with decay
+    np.testing.assert_allclose(second["prototypes"], 0.9 * (1 - 0.05 * 3), rtol=1e-6)  # off the schedule
+
+
+def test_errors_name_the_way_out():
+    with pytest.raises(SettingError, match="larc, sgd, adam"):
+        optim.build("lars", lambda s: 0.1)
+    with pytest.raises(SettingError, match="did you mean 'momentum'"):
+        optim.build("sgd", lambda s: 0.1, momentun=0.9)
+    with pytest.raises(SettingError, match="'head' matches no parameter"):
+        optim.build("sgd", lambda s: 0.1, groups=(optim.Group("head"),)).init({"bias": jnp.ones(1)})
