@@ -1,7 +1,8 @@
 """From one config to the parts of a run, everything checked before any long work."""
 
 import dataclasses
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,9 @@ def _stage_configs(config, facts):
     for name, stage in sorted(config.stages.items(), key=lambda item: item[1].get("until_epoch", 0)):
         until = round(stage.get("until_epoch", 0) * facts["steps_per_epoch"])
         if not 0 < until < facts["total_steps"]:
-            raise SettingError(f"stages.{name}.until_epoch={stage.get('until_epoch')}: inside the {config.epochs} epochs")
+            raise SettingError(
+                f"stages.{name}.until_epoch={stage.get('until_epoch')}: inside the {config.epochs} epochs"
+            )
         merged = config.copy_and_resolve_references().unlock()
         for section, override in stage.items():
             if section == "until_epoch":
@@ -232,8 +235,6 @@ def state_shapes(plan: Plan, stage: Stage) -> TrainState:
     """The train state as shapes, without computing anything."""
     try:
         return jax.eval_shape(lambda key: init_state(plan, stage, key), jax.random.key(0))
-    except SettingError:
-        raise
     except ValueError as error:
         raise SettingError(f"method: {error}") from error
 

@@ -21,16 +21,15 @@ class Checkpoints:
         keep = policy.AnyPreservationPolicy(
             [
                 policy.LatestN(2),
-                policy.BestN(
-                    n=1, get_metric_fn=lambda m: m[best], keep_checkpoints_without_metrics=False
-                ),
+                policy.BestN(n=1, get_metric_fn=lambda m: m[best], keep_checkpoints_without_metrics=False),
             ]
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
         self._best = best
-        self._manager = ocp.CheckpointManager(Path(folder).absolute() / "checkpoints", options=options)
+        path = Path(folder).absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler(), options=options)
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -53,11 +52,8 @@ class Checkpoints:
         Raises:
             SettingError: the checkpoint holds other arrays than `shapes` (the first that differs).
         """
-        stored = self._manager.item_metadata(step)
-        compare(stored, shapes, step)
-        target = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-        )
+        compare(self._manager.item_metadata(step), shapes, step)
+        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from ssl_jax.settings import SettingError
+
 
 def get_config() -> ConfigDict:
     """Settings common to all methods; `method`, `augment` and `evals` are left to the config file."""
@@ -60,6 +62,14 @@ def get_config() -> ConfigDict:
     config.log_steps = 10
     config.baselines = True  # score raw pixels and the untrained encoder once
     config.best = "eval/knn/top1"  # the score that the best checkpoint is kept by
+    return config
+
+
+def apply_variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
+    """`config` after `variants[name](config)`, for the part of --config=FILE:NAME behind the colon."""
+    if name not in variants:
+        raise SettingError(f"variant {name!r} is not known; choose one of: {', '.join(variants)}")
+    variants[name](config)
     return config
 
 

@@ -24,7 +24,11 @@ def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) ->
     rows = len(images)
     chunk = min(chunk, rows)
     take = partial(_chunk, method, state, images, names=names, rows=chunk, size=size, mean=mean, std=std)
-    parts = [take(start=start) for start in range(0, rows, chunk)]
+    parts = []
+    for start in range(0, rows, chunk):
+        parts.append(take(start=start))
+        # One pass ahead is enough; many in flight can deadlock several virtual CPU devices.
+        jax.block_until_ready(parts[-2:-1])
     return {name: jnp.concatenate([p[name] for p in parts])[:rows] for name in names}
 
 

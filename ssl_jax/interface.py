@@ -9,7 +9,8 @@ optimiser, step count and keys. `Positives` says which rows of a batch attract e
 *evaluator* reads features and labels. Training never sees a label.
 """
 
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from flax import struct
@@ -49,7 +50,7 @@ class Aux(struct.PyTreeNode):
 
 
 class PositiveSet(struct.PyTreeNode):
-    """`rows` [B, P] int32, rows of this batch; `weight` [B, P], 0 = no positive. A row of zeros leaves out an example."""
+    """`rows` [B, P] int32, rows of this batch; `weight` [B, P], 0 = no positive. A row of zeros: example left out."""
 
     rows: jax.Array
     weight: jax.Array

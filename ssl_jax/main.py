@@ -42,7 +42,7 @@ def default_workdir() -> Path:
 
 def fail(error, code: int):
     """One line on standard error, then the end."""
-    line = " ".join(str(error).strip("'\"").split())
+    line = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 

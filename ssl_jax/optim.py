@@ -4,7 +4,8 @@ Every direction here leaves the learning rate outside its buffers; `scheduled` o
 """
 
 import re
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,9 +81,7 @@ def larc(learning_rate, *, momentum=0.9, weight_decay, trust=0.001, clip=False) 
 
 
 def _larc(weight_decay, *, momentum=0.9, trust=0.001, clip=False):
-    return optax.chain(
-        scale_by_larc(weight_decay=weight_decay, trust=trust, clip=clip), optax.trace(momentum)
-    )
+    return optax.chain(scale_by_larc(weight_decay=weight_decay, trust=trust, clip=clip), optax.trace(momentum))
 
 
 def _sgd(weight_decay, *, momentum=0.9, nesterov=False):
@@ -112,7 +111,13 @@ class Group(NamedTuple):
 
 
 def build(
-    name: str, schedule: Callable, *, weight_decay: float = 0.0, groups: tuple[Group, ...] = (), peak: float = 0.0, **settings
+    name: str,
+    schedule: Callable,
+    *,
+    weight_decay: float = 0.0,
+    groups: tuple[Group, ...] = (),
+    peak: float = 0.0,
+    **settings,
 ) -> optax.GradientTransformation:
     """The optimiser of a run: one direction, one schedule, and groups by path.
 

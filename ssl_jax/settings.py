@@ -8,8 +8,11 @@ import types
 import typing
 
 
-class SettingError(ValueError):
-    """A setting, file or folder that cannot be used. The message is one line and names the way out."""
+class SettingError(Exception):
+    """A setting, file or folder that cannot be used. The message is one line and names the way out.
+
+    Not a ValueError on purpose: ml_collections wraps those that a config file raises in a traceback.
+    """
 
 
 def choose(package: str, name: str, setting: str, attribute: str):
@@ -49,8 +52,6 @@ def fill(cls, section, setting: str, **given):
     values.update({k: v for k, v in given.items() if k in fields})
     try:
         return cls(**values)
-    except SettingError:
-        raise
     except (TypeError, ValueError) as error:
         raise SettingError(f"{setting}: {error}") from error
 
@@ -69,7 +70,12 @@ def convert(value, hint, setting: str):
     kind = typing.get_origin(hint) or hint
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is int and isinstance(value, bool) or kind in (int, float, bool, str, tuple) and not isinstance(value, kind):
+    if (
+        kind is int
+        and isinstance(value, bool)
+        or kind in (int, float, bool, str, tuple)
+        and not isinstance(value, kind)
+    ):
         name = kind.__name__ if not isinstance(hint, types.GenericAlias) else str(hint)
         raise SettingError(f"{setting}={value!r} has the wrong type; it takes {name}")
     return value

@@ -26,6 +26,10 @@ from ssl_jax.sharding import batch_sharding, replicated, state_shardings
 __all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite"]
 
 
+# Prefix of the scores in metrics.jsonl, and how these features are called.
+FEATURES = {"pixels": "raw pixels", "untrained": "untrained encoder", "eval": "trained encoder"}
+
+
 class NotFinite(RuntimeError):
     """The loss became NaN or infinite; the message names the step and the last good checkpoint."""
 
@@ -178,6 +182,7 @@ class _Loop:
             self.evaluate("pixels", pixels(self.plan.dataset.train), pixels(self.plan.dataset.test), None, 0)
             self.evaluate("untrained", *self.features(state, 0), state, 0)
             self.metrics.flush()
+            self.console.print(writer.table("before training", self.rows()))
 
     def train(self, state, start):
         """Steps from `start` to the end. Logs one step late, so that the host never waits for the device."""
@@ -206,6 +211,8 @@ class _Loop:
         if self.plan.due(step, self.plan.config.eval_epochs) and self.plan.evaluators:
             scores = self.evaluate("eval", *self.features(state, step), state, step)
             self.scores.update(scores)
+            listed = "  ".join(f"{writer.label(k.partition('/')[2])} {v:.4f}" for k, v in scores.items())
+            self.bar.note(f"epoch {step // self.plan.steps_per_epoch}: {listed}")
         self.metrics.flush()
         if self.stop.signum or self.plan.due(step, self.plan.config.checkpoint_epochs):
             self.checkpoints.save(step, state, scores)
@@ -263,7 +270,9 @@ class _Loop:
         if not math.isfinite(loss):
             self.checkpoints.close()
             last = self.checkpoints.latest()
-            where = f"the last good checkpoint is step {last} in {self.folder}" if last else "there is no checkpoint yet"
+            where = (
+                f"the last good checkpoint is step {last} in {self.folder}" if last else "there is no checkpoint yet"
+            )
             raise NotFinite(f"the loss is {loss} at step {step}; {where}; lower optim.learning_rate and begin anew")
         epoch = step / self.plan.steps_per_epoch
         ends = step % self.plan.steps_per_epoch == 0
@@ -274,21 +283,27 @@ class _Loop:
             values = {f"train/{k}": float(v) for k, v in metrics.items()}
             self.metrics.write(step, epoch, values | {"speed/images_per_second": round(self.speed, 1)})
         best = self.plan.config.best
-        last = f"  {best.removeprefix('eval/')} {self.scores[best]:.4f}" if best in self.scores else ""
+        last = f"  {writer.label(best.partition('/')[2])} {self.scores[best]:.4f}" if best in self.scores else ""
         self.bar.update(step, epoch, f"loss {loss:.4f}{last}  {self.speed:,.0f} images/s", line=ends)
 
+    def rows(self):
+        """The newest scores of each kind of features on record: name without prefix -> value."""
+        found = {}
+        for record in writer.read(self.folder):
+            for prefix, label in FEATURES.items():
+                own = {k.partition("/")[2]: v for k, v in record.items() if k.startswith(prefix + "/")}
+                if own:
+                    found[label] = own
+        return {label: found[label] for label in FEATURES.values() if label in found}
+
     def conclude(self):
-        """The final table, from the records of the run."""
-        records = writer.read(self.folder)
-        rows = {}
-        for prefix, label in (("pixels", "raw pixels"), ("untrained", "untrained encoder"), ("eval", "trained encoder")):
-            found = [r for r in records if any(k.startswith(prefix + "/") for k in r)]
-            if found:
-                own = {k: v for k, v in found[-1].items() if k.startswith(prefix + "/")}
-                rows[label] = {k.replace(prefix, "eval", 1): v for k, v in own.items()}
+        """The final table, from the records of the run; returns the last scores."""
+        rows = self.rows()
         if rows:
-            writer.summary(self.console, str(self.folder), rows)
-        return rows.get("trained encoder", {})
+            self.console.print(writer.table(str(self.folder), rows))
+        for sentence in writer.comparison(rows) if len(rows) > 1 else ():
+            self.console.print(sentence, highlight=False, soft_wrap=True)
+        return {f"eval/{name}": value for name, value in rows.get(FEATURES["eval"], {}).items()}
 
 
 def _pixels(images, stage):

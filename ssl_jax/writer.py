@@ -67,7 +67,7 @@ def replace(path: Path, text: str) -> None:
 
 
 class Bar:
-    """Epoch, images a second, time left, loss and last score: a live bar, or a line an epoch where there is no terminal."""
+    """Epoch, time left, loss, last score, images a second: a live bar, or lines where there is no terminal."""
 
     def __init__(self, console: Console, epochs: int, steps: int, start: int):
         columns = (
@@ -93,6 +93,10 @@ class Bar:
             left = (time.monotonic() - began) * (self._steps - step) / max(step - first, 1)
             self._console.print(f"epoch {label}  {text}  {left:.0f} s left", highlight=False, soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        (self._bar.console if self._bar else self._console).print(text, highlight=False, soft_wrap=True)
+
     def close(self) -> None:
         """Leaves the bar as it stands."""
         if self._bar:
@@ -100,32 +104,51 @@ class Bar:
 
 
 SCORES = {
-    "eval/knn/top1": "kNN top-1",
-    "eval/linear/top1": "linear top-1",
-    "eval/clustering/acc": "cluster ACC",
-    "eval/clustering/nmi": "NMI",
-    "eval/clustering/ari": "ARI",
+    "knn/top1": "kNN",
+    "linear/top1": "linear",
+    "clustering/acc": "cluster ACC",
+    "clustering/nmi": "NMI",
+    "clustering/ari": "ARI",
 }
 
 
-def summary(console: Console, title: str, rows: dict[str, dict]) -> None:
-    """The final table, best of each column in bold, and a plain sentence where the trained encoder does not lead."""
-    names = [n for n in dict.fromkeys(k for row in rows.values() for k in row) if n.startswith("eval/")]
-    table = Table(title=title, title_justify="left")
-    table.add_column("features")
-    for name in names:
-        table.add_column(SCORES.get(name, name.removeprefix("eval/")), justify="right")
-    best = {n: max(row.get(n, float("-inf")) for row in rows.values()) for n in names}
-    for label, row in rows.items():
+def label(name: str) -> str:
+    """How a score (`knn/top1`) is shown."""
+    return SCORES.get(name, name)
+
+
+def names(rows: dict[str, dict]) -> list[str]:
+    """All scores of `rows`, the well-known ones first."""
+    found = dict.fromkeys(name for row in rows.values() for name in row)
+    return [n for n in SCORES if n in found] + [n for n in found if n not in SCORES]
+
+
+def table(title: str, rows: dict[str, dict]) -> Table:
+    """One row of scores for each kind of features, the best of each column in bold."""
+    shown = Table(title=title, title_justify="left", title_style="")
+    shown.add_column("features")
+    columns = names(rows)
+    best = {n: max(row.get(n, float("-inf")) for row in rows.values()) for n in columns}
+    for name in columns:
+        shown.add_column(label(name), justify="right")
+    for key, row in rows.items():
         cell = lambda n, row=row: f"[bold]{row[n]:.4f}[/]" if row[n] == best[n] else f"{row[n]:.4f}"
-        table.add_row(label, *(cell(n) if n in row else "-" for n in names))
-    console.print(table)
-    *others, trained = rows
-    for name in names:
-        leader = max(others, key=lambda o: rows[o].get(name, float("-inf")), default=None)
-        value, own = rows.get(leader, {}).get(name), rows[trained].get(name)
-        if value is None or own is None:
-            continue
-        verb = "leads" if own > value else "ties with" if own == value else "does not reach"
-        label = SCORES.get(name, name.removeprefix("eval/"))
-        console.print(f"{label}: the {trained} {verb} {leader} ({own:.4f} against {value:.4f})", highlight=False)
+        shown.add_row(key, *(cell(n) if n in row else "-" for n in columns))
+    return shown
+
+
+def comparison(rows: dict[str, dict]) -> list[str]:
+    """Plain sentences: where the last row is ahead of each other row, and where it is behind."""
+    *others, own = rows
+    sentences = []
+    for other in others:
+        gaps = {n: rows[own][n] - rows[other][n] for n in names(rows) if n in rows[own] and n in rows[other]}
+        listed = lambda keep: ", ".join(f"{label(n)} ({gap:+.4f})" for n, gap in gaps.items() if keep(gap))
+        ahead, behind, level = listed(lambda g: g > 0), listed(lambda g: g < 0), listed(lambda g: g == 0)
+        parts = (
+            f"ahead at {ahead}" * bool(ahead),
+            f"behind at {behind}" * bool(behind),
+            f"level at {level}" * bool(level),
+        )
+        sentences.append(f"against {other}, the {own} is {'; '.join(filter(None, parts))}")
+    return sentences

@@ -4,10 +4,10 @@ import collections
 
 import jax
 import jax.numpy as jnp
+import methods
 import numpy as np
 import pytest
 
-import methods
 from ssl_jax import train
 from ssl_jax.data.pipeline import epoch_order
 from ssl_jax.encoder import embed
@@ -47,7 +47,13 @@ class Bench:
             for step in range(first, first + steps):
                 if self.stage.method.refresh_at(step):
                     clean = lambda name: embed(
-                        self.stage.method, self.state, self.images, (name,), size=8, mean=self.stage.mean, std=self.stage.std
+                        self.stage.method,
+                        self.state,
+                        self.images,
+                        (name,),
+                        size=8,
+                        mean=self.stage.mean,
+                        std=self.stage.std,
                     )[name]
                     state, _ = self.stage.method.refresh(self.state, clean, self.key)
                     self.state = jax.device_put(state, self.shardings)

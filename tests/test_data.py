@@ -93,7 +93,9 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         tar.add(tmp_path / "cifar-10-batches-bin" / "data_batch_1.bin", "cifar-10-batches-bin/data_batch_1.bin")
     (cut / "cifar-10-binary.tar.gz").write_bytes(packed.getvalue()[:1_000_000])
-    with pytest.raises(SettingError, match=r"cifar-10-binary.tar.gz:cifar-10-batches-bin/data_batch_1.bin cannot be read"):
+    with pytest.raises(
+        SettingError, match=r"cifar-10-binary.tar.gz:cifar-10-batches-bin/data_batch_1.bin cannot be read"
+    ):
         datasets.load("cifar10", folder=str(cut))
 
 

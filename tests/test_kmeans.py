@@ -18,7 +18,9 @@ def test_published_lloyd(golden, key, metric):
 
 def blobs(n=600, clusters=12, dim=6, spread=0.35):
     rng = np.random.default_rng(0)
-    return (rng.normal(size=(clusters, dim))[rng.integers(clusters, size=n)] + spread * rng.normal(size=(n, dim))).astype(np.float32)
+    return (
+        rng.normal(size=(clusters, dim))[rng.integers(clusters, size=n)] + spread * rng.normal(size=(n, dim))
+    ).astype(np.float32)
 
 
 def test_as_tight_as_scikit_learn(key):
@@ -27,7 +29,9 @@ def test_as_tight_as_scikit_learn(key):
     theirs = ScikitKMeans(12, n_init=10, random_state=0).fit(x)
     square = ((x - np.asarray(ours.centroids)[ours.labels]) ** 2).sum()
     assert square < 1.01 * theirs.inertia_
-    np.testing.assert_allclose(ours.inertia, np.sqrt(((x - np.asarray(ours.centroids)[ours.labels]) ** 2).sum(1)).sum(), rtol=1e-4)
+    np.testing.assert_allclose(
+        ours.inertia, np.sqrt(((x - np.asarray(ours.centroids)[ours.labels]) ** 2).sum(1)).sum(), rtol=1e-4
+    )
 
 
 def test_chunks_do_not_matter(key):

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "checkpoint": {"ops", "settings"},
     "writer": {"ops", "settings"},
     "signals": set(),
-    "defaults": set(),
+    "defaults": {"settings"},
     "data": {"data", "ops", "settings"},
     "models": {"models", "ops"},
     "interface": {"models", "ops"},

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax.methods.swav import SwAV
 from ssl_jax.interface import Batch
+from ssl_jax.methods.swav import SwAV
 from ssl_jax.models.layers import BatchNorm, Conv, Head, Linear
 from ssl_jax.models.network import Network
 from ssl_jax.models.resnet import ResNet

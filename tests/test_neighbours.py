@@ -31,7 +31,7 @@ def test_top_k_over_devices_sends_candidates_only(key, columns, k):
         compiled = jax.jit(local_top_k, static_argnums=1).lower(scores, k).compile()
     for ours, theirs in zip(compiled(scores), (values, index)):
         np.testing.assert_array_equal(ours, theirs)
-    assert f"f32[6,{columns}]" not in "".join(l for l in compiled.as_text().splitlines() if "all-gather" in l)
+    assert f"f32[6,{columns}]" not in "".join(line for line in compiled.as_text().splitlines() if "all-gather" in line)
 
 
 def test_nearest_with_keys_spread_over_devices(key):

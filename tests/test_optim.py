@@ -27,7 +27,9 @@ def test_published_larc(golden, tag):
         updates, state = tx.update({p: data[f"grads__{p}"][i] for p in LARS_PARAMS}, state, params)
         params = optax.apply_updates(params, updates)
         for p in LARS_PARAMS:
-            np.testing.assert_allclose(params[p], data[f"{tag}__after__{p}"][i], rtol=1e-5, atol=1e-7, err_msg=f"{p} {i}")
+            np.testing.assert_allclose(
+                params[p], data[f"{tag}__after__{p}"][i], rtol=1e-5, atol=1e-7, err_msg=f"{p} {i}"
+            )
             if tag == "swav":
                 buffer = optax.tree_utils.tree_get(state, "trace")[p]
                 np.testing.assert_allclose(buffer, data[f"swav__momentum__{p}"][i], rtol=1e-5, atol=1e-7)

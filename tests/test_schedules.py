@@ -30,4 +30,6 @@ def test_long_schedule_keeps_its_precision_to_the_last_step():
 
 def test_drops():
     schedule = drops(0.03, 200, at_steps=(120, 160))
-    np.testing.assert_allclose([schedule(s) for s in (0, 119, 120, 160, 199)], [0.03, 0.03, 0.003, 0.0003, 0.0003], rtol=1e-6)
+    np.testing.assert_allclose(
+        [schedule(s) for s in (0, 119, 120, 160, 199)], [0.03, 0.03, 0.003, 0.0003, 0.0003], rtol=1e-6
+    )

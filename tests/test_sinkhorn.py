@@ -13,7 +13,11 @@ SETTINGS = [(0.05, 3), (0.03, 3), (0.05, 10), (0.03, 10)]
 def scores_of(data, case):
     if case == "A":
         return data["A__scores"]
-    return data[f"{case}__z_int8"].astype(np.float32) @ data[f"{case}__c_int8"].astype(np.float32).T / data[f"{case}__scale"]
+    return (
+        data[f"{case}__z_int8"].astype(np.float32)
+        @ data[f"{case}__c_int8"].astype(np.float32).T
+        / data[f"{case}__scale"]
+    )
 
 
 def plain(scores, epsilon, iterations):

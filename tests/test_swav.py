@@ -5,10 +5,10 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import methods
 import numpy as np
 import pytest
 
-import methods
 from ssl_jax import optim, train
 from ssl_jax.build import Stage
 from ssl_jax.data.augment import View
@@ -119,7 +119,11 @@ def test_views_of_one_size_share_a_pass_and_the_head_sees_all(key):
     own = {"params": variables["params"]["backbone"], "batch_stats": variables["batch_stats"]["backbone"]}
     large, stats = backbone.apply(own, jnp.concatenate(views[:2]), train=True, mutable="batch_stats")
     small, stats = backbone.apply(own | stats, views[2], train=True, mutable="batch_stats")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), updated["batch_stats"]["backbone"], stats["batch_stats"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        updated["batch_stats"]["backbone"],
+        stats["batch_stats"],
+    )
     pooled = jnp.concatenate([large["backbone"], small["backbone"]])
     head = {"params": variables["params"]["head"], "batch_stats": variables["batch_stats"]["head"]}
     expected, _ = network.head.apply(head, pooled, train=True, mutable="batch_stats")

@@ -1,11 +1,13 @@
 """Views of images inside the jitted step, as torchvision defines each transform, with a key per image."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
 _TRIES = 10  # torchvision's attempts at a crop before it falls back
+_CROP_DRAWS, _DRAWS = 2 * _TRIES + 2, 2 * _TRIES + 13  # uniform numbers: for a crop, for a whole view
 _GREY = (0.2989, 0.587, 0.114)
 
 
@@ -55,7 +57,7 @@ def draw_views(key, images, views, mean, std) -> tuple:
     """Independent views of every image.
 
     Args:
-        key: random key of the step.
+        key: random key of the step; each view of each image has its own, folded out of it.
         images: [B, H, W, C] uint8.
         views: `View`s, in the order wanted.
         mean, std: C channel statistics, of pixels in 0..1.
@@ -63,12 +65,12 @@ def draw_views(key, images, views, mean, std) -> tuple:
     Returns:
         one float32 array [B, size, size, C] for each view of each entry.
     """
-    specs = [view for view in views for _ in range(view.count)]
-    keys = jax.random.split(key, (len(specs), len(images)))
-    return tuple(
-        normalise(jax.vmap(lambda k, x, view=view: draw_view(k, x, view))(keys[i], images), mean, std)
-        for i, view in enumerate(specs)
-    )
+    drawn = []
+    for i, view in enumerate(views):
+        keys = jax.random.split(jax.random.fold_in(key, i), (view.count, len(images)))
+        one = lambda k, image, view=view: draw_view(jax.random.uniform(k, (_DRAWS,)), image, view)
+        drawn.extend(normalise(jax.vmap(jax.vmap(one), (0, None))(keys, images), mean, std))
+    return tuple(drawn)
 
 
 def normalise(images, mean, std):
@@ -85,31 +87,30 @@ def clean(images, size, mean, std):
     return normalise(x, mean, std)
 
 
-def draw_view(key, image, view: View):
-    """One view [size, size, C] in 0..1 of one image [H, W, C] uint8."""
-    crop_key, flip_key, jitter_key, grey_key = jax.random.split(key, 4)
-    box = crop_box(crop_key, image.shape[:2], view.scale, view.ratio)
+def draw_view(u, image, view: View):
+    """One view [size, size, C] in 0..1 of one image [H, W, C] uint8, from the uniform numbers `u` [_DRAWS]."""
+    crop, (flip, jitter, grey), colours = jnp.split(u, (_CROP_DRAWS, _CROP_DRAWS + 3))
+    box = crop_box(crop, image.shape[:2], view.scale, view.ratio)
     x = jnp.asarray(image, jnp.float32) / 255.0
-    x = resized_crop(x, box, view.size, flip=jax.random.bernoulli(flip_key, view.flip))
+    x = resized_crop(x, box, view.size, flip=flip < view.flip)
     strengths = (view.brightness, view.contrast, view.saturation, view.hue)
     if view.jitter and any(strengths):
-        on_key, jitter_key = jax.random.split(jitter_key)
-        x = jnp.where(jax.random.bernoulli(on_key, view.jitter), colour_jitter(jitter_key, x, *strengths), x)
+        x = jnp.where(jitter < view.jitter, colour_jitter(colours, x, *strengths), x)
     if view.grayscale and x.shape[-1] == 3:
-        x = jnp.where(jax.random.bernoulli(grey_key, view.grayscale), _grey(x), x)
+        x = jnp.where(grey < view.grayscale, _grey(x), x)
     return x
 
 
-def crop_box(key, shape, scale, ratio):
-    """torchvision's random crop (top, left, height, width), whole pixels as float32.
+def crop_box(u, shape, scale, ratio):
+    """torchvision's random crop (top, left, height, width), whole pixels as float32, from `u` [22] uniform.
 
     The first of ten draws of area and ratio that fits; else the largest central crop of allowed ratio.
     """
     height, width = shape
-    area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
-    area = height * width * jax.random.uniform(area_key, (_TRIES,), minval=scale[0], maxval=scale[1])
-    log_low, log_high = jnp.log(ratio[0]), jnp.log(ratio[1])
-    aspect = jnp.exp(jax.random.uniform(ratio_key, (_TRIES,), minval=log_low, maxval=log_high))
+    area_u, ratio_u, (top_u, left_u) = jnp.split(u, (_TRIES, 2 * _TRIES))
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * area_u)
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = jnp.exp(log_low + (log_high - log_low) * ratio_u)
     w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = jnp.argmax(fits)
@@ -117,9 +118,8 @@ def crop_box(key, shape, scale, ratio):
     fallback = (min(height, round(width / whole)), min(width, round(height * whole)))
     h = jnp.where(fits.any(), h[first], fallback[0])
     w = jnp.where(fits.any(), w[first], fallback[1])
-    place = lambda k, room: jnp.floor(jax.random.uniform(k) * (room + 1))
-    top = jnp.where(fits.any(), place(top_key, height - h), jnp.floor((height - h) / 2))
-    left = jnp.where(fits.any(), place(left_key, width - w), jnp.floor((width - w) / 2))
+    top = jnp.where(fits.any(), jnp.floor(top_u * (height - h + 1)), jnp.floor((height - h) / 2))
+    left = jnp.where(fits.any(), jnp.floor(left_u * (width - w + 1)), jnp.floor((width - w) / 2))
     return top, left, h, w
 
 
@@ -147,18 +147,18 @@ def _resize_weights(start, length, source, size):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def colour_jitter(key, image, brightness, contrast, saturation, hue):
-    """torchvision's ColorJitter of one image [H, W, C] in 0..1: four transforms in random order.
+def colour_jitter(u, image, brightness, contrast, saturation, hue):
+    """torchvision's ColorJitter of one image [H, W, C] in 0..1, from `u` [8] uniform: random order, factors, shift.
 
     Brightness, contrast and saturation are one blend each, with black, the mean grey and the grey
     image. Three slots stand before the hue shift and three after it; a slot that is not in use blends
     by one. So any order costs six blends and one hue shift. Grey images have no saturation and no hue.
     """
-    order_key, factor_key, hue_key = jax.random.split(key, 3)
+    order_u, factor_u, (hue_u,) = jnp.split(u, (4, 7))
+    order = jnp.argsort(order_u)
     strength = jnp.asarray([brightness, contrast, saturation])
     low, high = jnp.maximum(1.0 - strength, 0.0), 1.0 + strength
-    factor = low + (high - low) * jax.random.uniform(factor_key, (3,))
-    order = jax.random.permutation(order_key, 4)
+    factor = low + (high - low) * factor_u
     turn = jnp.argmax(order == 3)
     colour = image.shape[-1] == 3
 
@@ -172,7 +172,7 @@ def colour_jitter(key, image, brightness, contrast, saturation, hue):
     for slot in (0, 1, 2):
         image = blend(image, slot, slot < turn)
     if colour and hue:
-        image = shift_hue(image, jax.random.uniform(hue_key, minval=-hue, maxval=hue))
+        image = shift_hue(image, hue * (2.0 * hue_u - 1.0))
     for slot in (1, 2, 3):
         image = blend(image, slot, slot > turn)
     return image

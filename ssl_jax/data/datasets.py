@@ -76,7 +76,7 @@ def _cifar10(folder, labels) -> Dataset:
     read = _cifar_reader(folder, "cifar-10-batches-bin", "cifar-10-binary.tar.gz")
     batches = [read(f"data_batch_{i}.bin", 10_000, 1) for i in range(1, 6)]
     train = Images(*(np.concatenate(parts) for parts in zip(*(_columns(b, 0) for b in batches))))
-    classes = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+    classes = tuple(["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"])
     test = Images(*_columns(read("test_batch.bin", 10_000, 1), 0))
     return Dataset(train, test, classes, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.models.layers import BatchNorm, Conv
 
-STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 class Block(nn.Module):
@@ -34,10 +34,10 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-18, -34 or -50; `width` multiplies every stage (128 is w2 of a ResNet-50).
+    """ResNet-10, -18, -34 or -50; `width` multiplies every stage (128 is w2 of a ResNet-50).
 
     Attributes:
-        depth: 18, 34 or 50.
+        depth: 10 (one block a stage, for tests and small images), 18, 34 or 50.
         width: channels of the first stage, 64 in the papers.
         stem: "imagenet" (7x7 stride 2, max pool) or "cifar" (3x3 stride 1, no pool).
     """

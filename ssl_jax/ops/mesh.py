@@ -66,6 +66,4 @@ def local_top_k(scores, k: int):
         values, best = jax.lax.top_k(values, k)
         return values, jnp.take_along_axis(index, best, axis=1)
 
-    return jax.shard_map(
-        merge, in_specs=COLUMNS, out_specs=(REPLICATED, REPLICATED), check_vma=False
-    )(scores)
+    return jax.shard_map(merge, in_specs=COLUMNS, out_specs=(REPLICATED, REPLICATED), check_vma=False)(scores)

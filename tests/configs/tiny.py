@@ -1,0 +1,28 @@
+"""A run of seconds: 256 digits, a narrow ResNet-10, SwAV with a queue and two stages."""
+
+from ssl_jax import defaults
+
+
+def get_config(variant="swav"):
+    config = defaults.get_config()
+    config.epochs, config.batch_size = 4, 32
+    config.data.limit = 256
+    config.model.update(depth=10, width=4)
+    config.head.update(dim=8, hidden=(16,))
+    if variant == "swav":
+        config.method = dict(name="swav", prototypes=16, queue_length=64, queue_starts_epoch=0.5, epsilon=0.05)
+        config.augment = dict(
+            large=dict(size=8, count=2, scale=(0.6, 1.0)), small=dict(size=5, count=1, scale=(0.3, 0.6))
+        )
+        config.optim.groups = dict(prototypes=dict(pattern="^prototypes", frozen_epochs=1.0))
+        config.stages = dict(first=dict(until_epoch=1.5, method=dict(epsilon=0.1), optim=dict(learning_rate=0.02)))
+    else:
+        config.method = dict(name="instance", temperature=0.1)
+        config.augment = dict(one=dict(size=8, count=1))
+    config.optim.momentum = 0.5
+    config.evals = dict(
+        knn=dict(k=5, temperature=0.1), linear=dict(steps=20, batch_size=64), clustering=dict(restarts=2, iterations=5)
+    )
+    config.eval_epochs = config.checkpoint_epochs = 1
+    config.log_steps = 1
+    return config

@@ -1,0 +1,120 @@
+"""Mistakes end in one line that names the setting and the way out, before any long work."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from test_run import TESTS, TINY, tiny
+
+from ssl_jax.build import build
+from ssl_jax.settings import SettingError
+
+
+def cli(*flags):
+    env = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    done = subprocess.run(
+        [sys.executable, "-m", "ssl_jax.main", *flags], env=env, capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--config is missing; try --config=configs/swav.py"),
+        (["--config=nowhere.py"], "nowhere.py"),
+        ([f"--config={TINY}", "--config.bach_size=3"], 'Did you mean "batch_size"'),
+        ([f"--config={TINY}", "--config.batch_size=many"], "batch_size"),
+        ([f"--config={TINY}", "--wordkir=x"], "workdir"),
+        ([f"--config={TINY}", "epochs=3"], "'epochs=3' is not a flag"),
+        (
+            [f"--config={TINY}", "--config.method.name=swaw", "--workdir=/nonexistent/x"],
+            "choose one of: instance, swav",
+        ),
+        ([f"--config={TINY}", "--workdir=/proc/x"], "workdir /proc/x cannot be written"),
+    ],
+)
+def test_command_line(flags, message):
+    code, out, err = cli(*flags)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+def put(path, value):
+    def change(config):
+        *sections, last = path.split(".")
+        for section in sections:
+            config = config[section]
+        config.unlock()
+        with config.ignore_type():
+            config[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("batchsize", 3, "batchsize is not a setting; did you mean 'batch_size'"),
+        ("epochs", "ten", "epochs='ten' has the wrong type; it takes int"),
+        ("epochs", 0, "epochs=0: at least 1"),
+        ("batch_size", 300, "batch_size=300: between 1 and the 256 training images"),
+        ("batch_size", 33, "batch_size=33 does not divide by the 2 devices"),
+        ("data.name", "mnist", "data.name='mnist' is not known; choose one of: digits, cifar10, cifar100"),
+        ("data.name", "cifar10", "data.dir is empty"),
+        ("data.limt", 3, "data.limt is not a setting; did you mean 'limit'"),
+        ("data.limit", 9999, "digits has 1437 training images"),
+        ("method.name", "swaw", "method.name='swaw' is not known; choose one of: instance, swav"),
+        ("method.epsilom", 0.1, "method.epsilom is not a setting; did you mean 'epsilon'"),
+        ("method.epsilon", "small", "method.epsilon='small' has the wrong type; it takes float"),
+        ("method.queue_length", 50, "method: queue_length=50 is not a multiple of batch_size=32; try 32"),
+        ("method.prototypes", 257, "method: prototypes=257: between 2 and the 256 training images"),
+        ("method.assign", (0, 3), r"assign=\(0, 3\) does not fit the 3 views"),
+        ("method.examples", 3, "method.examples is not a setting"),
+        ("model.name", "vit", "model.name='vit' is not known; choose one of: resnet"),
+        ("model.depth", 19, "model: depth=19: choose one of"),
+        ("positives.name", "friends", "positives.name='friends' is not known; choose one of: instance"),
+        ("augment.large.size", 0, "augment.large: size and count are at least 1"),
+        ("augment.large.blurr", 0.1, "augment.large.blurr is not a setting"),
+        ("optim.name", "lars", "optim.name='lars' is not known; choose one of: larc, sgd, adam"),
+        ("optim.schedule.name", "linear", "optim.schedule.name='linear' is not known"),
+        ("optim.schedule.warmup_epochs", 9.0, "optim.schedule.warmup_epochs=9.0: within the run's epochs"),
+        ("optim.groups.prototypes.pattern", "^heads", "the pattern '\\^heads' matches no parameter"),
+        (
+            "optim.groups.prototypes.frozen",
+            1,
+            "optim.groups.prototypes.frozen is not a setting; did you mean 'frozen_epochs'",
+        ),
+        ("stages.first.until_epoch", 7, "stages.first.until_epoch=7.0: inside the 4 epochs"),
+        ("stages.first.data", {}, "stages.first.data is not a setting"),
+        ("stages.first.head", {}, "stages.first.head is not a setting"),
+        ("evals.knn.k", 257, "evals.knn: k=257: between 1 and the 256 training images"),
+        ("evals.clustering.clusters", 257, "evals.clustering: clusters=257"),
+        ("evals.purity", {}, "evals.purity='purity' is not known; choose one of: clustering, knn, linear"),
+    ],
+)
+def test_settings(path, value, message):
+    config = tiny()
+    put(path, value)(config)
+    with pytest.raises(SettingError, match=message) as caught:
+        build(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stage_may_not_change_the_state():
+    config = tiny()
+    config.stages.first.method.unlock()
+    config.stages.first.method.prototypes = 20
+    with pytest.raises(SettingError, match="a stage changes the shape of the train state"):
+        build(config)
+
+
+def test_instance_takes_one_view():
+    config = tiny("instance")
+    config.augment.one.count = 2
+    with pytest.raises(SettingError, match="takes one view of an image, not 2"):
+        build(config)

@@ -1,0 +1,272 @@
+"""Whole runs: what they leave behind, and that stopping anywhere changes nothing."""
+
+import importlib.util
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from rich.console import Console
+
+from ssl_jax import train, writer
+from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.settings import SettingError
+
+TESTS = Path(__file__).parent
+TINY = TESTS / "configs" / "tiny.py"
+LAST = 32  # 4 epochs of 8 steps
+
+
+def tiny(variant="swav"):
+    spec = importlib.util.spec_from_file_location("tiny", TINY)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+def command(folder, *more, script=None):
+    """The command line of a run, on one device."""
+    start = ["-c", script] if script else ["-m", "ssl_jax.main"]
+    return [sys.executable, *start, f"--config={TINY}", f"--workdir={folder}", *more]
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(TESTS.parent)}
+
+
+def start(folder, *more, script=None):
+    return subprocess.Popen(
+        command(folder, *more, script=script),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder, *more):
+    process = start(folder, *more)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def records(folder):
+    """Records without what the clock decides."""
+    return [{k: v for k, v in r.items() if not k.startswith("speed/")} for r in writer.read(folder)]
+
+
+def arrays(folder, step=LAST):
+    state = ocp.StandardCheckpointer().restore(Path(folder) / "checkpoints" / str(step) / "default")
+    return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def assert_same_run(folder, reference):
+    assert records(folder) == records(reference)
+    ours, theirs = arrays(folder), arrays(reference)
+    assert ours.keys() == theirs.keys()
+    for path, expected in theirs.items():
+        np.testing.assert_array_equal(ours[path], expected, err_msg=path)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    out, err = finish(folder)
+    assert err == ""  # no warnings, no logs
+    assert "raw pixels" in out
+    assert "untrained encoder" in out
+    assert "against raw pixels, the trained encoder is" in out
+    assert "behind at kNN" in out  # a run of seconds: it says so
+    return folder
+
+
+pytestmark = pytest.mark.xdist_group("run")
+
+
+def test_run_folder(uninterrupted):
+    found = records(uninterrupted)
+    steps = [r["step"] for r in found if "train/loss" in r]
+    assert steps == list(range(1, LAST + 1))
+    last = found[-1]
+    assert last["step"] == LAST
+    assert last["epoch"] == 4
+    assert set(last) == {
+        "step",
+        "epoch",
+        "eval/knn/top1",
+        "eval/linear/top1",
+        "eval/clustering/acc",
+        "eval/clustering/nmi",
+        "eval/clustering/ari",
+    }
+    assert {k.split("/")[0] for r in found[:2] for k in r} == {"step", "epoch", "pixels", "untrained"}
+    queue = [r["train/queue"] for r in found if "train/queue" in r]
+    assert queue == [0.0] * 6 + [1.0] * 26  # starts at step 4, two batches long
+    rates = [r["train/learning_rate"] for r in found if "train/learning_rate" in r]
+    assert rates[0] == pytest.approx(0.02)
+    assert rates[12] > rates[11]  # the second stage's rate is higher
+    kept = sorted(int(p.name) for p in (uninterrupted / "checkpoints").iterdir() if p.name.isdigit())
+    assert kept[-2:] == [24, 32]
+    assert len(kept) <= 3
+    assert json.loads((uninterrupted / "config.json").read_text())["batch_size"] == 32
+    assert list(uninterrupted.glob("events.out.tfevents.*"))
+
+
+def wait_for_step(folder, step, process):
+    for _ in range(3000):
+        if any(r["step"] >= step for r in writer.read(folder)):
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("step", [1, 19])
+def test_kill_in_training(uninterrupted, tmp_path, step):
+    folder = tmp_path / "run"
+    process = start(folder)
+    # What was logged reaches the disk at the end of an epoch at the latest.
+    wait_for_step(folder, step - 1, process)
+    process.kill()
+    process.communicate()
+    out, _ = finish(folder)
+    assert_same_run(folder, uninterrupted)
+
+
+DIES_IN_SAVE = """
+import os, signal
+from ssl_jax import checkpoint
+begin = checkpoint.Checkpoints.save
+def save(self, step, state, scores):
+    begin(self, step, state, scores)
+    if step >= 16:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.Checkpoints.save = save
+from absl import app
+from ssl_jax import main
+app.run(main.main, flags_parser=main.parse)
+"""
+
+
+def test_kill_in_a_save(uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    process = start(folder, script=DIES_IN_SAVE)
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    names = {p.name for p in (folder / "checkpoints").iterdir()}
+    assert "8" in names
+    out, _ = finish(folder)
+    assert "resuming" in out
+    assert_same_run(folder, uninterrupted)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_say_how_to_go_on(uninterrupted, tmp_path, signum):
+    folder = tmp_path / "run"
+    process = start(folder)
+    wait_for_step(folder, 8, process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum
+    assert err.startswith("stopped at step ")
+    assert "the same command goes on" in err
+    assert len(err.splitlines()) == 1
+    out, _ = finish(folder)
+    assert "resuming" in out
+    assert_same_run(folder, uninterrupted)
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=200)
+
+
+def test_finished_run_says_so_and_shows_its_scores(uninterrupted):
+    before, console = (uninterrupted / "metrics.jsonl").read_bytes(), quiet()
+    config = tiny()
+    config.batch_size = 32
+    scores = train.run(config, uninterrupted, console=console)
+    assert scores == {k: v for k, v in records(uninterrupted)[-1].items() if k.startswith("eval/")}
+    assert "is finished (32 steps)" in console.file.getvalue()
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_conflicting_config_is_refused_with_the_difference(uninterrupted):
+    for change, message in (
+        (dict(batch_size=64), "trained with batch_size=32, not 64"),
+        (dict(epochs=5), "trained with epochs=4, not 5"),
+    ):
+        config = tiny()
+        config.update(change)
+        with pytest.raises(SettingError, match=message):
+            train.run(config, uninterrupted, console=quiet())
+    config = tiny()
+    config.method.epsilon = 0.06
+    with pytest.raises(SettingError, match=r"method.epsilon=0.05, not 0.06.*--workdir"):
+        train.run(config, uninterrupted, console=quiet())
+
+
+def test_what_only_observes_may_change(uninterrupted):
+    config = tiny()
+    config.eval_epochs, config.evals.knn.k = 2, 7
+    train.run(config, uninterrupted, console=quiet())
+
+
+def test_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = tiny("instance")
+    config.optim.learning_rate = 1e30
+    config.baselines = False
+    with pytest.raises(train.NotFinite, match=r"the loss is (nan|inf) at step \d+; there is no checkpoint yet"):
+        train.run(config, tmp_path / "run", console=quiet())
+    assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
+
+
+def test_instance_discrimination_on_two_devices_resumes_on_one(tmp_path):
+    config = tiny("instance")
+    config.epochs, config.evals = 2, dict(knn=dict(k=5))
+    plan = train.build(config)
+    assert jax.device_count() == 2
+    train.run(config, tmp_path / "run", console=quiet())
+    bank = arrays(tmp_path / "run", 16)["['method']['bank']"]
+    assert bank.shape == (256, 8)
+    shapes = train.state_shapes(plan, plan.stages[0])
+    mesh = train.make_mesh(jax.devices()[:1])
+    checkpoints = Checkpoints(tmp_path / "run", best="eval/knn/top1")
+    state = checkpoints.restore(16, shapes, train.state_shardings(mesh, shapes))
+    np.testing.assert_array_equal(state.method.bank, bank)
+    wider = shapes.replace(method=jax.tree.map(lambda x: jax.ShapeDtypeStruct((512, 8), x.dtype), shapes.method))
+    with pytest.raises(SettingError, match=r"method/bank has shape \(256, 8\), this run needs \(512, 8\)"):
+        checkpoints.restore(16, wider, train.state_shardings(mesh, wider))
+    checkpoints.close()
+
+
+def test_latest_two_and_the_best_checkpoint_stay(tmp_path):
+    checkpoints = Checkpoints(tmp_path, best="score")
+    for step, score in ((1, 0.3), (2, 0.9), (3, 0.5), (4, None), (5, 0.6)):
+        checkpoints.save(step, {"x": np.full(3, step)}, {} if score is None else {"score": score})
+    checkpoints.close()
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [2, 4, 5]
+
+
+def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        {"step": 4, "train/loss": 1.0},
+        {"step": 8, "eval/knn/top1": 0.5},
+        {"step": 8, "refresh": True},
+        {"step": 9},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 10, "trai')
+    metrics = writer.Metrics(tmp_path, 8)
+    metrics.write(9, 1.5, {"train/loss": 2.0})
+    metrics.close()
+    assert writer.read(tmp_path) == [*lines[:2], {"step": 9, "epoch": 1.5, "train/loss": 2.0}]
