@@ -7,27 +7,22 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from clu import parameter_overview
 from rich.console import Console
 
-from ssl_jax import checkpoint, defaults, signals, writer
+from ssl_jax import checkpoint, defaults, scoring, signals, writer
 from ssl_jax.build import Plan, Stage, build, init_state, state_shapes
 from ssl_jax.data.augment import draw_views
 from ssl_jax.data.pipeline import INIT, LOSS, REFRESH, VIEWS, epoch_order, stream
-from ssl_jax.encoder import embed
-from ssl_jax.interface import Batch, Split
+from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.scoring import Scorer
 from ssl_jax.settings import SettingError
 from ssl_jax.sharding import batch_sharding, replicated, state_shardings
 
 __all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite"]
-
-
-# Prefix of the scores in metrics.jsonl, and how these features are called.
-FEATURES = {"pixels": "raw pixels", "untrained": "untrained encoder", "eval": "trained encoder"}
 
 
 class NotFinite(RuntimeError):
@@ -130,8 +125,8 @@ class _Loop:
         self.key = jax.device_put(jax.random.key(plan.config.seed), replicated(mesh))
         put = partial(jax.device_put, device=replicated(mesh))
         self.images = put(plan.dataset.train.images)
-        self.test_images = put(plan.dataset.test.images)
-        self.scores: dict[str, float] = {}
+        self.scorer = Scorer(plan, self.images, put(plan.dataset.test.images))
+        self.scores = {f"eval/{k}": v for k, v in scoring.on_record(folder).get(scoring.FEATURES["eval"], {}).items()}
         self.speed = float("nan")
 
     def run(self):
@@ -178,11 +173,11 @@ class _Loop:
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
         self.console.print(table, markup=False, highlight=False, soft_wrap=True)
         if self.plan.config.baselines and self.plan.evaluators:
-            pixels = lambda split: {n: _pixels(split.images, self.plan.stages[0]) for n in self.needs()}
-            self.evaluate("pixels", pixels(self.plan.dataset.train), pixels(self.plan.dataset.test), None, 0)
-            self.evaluate("untrained", *self.features(state, 0), state, 0)
+            stage = self.plan.stages[0]
+            self.metrics.write(0, 0.0, self.scorer.pixels(stage))
+            self.metrics.write(0, 0.0, self.scorer.encoder("untrained", stage, state))
             self.metrics.flush()
-            self.console.print(writer.table("before training", self.rows()))
+            self.console.print(writer.table("before training", scoring.on_record(self.folder)))
 
     def train(self, state, start):
         """Steps from `start` to the end. Logs one step late, so that the host never waits for the device."""
@@ -209,12 +204,14 @@ class _Loop:
         """Evaluation and checkpoint where due, in this order: a checkpoint's scores are on disk before it."""
         scores = {}
         if self.plan.due(step, self.plan.config.eval_epochs) and self.plan.evaluators:
-            scores = self.evaluate("eval", *self.features(state, step), state, step)
+            scores = self.scorer.encoder("eval", self.plan.stage_at(step), state)
+            self.metrics.write(step, step / self.plan.steps_per_epoch, scores)
             self.scores.update(scores)
             listed = "  ".join(f"{writer.label(k.partition('/')[2])} {v:.4f}" for k, v in scores.items())
             self.bar.note(f"epoch {step // self.plan.steps_per_epoch}: {listed}")
         self.metrics.flush()
         if self.stop.signum or self.plan.due(step, self.plan.config.checkpoint_epochs):
+            self.check_finite(optax.tree_utils.tree_sum(state.params), "sum of the parameters", step)
             self.checkpoints.save(step, state, scores)
         self.clock = time.monotonic(), step
         if self.stop.signum and step < self.plan.total_steps:
@@ -229,7 +226,7 @@ class _Loop:
         chosen = getattr(stage.method, "positives", None)
         found = {}
         if stage.method.refresh_at(step) or chosen and chosen.refresh_at(step):
-            clean = lambda name: self.embed(state, self.images, (name,), stage)[name]
+            clean = lambda name: scoring.features(stage, state, self.images, (name,))[name]
             key = stream(self.key, REFRESH, step)
             if stage.method.refresh_at(step):
                 state, values = stage.method.refresh(state, clean, key)
@@ -242,38 +239,9 @@ class _Loop:
             self.metrics.write(step, step / self.plan.steps_per_epoch, {"refresh": True, **values})
         return state
 
-    def embed(self, state, images, names, stage):
-        size = stage.views[0].size
-        return embed(stage.method, state, images, names, size=size, mean=stage.mean, std=stage.std)
-
-    def needs(self):
-        return tuple(sorted({n for e in self.plan.evaluators.values() for n in e.needs}))
-
-    def features(self, state, step):
-        """What the evaluators need, of both splits, in one pass each."""
-        stage = self.plan.stage_at(step)
-        return tuple(self.embed(state, x, self.needs(), stage) for x in (self.images, self.test_images))
-
-    def evaluate(self, prefix, train, test, state, step):
-        """All evaluators; `eval/knn/top1` for the run, `pixels/knn/top1` and `untrained/...` for the baselines."""
-        data = self.plan.dataset
-        splits = {"train": Split(train, data.train.labels), "test": Split(test, data.test.labels)}
-        scores = {}
-        for key, evaluator in self.plan.evaluators.items():
-            scores.update({f"{prefix}/{key}/{name}": value for name, value in evaluator.run(splits, state)})
-        self.metrics.write(step, step / self.plan.steps_per_epoch, scores)
-        return scores
-
     def log(self, step, metrics):
         """Reads the loss of `step`, which the device has left behind; every `log_steps` also the rest."""
-        loss = float(metrics["loss"])
-        if not math.isfinite(loss):
-            self.checkpoints.close()
-            last = self.checkpoints.latest()
-            where = (
-                f"the last good checkpoint is step {last} in {self.folder}" if last else "there is no checkpoint yet"
-            )
-            raise NotFinite(f"the loss is {loss} at step {step}; {where}; lower optim.learning_rate and begin anew")
+        loss = self.check_finite(metrics["loss"], "loss", step)
         epoch = step / self.plan.steps_per_epoch
         ends = step % self.plan.steps_per_epoch == 0
         if step % self.plan.config.log_steps == 0 or ends:
@@ -286,27 +254,23 @@ class _Loop:
         last = f"  {writer.label(best.partition('/')[2])} {self.scores[best]:.4f}" if best in self.scores else ""
         self.bar.update(step, epoch, f"loss {loss:.4f}{last}  {self.speed:,.0f} images/s", line=ends)
 
-    def rows(self):
-        """The newest scores of each kind of features on record: name without prefix -> value."""
-        found = {}
-        for record in writer.read(self.folder):
-            for prefix, label in FEATURES.items():
-                own = {k.partition("/")[2]: v for k, v in record.items() if k.startswith(prefix + "/")}
-                if own:
-                    found[label] = own
-        return {label: found[label] for label in FEATURES.values() if label in found}
+    def check_finite(self, value, name, step):
+        """`value` as a float; ends the run where it is not finite."""
+        value = float(value)
+        if math.isfinite(value):
+            return value
+        self.checkpoints.close()
+        last = self.checkpoints.latest()
+        kept = f"the last good checkpoint is step {last} in {self.folder}" if last else "there is no checkpoint yet"
+        raise NotFinite(
+            f"the {name} is {value} at step {step}; {kept}; try a lower optim.learning_rate in a new folder"
+        )
 
     def conclude(self):
         """The final table, from the records of the run; returns the last scores."""
-        rows = self.rows()
+        rows = scoring.on_record(self.folder)
         if rows:
             self.console.print(writer.table(str(self.folder), rows))
         for sentence in writer.comparison(rows) if len(rows) > 1 else ():
             self.console.print(sentence, highlight=False, soft_wrap=True)
-        return {f"eval/{name}": value for name, value in rows.get(FEATURES["eval"], {}).items()}
-
-
-def _pixels(images, stage):
-    """Normalised pixels as features [N, H * W * C]."""
-    x = (images / np.float32(255) - np.asarray(stage.mean, np.float32)) / np.asarray(stage.std, np.float32)
-    return jnp.asarray(x.reshape(len(x), -1))
+        return {f"eval/{name}": value for name, value in rows.get(scoring.FEATURES["eval"], {}).items()}

@@ -24,7 +24,7 @@ class Metrics:
         self._path = Path(folder) / "metrics.jsonl"
         kept = [r for r in read(folder) if r["step"] < step or r["step"] == step and "refresh" not in r]
         replace(self._path, "".join(json.dumps(r) + "\n" for r in kept))
-        self._file = self._path.open("a")
+        self._file = self._path.open("a", buffering=1)
         self._events = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
 
     def write(self, step: int, epoch: float, values) -> None:
@@ -143,8 +143,10 @@ def comparison(rows: dict[str, dict]) -> list[str]:
     sentences = []
     for other in others:
         gaps = {n: rows[own][n] - rows[other][n] for n in names(rows) if n in rows[own] and n in rows[other]}
-        listed = lambda keep: ", ".join(f"{label(n)} ({gap:+.4f})" for n, gap in gaps.items() if keep(gap))
-        ahead, behind, level = listed(lambda g: g > 0), listed(lambda g: g < 0), listed(lambda g: g == 0)
+        signs = {n: (gap > 0) - (gap < 0) for n, gap in gaps.items()}
+        ahead, behind, level = (
+            ", ".join(f"{label(n)} ({gaps[n]:+.4f})" for n in gaps if signs[n] == sign) for sign in (1, -1, 0)
+        )
         parts = (
             f"ahead at {ahead}" * bool(ahead),
             f"behind at {behind}" * bool(behind),

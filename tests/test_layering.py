@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "evaluation": {"evaluation", "ops", "data", "interface", "optim", "settings"},
     "encoder": {"methods", "interface", "data", "models", "ops", "settings"},
     "build": {"methods", "positives", "interface", "evaluation", "models", "data", "ops"} | BESIDE,
-    "train": {"build", "encoder", "methods", "positives", "interface", "evaluation", "models", "data", "ops"} | BESIDE,
+    "scoring": {"build", "encoder", "evaluation", "interface", "ops", "writer"},
+    "train": {"scoring", "build", "encoder", "methods", "positives", "interface", "evaluation", "models", "data", "ops"}
+    | BESIDE,
     "main": {"train", "signals", "settings"},
 }
 

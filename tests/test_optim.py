@@ -50,7 +50,7 @@ def run(tx, steps=4, params=None):
     params = params or {"prototypes": jnp.ones((3, 2)), "rest": {"bias": jnp.ones(2)}}
     state, path = tx.init(params), []
     for i in range(steps):
-        grads = jax.tree.map(lambda p: p * (i + 1.0), params)
+        grads = jax.tree.map(lambda p, i=i: p * (i + 1.0), params)
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         path.append(params)
@@ -67,7 +67,7 @@ def test_frozen_group_has_no_momentum_no_decay_and_its_clock_goes_on(name):
     params, tx = {"prototypes": jnp.ones((3, 2))}, optim.build(name, lambda s: rates[s + 2], weight_decay=0.1)
     state = tx.init(params)
     for i in (2, 3):
-        updates, state = tx.update(jax.tree.map(lambda p: p * (i + 1.0), params), state, params)
+        updates, state = tx.update(jax.tree.map(lambda p, i=i: p * (i + 1.0), params), state, params)
         params = optax.apply_updates(params, updates)
         np.testing.assert_allclose(frozen[i]["prototypes"], params["prototypes"], rtol=1e-6)
     free = run(optim.build(name, lambda s: rates[s], weight_decay=0.1))

@@ -1,0 +1,60 @@
+"""Scores of a run: one embedding pass for all evaluators, and the baselines that the scores stand beside."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax import writer
+from ssl_jax.build import Plan, Stage
+from ssl_jax.encoder import embed
+from ssl_jax.interface import Split
+
+# Prefix of the scores in metrics.jsonl, and how these features are called.
+FEATURES = {"pixels": "raw pixels", "untrained": "untrained encoder", "eval": "trained encoder"}
+
+
+class Scorer:
+    """Runs the evaluators of `plan` on features of the resident `images` and `test_images`."""
+
+    def __init__(self, plan: Plan, images, test_images):
+        self._plan, self._images = plan, (images, test_images)
+        self._names = tuple(sorted({name for e in plan.evaluators.values() for name in e.needs}))
+
+    def encoder(self, prefix: str, stage: Stage, state) -> dict[str, float]:
+        """Scores of the encoder in `state`, as {"<prefix>/knn/top1": ...}."""
+        return self._run(prefix, *(features(stage, state, x, self._names) for x in self._images), state)
+
+    def pixels(self, stage: Stage) -> dict[str, float]:
+        """Scores of normalised pixels, in place of every feature."""
+        data = self._plan.dataset
+        flat = [_pixels(split.images, stage) for split in (data.train, data.test)]
+        return self._run("pixels", *(dict.fromkeys(self._names, x) for x in flat), None)
+
+    def _run(self, prefix, train, test, state):
+        data = self._plan.dataset
+        splits = {"train": Split(train, data.train.labels), "test": Split(test, data.test.labels)}
+        scores = {}
+        for key, evaluator in self._plan.evaluators.items():
+            scores.update({f"{prefix}/{key}/{name}": value for name, value in evaluator.run(splits, state)})
+        return scores
+
+
+def features(stage: Stage, state, images, names) -> dict:
+    """Named features of clean images at the size of the stage's largest view."""
+    return embed(stage.method, state, images, names, size=stage.views[0].size, mean=stage.mean, std=stage.std)
+
+
+def _pixels(images, stage):
+    """[N, H * W * C]"""
+    x = (images / np.float32(255) - np.asarray(stage.mean, np.float32)) / np.asarray(stage.std, np.float32)
+    return jnp.asarray(x.reshape(len(x), -1))
+
+
+def on_record(folder) -> dict[str, dict]:
+    """The newest scores of each kind of features in a run folder: label -> {"knn/top1": ...}."""
+    found = {}
+    for record in writer.read(folder):
+        for prefix, label in FEATURES.items():
+            own = {k.partition("/")[2]: v for k, v in record.items() if k.startswith(prefix + "/")}
+            if own:
+                found[label] = own
+    return {label: found[label] for label in FEATURES.values() if label in found}
