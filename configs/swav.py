@@ -34,11 +34,11 @@ def digits(config):
     view = dict(size=8, count=2, scale=(0.6, 1.0), ratio=(3 / 4, 4 / 3), flip=0.0)
     view |= dict(jitter=1.0, brightness=0.6, contrast=0.6, saturation=0.0, hue=0.0, grayscale=0.0)
     config.augment = dict(large=view)
-    config.epochs, config.batch_size = 80, 64
+    config.epochs, config.batch_size = 100, 64
     config.model.width = 16
     config.head.update(dim=32, hidden=(128,))
     config.method.prototypes = 128
-    config.optim.update(name="adam", learning_rate=3e-3, weight_decay=1e-6)
+    config.optim.update(name="adam", learning_rate=2e-3, weight_decay=1e-6)
 
 
 def cifar10(config):

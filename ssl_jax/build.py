@@ -146,7 +146,8 @@ def _merge(section, override):
     section = section.copy_and_resolve_references().unlock()
     for key, value in override.items():
         both = isinstance(value, ConfigDict) and isinstance(section.get(key), ConfigDict)
-        section[key] = _merge(section[key], value) if both else value
+        with section.ignore_type():
+            section[key] = _merge(section[key], value) if both else value
     return section
 
 

@@ -16,7 +16,7 @@ import jax
 from flax import struct
 
 Embed = Callable[[str], jax.Array]
-"""`embed(name) -> [N, D]`: a named feature of the clean training images, in data set order, rows sharded."""
+"""`embed(name) -> [N, D]`: a named feature of the clean training images, in data set order, on every device."""
 
 
 class TrainState(struct.PyTreeNode):

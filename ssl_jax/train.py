@@ -1,5 +1,7 @@
 """The train step, and the loop around it: the only place that knows all the rest."""
 
+import contextlib
+import fcntl
 import json
 import math
 import time
@@ -83,7 +85,7 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     folder = Path(workdir)
     _claim(folder, plan.config)
     mesh = make_mesh()
-    with jax.set_mesh(mesh), signals.StopRequest() as stop:
+    with _alone(folder), jax.set_mesh(mesh), signals.StopRequest() as stop:
         return _Loop(plan, folder, mesh, console, stop).run()
 
 
@@ -102,6 +104,19 @@ def _claim(folder: Path, config):
         writer.replace(path, json.dumps(new, indent=2) + "\n")
     except OSError as error:
         raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path):
+    """Holds the run folder's lock, which ends with the process, however that ends."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingError(
+                f"another process is training in {folder}; name another folder with --workdir"
+            ) from error
+        yield
 
 
 def _differences(new, old, prefix=""):

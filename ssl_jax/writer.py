@@ -16,13 +16,14 @@ class Metrics:
 
     Args:
         folder: the run folder.
-        step: the step that the run goes on from; later records are cut off. Records of a refresh at this
-            very step go too: resuming repeats the refresh.
+        step: the step that the run goes on from; later records are cut off, at 0 all of them. Records of a
+            refresh at this very step go too: resuming repeats the refresh.
     """
 
     def __init__(self, folder: Path, step: int):
         self._path = Path(folder) / "metrics.jsonl"
-        kept = [r for r in read(folder) if r["step"] < step or r["step"] == step and "refresh" not in r]
+        stays = lambda r: r["step"] < step or r["step"] == step and "refresh" not in r
+        kept = [r for r in read(folder) if step and stays(r)]
         replace(self._path, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = self._path.open("a", buffering=1)
         self._events = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)

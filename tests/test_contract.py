@@ -113,12 +113,18 @@ def test_no_gradient_into_targets_banks_or_queues(name, key):
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("name", NAMES)
 def test_step_lowers_for_accelerators(name, platform):
-    stage = methods.stage(name)
-    state = jax.eval_shape(lambda key: methods.fresh_state(stage, key), jax.random.key(0))
-    images = jax.ShapeDtypeStruct(methods.IMAGES.shape, jnp.uint8)
-    index = jax.ShapeDtypeStruct((methods.BATCH,), jnp.int32)
-    traced = jax.jit(train.train_step, static_argnums=0).trace(stage, state, images, index, jax.random.key(0))
-    assert "stablehlo" in traced.lower(lowering_platforms=(platform,)).as_text()
+    stage, mesh = methods.stage(name), make_mesh()
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(lambda key: methods.fresh_state(stage, key), jax.random.key(0))
+        shardings = state_shardings(mesh, shapes)
+        place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+        state = jax.tree.map(place, shapes, shardings)
+        images = jax.ShapeDtypeStruct(methods.IMAGES.shape, jnp.uint8, sharding=train.replicated(mesh))
+        index = jax.ShapeDtypeStruct((methods.BATCH,), jnp.int32, sharding=train.batch_sharding(mesh))
+        traced = train.jit_step(mesh, shardings).trace(stage, state, images, index, jax.random.key(0))
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo" in text
+    assert "num_partitions = 2" in text
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -214,6 +214,11 @@ def test_conflicting_config_is_refused_with_the_difference(uninterrupted):
         train.run(config, uninterrupted, console=quiet())
 
 
+def test_one_folder_belongs_to_one_process(uninterrupted):
+    with train._alone(uninterrupted), pytest.raises(SettingError, match="another process is training in"):
+        train.run(tiny(), uninterrupted, console=quiet())
+
+
 def test_what_only_observes_may_change(uninterrupted):
     config = tiny()
     config.eval_epochs, config.evals.knn.k = 2, 7
