@@ -4,7 +4,6 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from ssl_jax.settings import SettingError
 
@@ -14,20 +13,12 @@ class Checkpoints:
 
     Args:
         folder: the run folder.
-        best: name of the score that `best` is chosen by.
+        scores: step -> score, of the steps evaluated so far; the step with the highest is kept. The caller
+            goes on filling it (orbax's own record of scores would not outlive the process).
     """
 
-    def __init__(self, folder: Path, *, best: str):
-        keep = policy.AnyPreservationPolicy(
-            [
-                policy.LatestN(2),
-                policy.BestN(n=1, get_metric_fn=lambda m: m[best], keep_checkpoints_without_metrics=False),
-            ]
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
-        )
-        self._best = best
+    def __init__(self, folder: Path, scores: dict[int, float]):
+        options = ocp.CheckpointManagerOptions(preservation_policy=_Keep(scores), cleanup_tmp_directories=True)
         path = Path(folder).absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler(), options=options)
 
@@ -35,16 +26,10 @@ class Checkpoints:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
-    def best(self) -> int | None:
-        """The step with the best score, or None."""
-        return self._manager.best_step()
-
-    def save(self, step: int, state, scores) -> None:
+    def save(self, step: int, state) -> None:
         """Starts to write `state`; training may go on (and donate it) at once."""
-        if step in self._manager.all_steps():
-            return
-        metrics = {self._best: scores[self._best]} if self._best in scores else None
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
     def restore(self, step: int, shapes, shardings):
         """The state of `step`, in the layout of `shardings`.
@@ -52,7 +37,7 @@ class Checkpoints:
         Raises:
             SettingError: the checkpoint holds other arrays than `shapes` (the first that differs).
         """
-        compare(self._manager.item_metadata(step), shapes, step)
+        _compare(self._manager.item_metadata(step), shapes, step)
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))
 
@@ -62,8 +47,19 @@ class Checkpoints:
         self._manager.close()
 
 
-def compare(stored, shapes, step: int) -> None:
-    """Raises a one-line error for the first array of `shapes` that `stored` lacks or holds in another shape."""
+class _Keep:
+    """orbax's preservation policy: the latest two, and the best by `scores`."""
+
+    def __init__(self, scores):
+        self._scores = scores
+
+    def should_preserve(self, checkpoints, *, context):
+        steps = [c.step for c in checkpoints]
+        best = max((s for s in steps if s in self._scores), key=self._scores.get, default=None)
+        return [step == best or step in steps[-2:] for step in steps]
+
+
+def _compare(stored, shapes, step: int) -> None:
     found = {_path(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(stored) if hasattr(x, "shape")}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         shape = found.get(_path(path))

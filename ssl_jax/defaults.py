@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
                 "at_epochs": (),
                 "factor": 0.1,
             },
-            # name -> pattern (regular expression on "backbone/conv1/conv/kernel"), factor, fixed_rate,
+            # name -> pattern (regular expression on "network/backbone/conv1/conv/kernel"), factor, fixed_rate,
             # weight_decay, frozen_epochs; the first group by name whose pattern is found decides.
             "groups": {},
         }
@@ -73,4 +73,9 @@ def apply_variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
     return config
 
 
-OBSERVING = ("evals", "eval_epochs", "checkpoint_epochs", "log_steps", "baselines", "best")
+_OBSERVING = ("evals", "eval_epochs", "checkpoint_epochs", "log_steps", "baselines", "best")
+
+
+def only_observes(name: str) -> bool:
+    """Whether the setting `name` ("evals.knn.k", "data.dir") leaves the training as it is."""
+    return name.split(".")[0] in _OBSERVING or name == "data.dir"

@@ -19,7 +19,7 @@ def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) ->
         names: features wanted; one pass serves all.
         size: side, in pixels, that the images are brought to: that of the largest view trained on.
         mean, std: channel statistics.
-        chunk: images a pass, rounded up so that they divide over the devices.
+        chunk: images a pass.
     """
     rows = len(images)
     chunk = min(chunk, rows)

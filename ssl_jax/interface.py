@@ -108,7 +108,7 @@ class Split(NamedTuple):
 class Evaluator(Protocol):
     """A score of features: a frozen dataclass filled from `config.evals`. Its file ends with `Evaluator = ...`.
 
-    The field `classes` is filled by the caller where it is declared.
+    The fields `classes` and `examples` (training images) are filled where they are declared.
     """
 
     needs: tuple[str, ...]

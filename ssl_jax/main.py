@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from ssl_jax import defaults
 from ssl_jax.settings import SettingError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :variant where it has any.")
@@ -29,10 +30,10 @@ def parse(argv):
 
 
 def default_workdir() -> Path:
-    """runs/<config>[-<variant>][-<hash of overrides>]"""
+    """runs/<config>[-<variant>][-<hash of overrides>]; settings that only observe do not count."""
     flag = flags.FLAGS["config"]
     path, _, variant = config_flags.get_config_filename(flag).partition(":")
-    overrides = dict(config_flags.get_override_values(flag))
+    overrides = {k: v for k, v in config_flags.get_override_values(flag).items() if not defaults.only_observes(k)}
     name = "-".join(part for part in (Path(path).stem, variant) if part)
     if overrides:
         text = json.dumps(overrides, sort_keys=True, default=str)
@@ -49,8 +50,10 @@ def fail(error, code: int):
 
 def main(argv):
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
-    from ssl_jax import signals, train
-
+    try:
+        from ssl_jax import signals, train
+    except KeyboardInterrupt:
+        sys.exit(130)
     try:
         train.run(CONFIG.value, WORKDIR.value or default_workdir())
     except SettingError as error:

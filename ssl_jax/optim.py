@@ -3,6 +3,7 @@
 Every direction here leaves the learning rate outside its buffers; `scheduled` owns the one step count.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -96,7 +97,8 @@ def _adam(weight_decay, *, b1=0.9, b2=0.999):
 DIRECTIONS = {"larc": _larc, "sgd": _sgd, "adam": _adam}
 
 
-class Group(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Group:
     """Parameters whose path matches `pattern` (a regular expression, searched), and what differs for them.
 
     `factor` multiplies the rate; `fixed_rate` keeps it off the schedule; `weight_decay` replaces the
@@ -108,6 +110,12 @@ class Group(NamedTuple):
     fixed_rate: bool = False
     weight_decay: float = -1.0
     frozen_steps: int = 0
+
+    def __post_init__(self):
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"pattern={self.pattern!r} is not a regular expression: {error}") from error
 
 
 def build(
@@ -125,7 +133,7 @@ def build(
         name: a key of `DIRECTIONS`.
         schedule: step -> rate.
         weight_decay: of all parameters that no group says otherwise for.
-        groups: a parameter belongs to the first group whose pattern its path ("backbone/conv1/conv/kernel") holds.
+        groups: a parameter belongs to the first group whose pattern is in its path ("network/head/linear1/...").
         peak: the rate of groups with `fixed_rate`.
         settings: of the direction (momentum, trust, ...).
 
@@ -162,5 +170,7 @@ def labels(params, groups: tuple[Group, ...]):
     found = set(jax.tree.leaves(tree))
     for i, group in enumerate(groups):
         if str(i) not in found:
-            raise SettingError(f"optim.groups: the pattern {group.pattern!r} matches no parameter")
+            raise SettingError(
+                f"optim.groups: pattern {group.pattern!r} matches no parameter (of those that earlier groups left)"
+            )
     return tree

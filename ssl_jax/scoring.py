@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import writer
-from ssl_jax.build import Plan, Stage
+from ssl_jax.build import Plan
 from ssl_jax.encoder import embed
 from ssl_jax.interface import Split
+from ssl_jax.stages import Stage
 
 # Prefix of the scores in metrics.jsonl, and how these features are called.
 FEATURES = {"pixels": "raw pixels", "untrained": "untrained encoder", "eval": "trained encoder"}

@@ -4,8 +4,10 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
-import types
 import typing
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
 
 
 class SettingError(Exception):
@@ -29,22 +31,23 @@ def choose(package: str, name: str, setting: str, attribute: str):
     raise SettingError(f"{setting}={name!r} is not known; choose one of: {', '.join(sorted(known))}")
 
 
-def fill(cls, section, setting: str, **given):
-    """`cls(**section, **given)` for a dataclass, after checking names and types.
+def fill(cls, values, setting: str, **given):
+    """`cls(**values, **given)` for a dataclass, after checking names and types.
 
     Args:
         cls: a dataclass.
-        section: mapping of field name to value, straight from the config; `name` is left out.
+        values: section of the config, field name to value; `name` is left out.
         setting: where the section stands, for messages, such as "method".
         given: fields that the caller knows (the number of examples, say); those the class lacks are dropped.
 
     Raises:
         SettingError: an unknown name (with the nearest one), a wrong type, or a value the class refuses.
     """
+    values = section(values, setting)
     hints = typing.get_type_hints(cls)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
-    values = {k: v for k, v in dict(section).items() if k != "name"}
-    settable = [f for f in fields if f not in given and f not in ("parent",)]
+    values = {k: v for k, v in values.items() if k != "name"}
+    settable = [f for f in fields if f not in given]
     for key, value in values.items():
         if key not in settable:
             raise SettingError(unknown(f"{setting}.{key}", key, settable))
@@ -64,18 +67,45 @@ def unknown(setting: str, name: str, known) -> str:
 
 
 def convert(value, hint, setting: str):
-    """`value` as the annotation `hint` wants it: lists become tuples, whole numbers pass as floats."""
+    """`value` as the annotation `hint` wants it: lists become tuples, whole numbers pass as floats.
+
+    Raises:
+        SettingError: another type.
+    """
     if isinstance(value, list):
         value = tuple(value)
     kind = typing.get_origin(hint) or hint
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if (
-        kind is int
-        and isinstance(value, bool)
-        or kind in (int, float, bool, str, tuple)
-        and not isinstance(value, kind)
-    ):
-        name = kind.__name__ if not isinstance(hint, types.GenericAlias) else str(hint)
+    fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if kind in (int, float, bool, str, tuple) and not fits:
+        name = kind.__name__ if kind is hint else str(hint)
         raise SettingError(f"{setting}={value!r} has the wrong type; it takes {name}")
+    if kind is tuple and kind is not hint:
+        return tuple(convert(v, typing.get_args(hint)[0], f"{setting}[{i}]") for i, v in enumerate(value))
     return value
+
+
+def section(value, setting: str):
+    """`value`, if it is a section of settings and not a single one.
+
+    Raises:
+        SettingError: it is not.
+    """
+    if not isinstance(value, Mapping | ConfigDict):
+        raise SettingError(f"{setting}={value!r} is a section: give its settings, as in {setting}.NAME=VALUE")
+    return value
+
+
+def complete(part, default, setting):
+    """Checks names and types of a section against its defaults, and fills in what it lacks."""
+    for key, value in section(part, setting).items():
+        if key not in default:
+            raise SettingError(unknown(f"{setting}.{key}", key, list(default)))
+        if not isinstance(default[key], ConfigDict):
+            convert(value, type(default[key]), f"{setting}.{key}")
+        elif key != "groups":
+            complete(value, default[key], f"{setting}.{key}")
+    for key, value in default.items():
+        if key not in part:
+            part[key] = value

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM as a wish to stop after the current step."""
 
 import signal
+import sys
 import threading
 
 
@@ -13,7 +14,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Within `with StopRequest() as stop:` the first signal sets `stop.signum`; a second Ctrl-C stops at once.
+    """Within `with StopRequest() as stop:` the first signal sets `stop.signum`; a second one stops at once.
 
     Outside the main thread, where Python allows no handlers, it never sets anything.
     """
@@ -31,6 +32,7 @@ class StopRequest:
         if self.signum:
             raise KeyboardInterrupt
         self.signum = signum
+        sys.stderr.write("\nstopping after this step\n")
 
     def __exit__(self, *_):
         for signum, handler in self._before.items():

@@ -15,7 +15,7 @@ from clu import parameter_overview
 from rich.console import Console
 
 from ssl_jax import checkpoint, defaults, scoring, signals, writer
-from ssl_jax.build import Plan, Stage, build, init_state, state_shapes
+from ssl_jax.build import Plan, build, init_state
 from ssl_jax.data.augment import draw_views
 from ssl_jax.data.pipeline import INIT, LOSS, REFRESH, VIEWS, epoch_order, stream
 from ssl_jax.interface import Batch
@@ -23,6 +23,7 @@ from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.scoring import Scorer
 from ssl_jax.settings import SettingError
 from ssl_jax.sharding import batch_sharding, replicated, state_shardings
+from ssl_jax.stages import Stage
 
 __all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite"]
 
@@ -67,6 +68,27 @@ def jit_step(mesh, shardings):
     return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=(shardings, replicated(mesh)))
 
 
+def refresh(stage: Stage, state, images, shardings, step: int, key):
+    """Clustering or discovery before the batch of `step`, where the method or its positives ask for it.
+
+    Returns:
+        the state, and what was found as {"refresh/name": value}, or None where nothing was due.
+    """
+    method, positives = stage.method, getattr(stage.method, "positives", None)
+    clean = lambda name: scoring.features(stage, state, images, (name,))[name]
+    method_key, positives_key = jax.random.split(stream(key, REFRESH, step))
+    new, due, found = state, False, {}
+    if method.refresh_at(step):
+        new, values = method.refresh(new, clean, method_key)
+        due, found = True, found | dict(values)
+    if positives and positives.refresh_at(step):
+        pos_state, values = positives.refresh(new.positives, clean, positives_key)
+        new, due, found = new.replace(positives=pos_state), True, found | dict(values)
+    if not due:
+        return state, None
+    return jax.device_put(new, shardings), {f"refresh/{k}": float(v) for k, v in found.items()}
+
+
 def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     """Trains as `config` says in the folder `workdir`, or goes on where it stopped, and returns the last scores.
 
@@ -82,41 +104,49 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     """
     console = console or Console()
     plan = build(config)
-    folder = Path(workdir)
-    _claim(folder, plan.config)
-    mesh = make_mesh()
-    with _alone(folder), jax.set_mesh(mesh), signals.StopRequest() as stop:
+    folder, mesh = Path(workdir), make_mesh()
+    with _claim(folder, plan.config), jax.set_mesh(mesh), signals.StopRequest() as stop:
         return _Loop(plan, folder, mesh, console, stop).run()
 
 
+@contextlib.contextmanager
 def _claim(folder: Path, config):
-    """Makes the run folder, or checks that it is of a run that trains the same way."""
-    new, path = json.loads(config.to_json_best_effort()), folder / "config.json"
-    if path.exists():
-        old = json.loads(path.read_text())
-        for name, ours, theirs in _differences(new, old):
-            if name.split(".")[0] not in defaults.OBSERVING:
-                raise SettingError(
-                    f"{folder} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
-                )
+    """Holds the run folder for this process alone, once it is new or of a run that trains the same way.
+
+    The lock ends with the process, however that ends.
+    """
+    path = folder / "config.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        writer.replace(path, json.dumps(new, indent=2) + "\n")
+        lock = (folder / ".lock").open("w")
     except OSError as error:
         raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _alone(folder: Path):
-    """Holds the run folder's lock, which ends with the process, however that ends."""
-    with (folder / ".lock").open("w") as lock:
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SettingError(
                 f"another process is training in {folder}; name another folder with --workdir"
             ) from error
+        except OSError:
+            pass  # a file system without locks
+        new = json.loads(config.to_json_best_effort())
+        if path.exists():
+            _same_training(new, path)
+        writer.replace(path, json.dumps(new, indent=2) + "\n")
         yield
+
+
+def _same_training(new: dict, path: Path):
+    try:
+        old = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise SettingError(f"{path} is damaged ({error}); name another folder with --workdir") from error
+    for name, ours, theirs in _differences(new, old):
+        if not defaults.only_observes(name):
+            raise SettingError(
+                f"{path.parent} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
+            )
 
 
 def _differences(new, old, prefix=""):
@@ -133,15 +163,14 @@ class _Loop:
 
     def __init__(self, plan: Plan, folder, mesh, console, stop):
         self.plan, self.folder, self.mesh, self.console, self.stop = plan, folder, mesh, console, stop
-        self.shapes = state_shapes(plan, plan.stages[0])
-        self.shardings = state_shardings(mesh, self.shapes)
+        self.shardings = state_shardings(mesh, plan.shapes)
         self.step_fn = jit_step(mesh, self.shardings)
-        self.checkpoints = checkpoint.Checkpoints(folder, best=plan.config.best)
+        self.by_step = {r["step"]: r[plan.config.best] for r in writer.read(folder) if plan.config.best in r}
+        self.checkpoints = checkpoint.Checkpoints(folder, self.by_step)
         self.key = jax.device_put(jax.random.key(plan.config.seed), replicated(mesh))
         put = partial(jax.device_put, device=replicated(mesh))
         self.images = put(plan.dataset.train.images)
         self.scorer = Scorer(plan, self.images, put(plan.dataset.test.images))
-        self.scores = {f"eval/{k}": v for k, v in scoring.on_record(folder).get(scoring.FEATURES["eval"], {}).items()}
         self.speed = float("nan")
 
     def run(self):
@@ -152,7 +181,7 @@ class _Loop:
             return self.conclude()
         state = self.restore(start) if start else self.fresh()
         self.metrics = writer.Metrics(self.folder, start)
-        self.bar = None
+        self.scores, self.bar = self.last_scores(), None
         try:
             if start:
                 text = f"resuming {self.folder} at step {start} of {self.plan.total_steps}"
@@ -181,7 +210,7 @@ class _Loop:
         return make(stream(self.key, INIT))
 
     def restore(self, step):
-        return self.checkpoints.restore(step, self.shapes, self.shardings)
+        return self.checkpoints.restore(step, self.plan.shapes, self.shardings)
 
     def introduce(self, state):
         """Parameter table, and the scores of raw pixels and the untrained encoder."""
@@ -193,6 +222,8 @@ class _Loop:
             self.metrics.write(0, 0.0, self.scorer.encoder("untrained", stage, state))
             self.metrics.flush()
             self.console.print(writer.table("before training", scoring.on_record(self.folder)))
+        if self.stop.signum:
+            raise signals.Stopped(self.stop.signum, "stopped before the first step; the same command begins anew")
 
     def train(self, state, start):
         """Steps from `start` to the end. Logs one step late, so that the host never waits for the device."""
@@ -200,7 +231,9 @@ class _Loop:
         order, epoch = None, None
         for step in range(start, plan.total_steps):
             stage = plan.stage_at(step)
-            state = self.refresh(stage, state, step)
+            state, found = refresh(stage, state, self.images, self.shardings, step, self.key)
+            if found is not None:
+                self.metrics.write(step, step / plan.steps_per_epoch, {"refresh": True, **found})
             if epoch != step // plan.steps_per_epoch:
                 epoch = step // plan.steps_per_epoch
                 order = np.asarray(epoch_order(self.key, epoch, len(self.images), plan.batch_size))
@@ -217,42 +250,26 @@ class _Loop:
 
     def boundary(self, state, step):
         """Evaluation and checkpoint where due, in this order: a checkpoint's scores are on disk before it."""
-        scores = {}
+        stopping = self.stop.signum
         if self.plan.due(step, self.plan.config.eval_epochs) and self.plan.evaluators:
             scores = self.scorer.encoder("eval", self.plan.stage_at(step), state)
             self.metrics.write(step, step / self.plan.steps_per_epoch, scores)
-            self.scores.update(scores)
+            self.scores = scores
+            if self.plan.config.best in scores:
+                self.by_step[step] = scores[self.plan.config.best]
             listed = "  ".join(f"{writer.label(k.partition('/')[2])} {v:.4f}" for k, v in scores.items())
             self.bar.note(f"epoch {step // self.plan.steps_per_epoch}: {listed}")
         self.metrics.flush()
-        if self.stop.signum or self.plan.due(step, self.plan.config.checkpoint_epochs):
+        if stopping or self.plan.due(step, self.plan.config.checkpoint_epochs):
             self.check_finite(optax.tree_utils.tree_sum(state.params), "sum of the parameters", step)
-            self.checkpoints.save(step, state, scores)
+            self.checkpoints.save(step, state)
         self.clock = time.monotonic(), step
-        if self.stop.signum and step < self.plan.total_steps:
+        if stopping and step < self.plan.total_steps:
             self.checkpoints.close()
             raise signals.Stopped(
-                self.stop.signum,
+                stopping,
                 f"stopped at step {step} of {self.plan.total_steps}, saved in {self.folder}; the same command goes on",
             )
-
-    def refresh(self, stage, state, step):
-        """Clustering or discovery before the batch of this step, where the method or its positives ask for it."""
-        chosen = getattr(stage.method, "positives", None)
-        found = {}
-        if stage.method.refresh_at(step) or chosen and chosen.refresh_at(step):
-            clean = lambda name: scoring.features(stage, state, self.images, (name,))[name]
-            key = stream(self.key, REFRESH, step)
-            if stage.method.refresh_at(step):
-                state, values = stage.method.refresh(state, clean, key)
-                found.update(values)
-            if chosen and chosen.refresh_at(step):
-                pos_state, values = chosen.refresh(state.positives, clean, key)
-                state, found = state.replace(positives=pos_state), {**found, **values}
-            state = jax.device_put(state, self.shardings)
-            values = {f"refresh/{k}": float(v) for k, v in found.items()}
-            self.metrics.write(step, step / self.plan.steps_per_epoch, {"refresh": True, **values})
-        return state
 
     def log(self, step, metrics):
         """Reads the loss of `step`, which the device has left behind; every `log_steps` also the rest."""
@@ -288,4 +305,9 @@ class _Loop:
             self.console.print(writer.table(str(self.folder), rows))
         for sentence in writer.comparison(rows) if len(rows) > 1 else ():
             self.console.print(sentence, highlight=False, soft_wrap=True)
-        return {f"eval/{name}": value for name, value in rows.get(scoring.FEATURES["eval"], {}).items()}
+        return self.last_scores()
+
+    def last_scores(self):
+        """The newest scores on record, as {"eval/knn/top1": ...}."""
+        found = scoring.on_record(self.folder).get(scoring.FEATURES["eval"], {})
+        return {f"eval/{name}": value for name, value in found.items()}

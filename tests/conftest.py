@@ -21,8 +21,13 @@ import jax
 import numpy as np
 import pytest
 
+import ssl_jax.methods
+
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A method of the tests' own, found by its file's name like any other.
+ssl_jax.methods.__path__.append(str(Path(__file__).parent / "plugins"))
 
 GOLDEN = Path(__file__).parent / "golden"
 

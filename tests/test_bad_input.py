@@ -83,7 +83,7 @@ def put(path, value):
         ("optim.name", "lars", "optim.name='lars' is not known; choose one of: larc, sgd, adam"),
         ("optim.schedule.name", "linear", "optim.schedule.name='linear' is not known"),
         ("optim.schedule.warmup_epochs", 9.0, "optim.schedule.warmup_epochs=9.0: within the run's epochs"),
-        ("optim.groups.prototypes.pattern", "^heads", "the pattern '\\^heads' matches no parameter"),
+        ("optim.groups.prototypes.pattern", "^heads", "pattern '\\^heads' matches no parameter"),
         (
             "optim.groups.prototypes.frozen",
             1,
@@ -94,6 +94,32 @@ def put(path, value):
         ("stages.first.head", {}, "stages.first.head is not a setting"),
         ("evals.knn.k", 257, "evals.knn: k=257: between 1 and the 256 training images"),
         ("evals.clustering.clusters", 257, "evals.clustering: clusters=257"),
+        ("evals.knn.feature", "embeding", "evals.knn: swav has no feature 'embeding'; choose backbone or embedding"),
+        ("evals.knn.feature", "stage1", r"evals.knn: 'stage1' is a map of shape \(8, 8, 4\)"),
+        ("evals.clustering.clusters", -1, "evals.clustering: clusters=-1"),
+        ("evals.clustering.restarts", 0, "restarts=0"),
+        ("evals.knn", 3, "evals.knn=3 is a section"),
+        ("best", "eval/kmn/top1", "best='eval/kmn/top1': give a score as it is logged, such as eval/"),
+        ("seed", 2**70, "seed=1180591620717411303424: between 0 and"),
+        ("method.queue_length", -32, "at least 0"),
+        ("method.queue_starts_epoch", 3.75, "would first be used at step 32 of 32; start it earlier or set queue_"),
+        ("method.sinkhorn_iterations", -1, "at least 0"),
+        ("method.assign", ("a", "b"), r"method.assign\[0\]='a' has the wrong type; it takes int"),
+        ("model.width", 0, "model: width=0: at least 1"),
+        ("head.dim", 0, "head: dim=0"),
+        ("head.hidden", ("a",), r"head.hidden\[0\]='a'"),
+        ("augment.large", 3, "augment.large=3 is a section"),
+        ("augment.large.brightness", -1.0, "at least 0"),
+        ("augment", {}, "augment is empty"),
+        ("optim.learning_rate", "x", "optim.learning_rate='x' has the wrong type; it takes float"),
+        ("optim.groups.prototypes.pattern", "(", "is not a regular expression"),
+        ("optim.groups.prototypes", {"factor": 0.1}, "optim.groups.prototypes: .*pattern"),
+        ("optim.groups.prototypes.frozen_epochs", "x", "frozen_epochs='x' has the wrong type"),
+        ("optim.schedule", {"name": "drops", "at_epochs": ("a",)}, r"optim.schedule.at_epochs\[0\]='a'"),
+        ("stages.first", 3, "stages.first=3 is a section"),
+        ("stages.first.until_epoch", "x", "stages.first.until_epoch='x' has the wrong type"),
+        ("stages.first.optim.learning_rat", 0.5, "did you mean 'learning_rate'"),
+        ("stages.first.optim.learning_rate", "x", "has the wrong type"),
         ("evals.purity", {}, "evals.purity='purity' is not known; choose one of: clustering, knn, linear"),
     ],
 )
@@ -110,6 +136,30 @@ def test_a_stage_may_not_change_the_state():
     config.stages.first.method.unlock()
     config.stages.first.method.prototypes = 20
     with pytest.raises(SettingError, match="a stage changes the shape of the train state"):
+        build(config)
+
+
+def test_queue_that_is_just_used_is_accepted():
+    config = tiny()
+    config.method.queue_starts_epoch = 2.5  # full at step 22 of 32
+    build(config)
+
+
+def test_locked_and_partial_configs_are_completed():
+    config = tiny()
+    config.data = dict(name="digits", limit=256)
+    config.optim = dict(name="larc", learning_rate=0.1)
+    config.stages.first.optim = dict(name="larc", learning_rate=0.2)
+    config.lock()
+    plan = build(config)
+    assert plan.config.optim.momentum == 0.9
+    assert float(plan.stages[0].schedule(0)) == pytest.approx(0.2)
+
+
+def test_more_classes_than_images():
+    config = tiny("instance")
+    config.data.limit = config.batch_size = 8
+    with pytest.raises(SettingError, match="clusters=10: between 2 and the 8 training images"):
         build(config)
 
 

@@ -15,7 +15,7 @@ from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.sharding import state_shardings
 
-NAMES = ("swav", "instance", "target")
+NAMES = ("swav", "instance", "target", "target with positives")
 
 
 class Bench:
@@ -45,18 +45,7 @@ class Bench:
         losses = []
         with jax.set_mesh(self.mesh):
             for step in range(first, first + steps):
-                if self.stage.method.refresh_at(step):
-                    clean = lambda name: embed(
-                        self.stage.method,
-                        self.state,
-                        self.images,
-                        (name,),
-                        size=8,
-                        mean=self.stage.mean,
-                        std=self.stage.std,
-                    )[name]
-                    state, _ = self.stage.method.refresh(self.state, clean, self.key)
-                    self.state = jax.device_put(state, self.shardings)
+                self.state, _ = train.refresh(self.stage, self.state, self.images, self.shardings, step, self.key)
                 order = epoch_order(self.key, step // methods.STEPS_PER_EPOCH, len(methods.IMAGES), methods.BATCH)
                 index = np.asarray(order[step % methods.STEPS_PER_EPOCH])
                 index = jax.device_put(index, train.batch_sharding(self.mesh))

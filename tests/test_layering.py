@@ -26,11 +26,11 @@ MAY_IMPORT = {
     "methods": {"interface", "positives", "models", "ops", "settings"},
     "evaluation": {"evaluation", "ops", "data", "interface", "optim", "settings"},
     "encoder": {"methods", "interface", "data", "models", "ops", "settings"},
-    "build": {"methods", "positives", "interface", "evaluation", "models", "data", "ops"} | BESIDE,
-    "scoring": {"build", "encoder", "evaluation", "interface", "ops", "writer"},
-    "train": {"scoring", "build", "encoder", "methods", "positives", "interface", "evaluation", "models", "data", "ops"}
-    | BESIDE,
-    "main": {"train", "signals", "settings"},
+    "stages": {"methods", "positives", "models", "data", "ops"} | BESIDE,
+    "build": {"stages", "positives", "interface", "evaluation", "data", "ops"} | BESIDE,
+    "scoring": {"stages", "build", "encoder", "interface", "writer"},
+    "train": {"scoring", "stages", "build", "encoder", "interface", "data", "ops"} | BESIDE,
+    "main": {"train", "signals", "settings", "defaults"},
 }
 
 

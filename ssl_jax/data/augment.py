@@ -29,8 +29,8 @@ class View:
 
     size: int
     count: int = 2
-    scale: tuple = (0.08, 1.0)
-    ratio: tuple = (3 / 4, 4 / 3)
+    scale: tuple[float, ...] = (0.08, 1.0)
+    ratio: tuple[float, ...] = (3 / 4, 4 / 3)
     flip: float = 0.5
     jitter: float = 0.8
     brightness: float = 0.4
@@ -46,6 +46,8 @@ class View:
             raise ValueError(f"scale={self.scale}: give (smallest, largest), both above 0")
         if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
             raise ValueError(f"ratio={self.ratio}: give (smallest, largest), both above 0")
+        if min(self.brightness, self.contrast, self.saturation) < 0:
+            raise ValueError("brightness, contrast and saturation are at least 0")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue={self.hue}: at most half a turn, 0 to 0.5")
         for name in ("flip", "jitter", "grayscale"):

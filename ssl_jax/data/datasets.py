@@ -2,6 +2,7 @@
 
 import dataclasses
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def _cifar_reader(folder, inner, archive):
             try:
                 with tarfile.open(packed) as tar:
                     raw = tar.extractfile(f"{inner}/{name}").read()
-            except (KeyError, OSError, EOFError, tarfile.TarError) as error:
+            except (KeyError, OSError, EOFError, zlib.error, tarfile.TarError) as error:
                 raise SettingError(f"{where} cannot be read ({error}); fetch it again from {CIFAR_SOURCE}") from error
         else:
             raise SettingError(f"no {name} or {archive} in data.dir={folder}; fetch {archive} from {CIFAR_SOURCE}")

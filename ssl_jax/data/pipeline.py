@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-ORDER, VIEWS, LOSS, REFRESH, INIT, EVALUATION = range(6)
+ORDER, VIEWS, LOSS, REFRESH, INIT = range(5)
 
 
 def stream(key, name: int, count=0):

@@ -34,8 +34,12 @@ class Clustering:
     def __post_init__(self):
         if self.metric not in ("cosine", "euclidean"):
             raise ValueError(f"metric={self.metric!r}: choose cosine or euclidean")
-        if self.clusters > self.examples:
-            raise ValueError(f"clusters={self.clusters}: at most the {self.examples} training images")
+        if not 2 <= (self.clusters or self.classes) <= self.examples:
+            raise ValueError(
+                f"clusters={self.clusters or self.classes}: between 2 and the {self.examples} training images"
+            )
+        if self.restarts < 1 or self.iterations < 1:
+            raise ValueError(f"restarts={self.restarts} and iterations={self.iterations} are at least 1")
 
     @property
     def needs(self):

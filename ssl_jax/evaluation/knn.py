@@ -5,8 +5,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from ssl_jax.evaluation import metrics
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
 
@@ -55,7 +55,7 @@ class KNN:
         train, test = splits["train"], splits["test"]
         rows = unit(train.features[self.feature]), jnp.asarray(train.labels), unit(test.features[self.feature])
         scores = weighted_knn(*rows, k=self.k, temperature=self.temperature, classes=self.classes)
-        yield "top1", float(np.mean(np.asarray(scores.argmax(1)) == test.labels))
+        yield "top1", metrics.accuracy(test.labels, scores.argmax(1))
 
 
 Evaluator = KNN

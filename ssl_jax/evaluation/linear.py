@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ssl_jax.evaluation import metrics
+
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
@@ -49,7 +51,7 @@ class Linear:
         mean, std = x.mean(0, keepdims=True), x.std(0, keepdims=True) + 1e-6
         weights = _fit(self, (x - mean) / std, jnp.asarray(train.labels)[known])
         scores = _scores(weights, (jnp.asarray(test.features[self.feature]) - mean) / std)
-        yield "top1", float(np.mean(np.asarray(scores.argmax(1)) == test.labels))
+        yield "top1", metrics.accuracy(test.labels, scores.argmax(1))
 
 
 def _scores(weights, x):

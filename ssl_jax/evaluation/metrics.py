@@ -1,4 +1,4 @@
-"""Agreement of clusters with labels. Rows with label -1 are unlabelled and left out."""
+"""Agreement of classes or clusters with labels. Rows with label -1 are unlabelled and left out."""
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -9,8 +9,14 @@ def _labelled(labels, predicted):
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     keep = labels >= 0
     if not keep.any():
-        raise ValueError("no labelled rows to compare clusters with")
+        raise ValueError("no labelled rows to compare with")
     return labels[keep], predicted[keep]
+
+
+def accuracy(labels, predicted) -> float:
+    """Share of rows whose predicted class [N] is their label."""
+    labels, predicted = _labelled(labels, predicted)
+    return float(np.mean(labels == predicted))
 
 
 def clustering_accuracy(labels, predicted) -> float:

@@ -53,11 +53,11 @@ class InstanceDiscrimination:
         variables = self.network.init(network_key, batch.views, train=False)
         dim = jax.eval_shape(lambda: self.network.apply(variables, batch.views, train=False)).shape[-1]
         bank = init_bank(bank_key, padded_rows(self.examples), dim)
-        return variables["params"], variables["batch_stats"], InstanceState(bank)
+        return {"network": variables["params"]}, variables["batch_stats"], InstanceState(bank)
 
     def loss(self, state, batch, key):
         """Negative log probability of the own row among all rows."""
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
         bank = state.method.bank[: self.examples]
         loss = instance_nll(embedding[0], bank, batch.index, temperature=self.temperature)
@@ -78,7 +78,7 @@ class InstanceDiscrimination:
 
     def features(self, state, images, names):
         """The network's features."""
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         features = self.network.apply(variables, images, method=Network.features)
         return {name: features[name] for name in names}
 

@@ -56,19 +56,32 @@ class SwAV:
     examples: int = 0
     batch_size: int = 1
     steps_per_epoch: int = 1
+    total_steps: int = 0
 
     def __post_init__(self):
         if not 2 <= self.prototypes <= self.examples:
             raise ValueError(f"prototypes={self.prototypes}: between 2 and the {self.examples} training images")
+        if self.sinkhorn_iterations < 0 or self.queue_length < 0 or self.queue_starts_epoch < 0:
+            raise ValueError("sinkhorn_iterations, queue_length and queue_starts_epoch are at least 0")
         if self.queue_length % self.batch_size:
             near = max(self.queue_length // self.batch_size, 1) * self.batch_size
             raise ValueError(
                 f"queue_length={self.queue_length} is not a multiple of batch_size={self.batch_size}; try {near}"
             )
+        first_used = self._queue_starts + self.queue_length // self.batch_size
+        if self.queue_length and self.total_steps and first_used >= self.total_steps:
+            raise ValueError(
+                f"queue_starts_epoch={self.queue_starts_epoch}: a queue of {self.queue_length} would first be used at "
+                f"step {first_used} of {self.total_steps}; start it earlier or set queue_length=0"
+            )
         if not self.temperature > 0 or not self.epsilon > 0:
             raise ValueError(f"temperature={self.temperature} and epsilon={self.epsilon} must be above 0")
         if not self.assign or len(set(self.assign)) != len(self.assign):
             raise ValueError(f"assign={self.assign}: give different view numbers, such as (0, 1)")
+
+    @property
+    def _queue_starts(self) -> int:
+        return round(self.queue_starts_epoch * self.steps_per_epoch)
 
     def init(self, key, batch):
         """Network and unit prototypes; an empty queue."""
@@ -115,7 +128,7 @@ class SwAV:
         state = state.replace(params=params)
         if not self.queue_length:
             return state
-        started = state.step > round(self.queue_starts_epoch * self.steps_per_epoch)
+        started = state.step > self._queue_starts
         queue = jnp.where(started, jax.vmap(push_queue)(state.method.queue, aux.carry), state.method.queue)
         return state.replace(method=SwAVState(queue))
 

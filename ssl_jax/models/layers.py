@@ -84,6 +84,11 @@ class Head(nn.Module):
     hidden: tuple[int, ...] = ()
     batch_norm: bool = True
 
+    def __post_init__(self):
+        super().__post_init__()
+        if min(self.dim, *self.hidden, self.dim) < 1:
+            raise ValueError(f"dim={self.dim} and hidden={self.hidden}: at least 1")
+
     @nn.compact
     def __call__(self, x, *, train: bool):
         for i, features in enumerate(self.hidden):

@@ -50,6 +50,8 @@ class ResNet(nn.Module):
         super().__post_init__()
         if self.depth not in STAGES:
             raise ValueError(f"depth={self.depth}: choose one of {sorted(STAGES)}")
+        if self.width < 1:
+            raise ValueError(f"width={self.width}: at least 1")
         if self.stem not in ("imagenet", "cifar"):
             raise ValueError(f"stem={self.stem!r}: choose imagenet or cifar")
 

@@ -16,9 +16,12 @@ def get_config(variant="swav"):
         )
         config.optim.groups = dict(prototypes=dict(pattern="^prototypes", frozen_epochs=1.0))
         config.stages = dict(first=dict(until_epoch=1.5, method=dict(epsilon=0.1), optim=dict(learning_rate=0.02)))
-    else:
+    elif variant == "instance":
         config.method = dict(name="instance", temperature=0.1)
         config.augment = dict(one=dict(size=8, count=1))
+    else:  # a method of the tests' own
+        config.method = dict(name="target", momentum=0.9)
+        config.augment = dict(pair=dict(size=8, count=2))
     config.optim.momentum = 0.5
     config.evals = dict(
         knn=dict(k=5, temperature=0.1), linear=dict(steps=20, batch_size=64), clustering=dict(restarts=2, iterations=5)

@@ -1,0 +1,149 @@
+"""Stages: what holds until which step. From the sections method, positives, augment and optim to objects."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from ml_collections import ConfigDict
+
+from ssl_jax import defaults, optim, positives, schedules
+from ssl_jax.data.augment import View
+from ssl_jax.models.layers import Head
+from ssl_jax.models.network import Network
+from ssl_jax.settings import SettingError, choose, complete, convert, fill, section, unknown
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """What a step needs to know: static to `jit`, so each stage is traced once.
+
+    It holds for the steps before `until`.
+    """
+
+    until: int
+    method: Any
+    tx: optax.GradientTransformation
+    schedule: Callable
+    views: tuple[View, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def stages(config, dataset, facts) -> tuple[Stage, ...]:
+    """The stages of `config` in order; the last is the config without overrides.
+
+    Args:
+        config: a complete config.
+        dataset: gives the channel statistics.
+        facts: examples, batch_size, steps_per_epoch, total_steps and classes, for the parts that declare them.
+    """
+    return tuple(_stage(c, until, dataset, facts) for until, c in _stage_configs(config, facts))
+
+
+def _stage_configs(config, facts):
+    """(until step, whole config) of each stage; the last is the config itself, until the end."""
+    allowed = ("method", "positives", "augment", "optim")
+    stages = []
+    for name, stage in config.stages.items():
+        epoch = convert(section(stage, f"stages.{name}").get("until_epoch", 0), float, f"stages.{name}.until_epoch")
+        until = round(epoch * facts["steps_per_epoch"])
+        if not 0 < until < facts["total_steps"]:
+            raise SettingError(f"stages.{name}.until_epoch={epoch}: inside the {config.epochs} epochs")
+        merged = config.copy_and_resolve_references().unlock()
+        for part in stage:
+            if part not in (*allowed, "until_epoch"):
+                raise SettingError(unknown(f"stages.{name}.{part}", part, ["until_epoch", *allowed]))
+        for part in allowed:
+            override = section(stage.get(part, ConfigDict()), f"stages.{name}.{part}")
+            renamed = override.get("name", merged[part].get("name")) != merged[part].get("name")
+            replaced = renamed and part in ("method", "positives")
+            merged[part] = override if replaced else _merge(merged[part], override)
+        complete(merged.optim, defaults.get_config().optim, f"stages.{name}.optim")
+        stages.append((until, merged))
+    return [*sorted(stages, key=lambda stage: stage[0]), (facts["total_steps"], config)]
+
+
+def _merge(part, override):
+    part = part.copy_and_resolve_references().unlock()
+    for key, value in override.items():
+        both = isinstance(value, ConfigDict) and isinstance(part.get(key), ConfigDict)
+        with part.ignore_type():
+            part[key] = _merge(part[key], value) if both else value
+    return part
+
+
+def _stage(config, until, dataset, facts) -> Stage:
+    views = [(n, fill(View, group, f"augment.{n}")) for n, group in config.augment.items()]
+    if not views:
+        raise SettingError("augment is empty: name at least one group of views")
+    views = tuple(v for _, v in sorted(views, key=lambda item: (-item[1].size, item[0])))
+    schedule = _schedule(config.optim, facts)
+    tx = _optimiser(config.optim, schedule, facts)
+    return Stage(until, _method(config, facts), tx, schedule, views, dataset.mean, dataset.std)
+
+
+def _method(config, facts):
+    model = choose("ssl_jax.models", config.model.get("name", ""), "model.name", "Backbone")
+    backbone = fill(model, config.model, "model", name=None, parent=None)
+    network = Network(backbone, fill(Head, config.head, "head", name=None, parent=None))
+    cls = choose("ssl_jax.methods", config.method.name, "method.name", "Method")
+    kind = config.positives.get("name", "")
+    if kind not in positives.KINDS:
+        raise SettingError(f"positives.name={kind!r} is not known; choose one of: {', '.join(positives.KINDS)}")
+    positive = fill(positives.KINDS[kind], config.positives, "positives", **facts)
+    if kind != "instance" and "positives" not in {f.name for f in dataclasses.fields(cls)}:
+        raise SettingError(f"positives.name={kind!r} has no published meaning for {config.method.name}; use 'instance'")
+    return fill(cls, config.method, "method", network=network, positives=positive, **facts)
+
+
+def _schedule(settings, facts):
+    schedule, per_epoch = settings.schedule, facts["steps_per_epoch"]
+    rate, total = settings.learning_rate, facts["total_steps"]
+    if schedule.name == "warmup_cosine":
+        warmup = round(schedule.warmup_epochs * per_epoch)
+        if not 0 <= warmup <= total:
+            raise SettingError(f"optim.schedule.warmup_epochs={schedule.warmup_epochs}: within the run's epochs")
+        return schedules.warmup_cosine(rate, total, warmup_steps=warmup, start=schedule.start, final=schedule.final)
+    if schedule.name == "drops":
+        epochs = convert(schedule.at_epochs, tuple[float, ...], "optim.schedule.at_epochs")
+        return schedules.drops(
+            rate, total, at_steps=tuple(round(e * per_epoch) for e in epochs), factor=schedule.factor
+        )
+    if schedule.name == "constant":
+        return schedules.constant(rate, total)
+    raise SettingError(
+        f"optim.schedule.name={schedule.name!r} is not known; choose one of: constant, drops, warmup_cosine"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _GroupSettings:
+    """`optim.Group` as configs give it, in epochs."""
+
+    pattern: str
+    factor: float = 1.0
+    fixed_rate: bool = False
+    weight_decay: float = -1.0
+    frozen_epochs: float = 0.0
+
+    def group(self, steps_per_epoch) -> optim.Group:
+        frozen = round(self.frozen_epochs * steps_per_epoch)
+        return optim.Group(self.pattern, self.factor, self.fixed_rate, self.weight_decay, frozen)
+
+
+def _optimiser(settings, schedule, facts):
+    groups = [fill(_GroupSettings, g, f"optim.groups.{n}") for n, g in section(settings.groups, "optim.groups").items()]
+    takes = optim.DIRECTIONS.get(settings.name)
+    own = {k: settings[k] for k in (takes.__kwdefaults__ if takes else ())}
+    try:
+        return optim.build(
+            settings.name,
+            schedule,
+            weight_decay=settings.weight_decay,
+            groups=tuple(g.group(facts["steps_per_epoch"]) for g in groups),
+            peak=settings.learning_rate,
+            **own,
+        )
+    except ValueError as error:
+        raise SettingError(f"optim: {error}") from error

@@ -1,0 +1,92 @@
+"""A toy method in one file, as a user would add it: a moving-average target, positives, and refreshes."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from ssl_jax.interface import Aux, PositiveSet
+from ssl_jax.models.network import Network
+from ssl_jax.ops.vectors import dot, unit
+from ssl_jax.positives import Instance
+
+
+class TargetState(struct.PyTreeNode):
+    """Target network by moving average, and the centre that a refresh computes."""
+
+    params: Any
+    batch_stats: Any
+    centre: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class MovingTarget:
+    """A toy: predict the target network's embedding of each positive, pushed off the bank's centre."""
+
+    network: Network
+    positives: Any = Instance()
+    momentum: float = 0.9
+    examples: int = 1
+    steps_per_epoch: int = 1
+
+    def init(self, key, batch):
+        variables = self.network.init(key, batch.views, train=False)
+        dim = jax.eval_shape(lambda: self.network.apply(variables, batch.views, train=False)).shape[-1]
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        return params, batch_stats, TargetState(jax.tree.map(jnp.copy, params), batch_stats, jnp.zeros((1, dim)))
+
+    def loss(self, state, batch, key):
+        first, second = batch.views
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        z, online = self.network.apply(variables, (first,), train=True, mutable="batch_stats")
+        variables = {"params": state.method.params, "batch_stats": state.method.batch_stats}
+        target, updated = self.network.apply(variables, (second,), train=True, mutable="batch_stats")
+        target = jax.lax.stop_gradient(unit(target[0] - jnp.broadcast_to(state.method.centre, target[0].shape)))
+        chosen = self.positives.select(state.positives, target, batch.index, state.step)
+        similarity = jnp.take_along_axis(dot(z[0], target), chosen.rows, axis=1)
+        loss = -jnp.mean(jnp.sum(similarity * chosen.weight, 1) / jnp.sum(chosen.weight, 1))
+        return loss, Aux(online["batch_stats"], updated["batch_stats"], {"similarity": -loss})
+
+    def post_step(self, state, aux, batch):
+        params = optax.incremental_update(state.params, state.method.params, 1 - self.momentum)
+        return state.replace(method=state.method.replace(params=params, batch_stats=aux.carry))
+
+    def refresh_at(self, step):
+        return step % self.steps_per_epoch == 0
+
+    def refresh(self, state, embed, key):
+        centre = embed("embedding").mean(0, keepdims=True)
+        return state.replace(method=state.method.replace(centre=centre)), {"centre": jnp.linalg.norm(centre)}
+
+    def features(self, state, images, names):
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        features = self.network.apply(variables, images, method=Network.features)
+        return {name: features[name] for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class SameSign:
+    """Toy positives: the rows of the batch whose first embedding number had the same sign at the last refresh."""
+
+    steps_per_epoch: int = 1
+
+    def init(self, key, examples, dim):
+        return jnp.zeros(examples, bool)
+
+    def select(self, pos_state, keys, index, step):
+        sign = pos_state[index]
+        rows = jnp.broadcast_to(jnp.arange(len(index), dtype=jnp.int32)[None], (len(index), len(index)))
+        return PositiveSet(rows, (sign[:, None] == sign[None]).astype(jnp.float32))
+
+    def refresh_at(self, step):
+        return step % self.steps_per_epoch == 0
+
+    def refresh(self, pos_state, embed, key):
+        sign = embed("embedding")[:, 0] > 0
+        return sign, {"positive": sign.mean()}
+
+
+Method = MovingTarget

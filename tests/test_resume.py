@@ -1,0 +1,83 @@
+"""Stopped anywhere and gone on, every method ends where it would have ended, bit for bit."""
+
+import signal
+
+import pytest
+from ssl_jax.methods.target import SameSign
+from test_run import arrays, assert_same_run, quiet, records, tiny
+
+from ssl_jax import positives, signals, train, writer
+
+
+def short(variant):
+    config = tiny("target" if variant == "positives" else variant)
+    config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
+    if variant == "positives":
+        config.positives.name = "same_sign"
+    return config
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Makes the run behave as if a signal came while step n was being logged."""
+    requests = []
+
+    class Request(signals.StopRequest):
+        def __enter__(self):
+            requests.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(signals, "StopRequest", Request)
+    update = writer.Bar.update
+
+    def arrange(step):
+        def updated(self, at, *args, **kwargs):
+            if at == step:
+                requests[-1].signum = signal.SIGTERM
+            update(self, at, *args, **kwargs)
+
+        monkeypatch.setattr(writer.Bar, "update", updated)
+
+    return arrange
+
+
+@pytest.mark.parametrize("variant", ["swav", "instance", "target", "positives"])
+def test_exact_resume(variant, tmp_path, stop_at, monkeypatch):
+    monkeypatch.setitem(positives.KINDS, "same_sign", SameSign)
+    scores = train.run(short(variant), tmp_path / "whole", console=quiet())
+    # Inside an epoch (a step was under way when the signal came), and at its end, before the next refresh.
+    for step, saved in ((4, 5), (8, 8)):
+        folder = tmp_path / f"stopped{step}"
+        stop_at(step)
+        with pytest.raises(signals.Stopped, match=f"stopped at step {saved} of 16, saved in"):
+            train.run(short(variant), folder, console=quiet())
+        stop_at(None)
+        assert train.run(short(variant), folder, console=quiet()) == scores
+        assert_same_run(folder, tmp_path / "whole", last=16)
+    refreshed = [r["step"] for r in records(tmp_path / "whole") if "refresh" in r]
+    assert refreshed == ([0, 8] if variant in ("target", "positives") else [])
+
+
+def test_not_finite_names_the_last_good_checkpoint(tmp_path, monkeypatch):
+    config = short("instance")
+    config.checkpoint_epochs = 1
+    seen = train._Loop.log
+
+    def broken(self, step, metrics):
+        seen(self, step, metrics | {"loss": float("nan")} if step == 13 else metrics)
+
+    monkeypatch.setattr(train._Loop, "log", broken)
+    with pytest.raises(train.NotFinite, match=r"the loss is nan at step 13; the last good checkpoint is step 8 in"):
+        train.run(config, tmp_path / "run", console=quiet())
+    assert arrays(tmp_path / "run", 8)
+
+
+def test_other_scores_may_be_asked_for_when_resuming(tmp_path, stop_at):
+    stop_at(4)
+    with pytest.raises(signals.Stopped):
+        train.run(short("instance"), tmp_path / "run", console=quiet())
+    stop_at(None)
+    config = short("instance")
+    config.evals = dict(clustering=dict(restarts=1, iterations=3))
+    config.best, config.eval_epochs = "eval/clustering/acc", 2
+    assert "eval/clustering/acc" in train.run(config, tmp_path / "run", console=quiet())
