@@ -21,7 +21,7 @@ def get_config(variant="digits"):
 
 def digits(config):
     """1,437 handwritten digits of 8x8 pixels."""
-    view = dict(size=8, count=1, scale=(0.6, 1.0), ratio=(3 / 4, 4 / 3), flip=0.0)
+    view = dict(size=8, count=1, scale=(0.6, 1.0), ratio=(3 / 5, 5 / 3), flip=0.0)
     view |= dict(jitter=1.0, brightness=0.6, contrast=0.6, saturation=0.0, hue=0.0, grayscale=0.0)
     config.augment = dict(one=view)
     config.epochs, config.batch_size = 80, 64
