@@ -1,0 +1,1 @@
+"""Self-supervised learning by clustering and neighbourhoods, in JAX."""

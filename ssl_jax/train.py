@@ -1,8 +1,5 @@
 """The train step, and the loop around it: the only place that knows all the rest."""
 
-import contextlib
-import fcntl
-import json
 import math
 import time
 from functools import partial
@@ -14,14 +11,14 @@ import optax
 from clu import parameter_overview
 from rich.console import Console
 
-from ssl_jax import checkpoint, defaults, scoring, signals, writer
+from ssl_jax import checkpoint, scoring, signals, writer
 from ssl_jax.build import Plan, build, init_state
 from ssl_jax.data.augment import draw_views
 from ssl_jax.data.pipeline import INIT, LOSS, REFRESH, VIEWS, epoch_order, stream
+from ssl_jax.folder import claim
 from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.scoring import Scorer
-from ssl_jax.settings import SettingError
 from ssl_jax.sharding import batch_sharding, replicated, state_shardings
 from ssl_jax.stages import Stage
 
@@ -75,18 +72,20 @@ def refresh(stage: Stage, state, images, shardings, step: int, key):
         the state, and what was found as {"refresh/name": value}, or None where nothing was due.
     """
     method, positives = stage.method, getattr(stage.method, "positives", None)
-    clean = lambda name: scoring.features(stage, state, images, (name,))[name]
-    method_key, positives_key = jax.random.split(stream(key, REFRESH, step))
-    new, due, found = state, False, {}
-    if method.refresh_at(step):
-        new, values = method.refresh(new, clean, method_key)
-        due, found = True, found | dict(values)
-    if positives and positives.refresh_at(step):
-        pos_state, values = positives.refresh(new.positives, clean, positives_key)
-        new, due, found = new.replace(positives=pos_state), True, found | dict(values)
-    if not due:
+    of_method, of_positives = method.refresh_at(step), bool(positives) and positives.refresh_at(step)
+    if not of_method and not of_positives:
         return state, None
-    return jax.device_put(new, shardings), {f"refresh/{k}": float(v) for k, v in found.items()}
+    clean = lambda name, state=state: scoring.features(stage, state, images, (name,))[name]
+    method_key, positives_key = jax.random.split(stream(key, REFRESH, step))
+    found = {}
+    if of_method:
+        state, values = method.refresh(state, clean, method_key)
+        found.update(values)
+    if of_positives:
+        pos_state, values = positives.refresh(state.positives, clean, positives_key)
+        state = state.replace(positives=pos_state)
+        found.update(values)
+    return jax.device_put(state, shardings), {f"refresh/{k}": float(v) for k, v in found.items()}
 
 
 def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
@@ -105,57 +104,8 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     console = console or Console()
     plan = build(config)
     folder, mesh = Path(workdir), make_mesh()
-    with _claim(folder, plan.config), jax.set_mesh(mesh), signals.StopRequest() as stop:
+    with claim(folder, plan.config), jax.set_mesh(mesh), signals.StopRequest() as stop:
         return _Loop(plan, folder, mesh, console, stop).run()
-
-
-@contextlib.contextmanager
-def _claim(folder: Path, config):
-    """Holds the run folder for this process alone, once it is new or of a run that trains the same way.
-
-    The lock ends with the process, however that ends.
-    """
-    path = folder / "config.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SettingError(
-                f"another process is training in {folder}; name another folder with --workdir"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        new = json.loads(config.to_json_best_effort())
-        if path.exists():
-            _same_training(new, path)
-        writer.replace(path, json.dumps(new, indent=2) + "\n")
-        yield
-
-
-def _same_training(new: dict, path: Path):
-    try:
-        old = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise SettingError(f"{path} is damaged ({error}); name another folder with --workdir") from error
-    for name, ours, theirs in _differences(new, old):
-        if not defaults.only_observes(name):
-            raise SettingError(
-                f"{path.parent} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
-            )
-
-
-def _differences(new, old, prefix=""):
-    for key in sorted({*new, *old}):
-        ours, theirs, name = new.get(key), old.get(key), f"{prefix}{key}"
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            yield from _differences(ours, theirs, f"{name}.")
-        elif ours != theirs:
-            yield name, ours, theirs
 
 
 class _Loop:

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "stages": {"methods", "positives", "models", "data", "ops"} | BESIDE,
     "build": {"stages", "positives", "interface", "evaluation", "data", "ops"} | BESIDE,
     "scoring": {"stages", "build", "encoder", "interface", "writer"},
-    "train": {"scoring", "stages", "build", "encoder", "interface", "data", "ops"} | BESIDE,
+    "folder": {"defaults", "settings", "writer"},
+    "train": {"folder", "scoring", "stages", "build", "encoder", "interface", "data", "ops"} | BESIDE,
     "main": {"train", "signals", "settings", "defaults"},
 }
 

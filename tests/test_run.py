@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ssl_jax import train, writer
 from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.folder import claim
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.settings import SettingError
 from ssl_jax.sharding import state_shardings
@@ -221,7 +222,7 @@ def test_conflicting_config_is_refused_with_the_difference(uninterrupted):
 
 
 def test_one_folder_belongs_to_one_process(uninterrupted):
-    with train._claim(uninterrupted, tiny()), pytest.raises(SettingError, match="another process is training in"):
+    with claim(uninterrupted, tiny()), pytest.raises(SettingError, match="another process is training in"):
         train.run(tiny(), uninterrupted, console=quiet())
 
 

@@ -1,0 +1,65 @@
+"""The run folder: one process, one config."""
+
+import contextlib
+import json
+from pathlib import Path
+
+from ssl_jax import defaults, writer
+from ssl_jax.settings import SettingError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+
+@contextlib.contextmanager
+def claim(folder: Path, config):
+    """Holds the run folder for this process alone, once it is new or of a run that trains the same way.
+
+    The lock ends with the process, however that ends.
+    """
+    path = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
+    with lock:
+        _lock(lock, folder)
+        new = json.loads(config.to_json_best_effort())
+        if path.exists():
+            _same_training(new, path)
+        writer.replace(path, json.dumps(new, indent=2) + "\n")
+        yield
+
+
+def _lock(file, folder):
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SettingError(f"another process is training in {folder}; name another folder with --workdir") from error
+    except OSError:
+        pass  # a file system without locks
+
+
+def _same_training(new: dict, path: Path):
+    try:
+        old = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise SettingError(f"{path} is damaged ({error}); name another folder with --workdir") from error
+    for name, ours, theirs in _differences(new, old):
+        if not defaults.only_observes(name):
+            raise SettingError(
+                f"{path.parent} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
+            )
+
+
+def _differences(new, old, prefix=""):
+    for key in sorted({*new, *old}):
+        ours, theirs, name = new.get(key), old.get(key), f"{prefix}{key}"
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from _differences(ours, theirs, f"{name}.")
+        elif ours != theirs:
+            yield name, ours, theirs
