@@ -207,8 +207,7 @@ class _Loop:
             self.scores = scores
             if self.plan.config.best in scores:
                 self.by_step[step] = scores[self.plan.config.best]
-            listed = "  ".join(f"{writer.label(k.partition('/')[2])} {v:.4f}" for k, v in scores.items())
-            self.bar.note(f"epoch {step // self.plan.steps_per_epoch}: {listed}")
+            self.bar.note(f"epoch {step // self.plan.steps_per_epoch}: {writer.listed(scores)}")
         self.metrics.flush()
         if stopping or self.plan.due(step, self.plan.config.checkpoint_epochs):
             self.check_finite(optax.tree_utils.tree_sum(state.params), "sum of the parameters", step)

@@ -124,6 +124,12 @@ def names(rows: dict[str, dict]) -> list[str]:
     return [n for n in SCORES if n in found] + [n for n in found if n not in SCORES]
 
 
+def listed(scores: dict) -> str:
+    """Scores by their full name ("eval/knn/top1") on one line."""
+    short = {name.partition("/")[2]: value for name, value in scores.items()}
+    return "  ".join(f"{label(name)} {short[name]:.4f}" for name in names({"": short}))
+
+
 def table(title: str, rows: dict[str, dict]) -> Table:
     """One row of scores for each kind of features, the best of each column in bold."""
     shown = Table(title=title, title_justify="left", title_style="")
