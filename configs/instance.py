@@ -11,11 +11,6 @@ def get_config(variant="digits"):
     config = defaults.get_config()
     config.method = dict(name="instance", temperature=0.1, momentum=0.5)
     config.optim.update(name="sgd", learning_rate=0.03, momentum=0.9, weight_decay=5e-4)
-    config.evals = dict(
-        knn=dict(k=20, temperature=0.1, feature="embedding"),
-        linear=dict(feature="backbone"),
-        clustering=dict(restarts=10, feature="embedding"),
-    )
     return defaults.apply_variant(config, variant, dict(digits=digits, cifar10=cifar10, cifar100=cifar100))
 
 

@@ -25,11 +25,6 @@ def get_config(variant="digits"):
         queue_starts_epoch=15.0,
     )
     config.optim.groups = dict(prototypes=dict(pattern="^prototypes", frozen_epochs=1.0))
-    config.evals = dict(
-        knn=dict(k=20, temperature=0.1, feature="embedding"),
-        linear=dict(feature="backbone"),
-        clustering=dict(restarts=10, feature="embedding"),
-    )
     return defaults.apply_variant(config, variant, dict(digits=digits, cifar10=cifar10, cifar100=cifar100))
 
 

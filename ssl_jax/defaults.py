@@ -6,7 +6,7 @@ from ssl_jax.settings import SettingError
 
 
 def get_config() -> ConfigDict:
-    """Settings common to all methods; `method`, `augment` and `evals` are left to the config file."""
+    """Settings common to all methods; `method` and `augment` are left to the config file."""
     config = ConfigDict()
     config.seed = 0
     config.epochs = 200
@@ -56,7 +56,25 @@ def get_config() -> ConfigDict:
     config.stages = ConfigDict()
 
     # What follows does not change the training: it may differ when a run is resumed.
-    config.evals = ConfigDict()
+    config.evals = ConfigDict(  # evaluators by name, each a file of evaluation/
+        {
+            "knn": {"k": 20, "temperature": 0.1, "feature": "embedding"},
+            "linear": {
+                "feature": "backbone",
+                "steps": 1000,
+                "batch_size": 512,
+                "learning_rate": 0.01,
+                "weight_decay": 1e-4,
+            },
+            "clustering": {
+                "feature": "embedding",
+                "clusters": 0,  # 0 = the number of classes
+                "restarts": 10,
+                "iterations": 50,
+                "metric": "cosine",  # or euclidean
+            },
+        }
+    )
     config.eval_epochs = 10  # every so many epochs, and at the end
     config.checkpoint_epochs = 10  # likewise
     config.log_steps = 10

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -23,10 +24,24 @@ def parse(argv):
             raise SettingError("--config is missing; try --config=configs/swav.py")
         if len(rest) > 1:
             raise SettingError(f"{rest[1]!r} is not a flag; settings are given as --config.NAME=VALUE")
-        CONFIG.value.keys()
+        path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+        if not Path(path).is_file():
+            raise SettingError(f"--config={path}: there is no such file")
         return rest
-    except (flags.Error, SettingError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (AttributeError, KeyError) as error:
+        fail(unknown_setting(error, argv), 2)
+    except (flags.Error, SettingError, TypeError, ValueError, OSError) as error:
         fail(error, 2)
+
+
+def unknown_setting(error, argv) -> str:
+    """Which flag named a setting that is not there, with what ml_collections says of it."""
+    said = str(error.args[0]) if error.args else ""
+    names = [arg.partition("=")[0].lstrip("-") for arg in argv[1:]]
+    wrong = next((n for n in names if n.startswith("config.") and n.rpartition(".")[2] in said), None)
+    near = re.search(r'Did you mean "(\w+)"', said)
+    hint = f"; did you mean {near[1]!r}?" if near else ""
+    return f"--{wrong} is not a setting{hint}" if wrong else said
 
 
 def default_workdir() -> Path:
@@ -43,7 +58,7 @@ def default_workdir() -> Path:
 
 def fail(error, code: int):
     """One line on standard error, then the end."""
-    line = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    line = " ".join(str(error).split())
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 

@@ -23,8 +23,17 @@ def cli(*flags):
     ("flags", "message"),
     [
         ([], "--config is missing; try --config=configs/swav.py"),
-        (["--config=nowhere.py"], "nowhere.py"),
-        ([f"--config={TINY}", "--config.bach_size=3"], 'Did you mean "batch_size"'),
+        (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
+        (["--config=nowhere.py", "--config.epochs=3"], "nowhere.py"),
+        (
+            [f"--config={TINY}", "--config.bach_size=3"],
+            "--config.bach_size is not a setting; did you mean 'batch_size'?",
+        ),
+        (
+            [f"--config={TINY}", "--config.method.epsilom=3"],
+            "--config.method.epsilom is not a setting; did you mean 'epsilon'?",
+        ),
+        ([f"--config={TINY}", "--config.evals.knn.kk=3"], "--config.evals.knn.kk is not a setting"),
         ([f"--config={TINY}", "--config.batch_size=many"], "batch_size"),
         ([f"--config={TINY}", "--wordkir=x"], "workdir"),
         ([f"--config={TINY}", "epochs=3"], "'epochs=3' is not a flag"),
