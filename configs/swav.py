@@ -3,7 +3,7 @@
 python -m ssl_jax.main --config=configs/swav.py                               # handwritten digits, embedded
 python -m ssl_jax.main --config=configs/swav.py:cifar10 --config.data.dir=DIR
 
-Digits: under three minutes on two CPU cores. Expect kNN 0.97 and cluster ACC 0.94: medians of seeds 0, 1, 2 at the last
+Digits: about three minutes on two CPU cores. Expect kNN 0.97 and cluster ACC 0.94: medians of seeds 0, 1, 2 at the last
 epoch, measured with this command (jax 0.10.2; single seeds lie between 0.94 and 0.98, and 0.84 and 0.95).
 CIFAR: made for a GPU. No number of our own yet; those in the docstrings below are the recipe's authors'.
 """

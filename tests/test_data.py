@@ -92,11 +92,13 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         tar.add(tmp_path / "cifar-10-batches-bin" / "data_batch_1.bin", "cifar-10-batches-bin/data_batch_1.bin")
-    (cut / "cifar-10-binary.tar.gz").write_bytes(packed.getvalue()[:1_000_000])
-    with pytest.raises(
-        SettingError, match=r"cifar-10-binary.tar.gz:cifar-10-batches-bin/data_batch_1.bin cannot be read"
-    ):
-        datasets.load("cifar10", folder=str(cut))
+    whole = packed.getvalue()
+    for damaged in (whole[:1_000_000], whole[:500_000] + bytes(range(256)) * 40 + whole[510_240:]):
+        (cut / "cifar-10-binary.tar.gz").write_bytes(damaged)
+        with pytest.raises(
+            SettingError, match=r"cifar-10-binary.tar.gz:cifar-10-batches-bin/data_batch_1.bin cannot be"
+        ):
+            datasets.load("cifar10", folder=str(cut))
 
 
 def test_unknown_data_sets_and_limits():
