@@ -12,12 +12,12 @@ from ssl_jax import defaults, positives
 from ssl_jax.data import datasets
 from ssl_jax.interface import Batch, TrainState
 from ssl_jax.settings import SettingError, choose, complete, convert, fill, section, unknown
-from ssl_jax.stages import Stage, stages
+from ssl_jax.stages import Stage, stages, views_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """All parts of a run. `stages` in order; `evaluators` by name; `shapes` of the train state."""
+    """All parts of a run. `stages` in order; `evaluators` by name; `notes` to the user; `shapes` of the train state."""
 
     config: ConfigDict
     dataset: datasets.Dataset
@@ -26,6 +26,7 @@ class Plan:
     batch_size: int
     steps_per_epoch: int
     total_steps: int
+    notes: tuple[str, ...] = ()
     shapes: TrainState | None = None
 
     def stage_at(self, step: int) -> Stage:
@@ -44,39 +45,51 @@ def build(config: ConfigDict) -> Plan:
     Raises:
         SettingError: one line on the first setting or file that cannot be used.
     """
-    config = ConfigDict(config).copy_and_resolve_references().unlock()
-    _check_sections(config)
-    d = config.data
-    dataset = datasets.load(d.name, folder=d.dir, limit=d.limit, labels=d.labels)
-    examples, batch_size = len(dataset.train), config.batch_size
-    if not 0 < batch_size <= examples:
-        raise SettingError(f"batch_size={batch_size}: between 1 and the {examples} training images")
-    if batch_size % jax.device_count():
-        raise SettingError(f"batch_size={batch_size} does not divide by the {jax.device_count()} devices")
-    steps_per_epoch = examples // batch_size
-    facts = dict(
-        examples=examples,
-        batch_size=batch_size,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=config.epochs * steps_per_epoch,
-        classes=len(dataset.classes),
-    )
-    plan = Plan(
-        config,
-        dataset,
-        stages(config, dataset, facts),
-        _evaluators(config, facts),
-        batch_size,
-        steps_per_epoch,
-        facts["total_steps"],
-    )
+    config = completed(config)
+    dataset = load_data(config)
+    facts = _facts(config, len(dataset.train), len(dataset.classes))
+    evaluators, notes = {}, dataset.notes
+    if dataset.classes:
+        evaluators = _evaluators(config, facts)
+    elif config.evals:
+        notes += (f"no labels, so no scores ({', '.join(config.evals)}); watch the loss and train/spread",)
+    counts = (facts[name] for name in ("batch_size", "steps_per_epoch", "total_steps"))
+    plan = Plan(config, dataset, stages(config, dataset, facts), evaluators, *counts, notes)
     plan = dataclasses.replace(plan, shapes=_shapes(plan))
     _check_features(plan)
     return plan
 
 
-def _check_sections(config):
-    known = defaults.get_config()
+def load_data(config) -> datasets.Dataset:
+    """The data set of a completed config; where that may take long, all other settings are checked first."""
+    d, largest = config.data, views_of(config)[0].size
+    if d.name == "folder" and d.size < largest:
+        raise SettingError(
+            f"data.size={d.size} is below the largest view, {largest} pixels; raise it, or lower augment"
+        )
+    if d.name == "folder" or d.name.startswith("tfds:") or d.download:
+        none = datasets.Images(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int32))
+        facts = _facts(config, examples=2**40, classes=2)
+        stages(config, datasets.Dataset(none, none, (), d.mean, d.std), facts)
+        _evaluators(config, facts)
+    return datasets.load(d.name, **{k: v for k, v in d.items() if k != "name"})
+
+
+def _facts(config, examples, classes) -> dict:
+    """What parts of a run are told where they declare it."""
+    batch_size = config.batch_size
+    if not 0 < batch_size <= examples:
+        raise SettingError(f"batch_size={batch_size}: between 1 and the {examples} training images")
+    if batch_size % jax.device_count():
+        raise SettingError(f"batch_size={batch_size} does not divide by the {jax.device_count()} devices")
+    steps = examples // batch_size
+    counts = dict(steps_per_epoch=steps, total_steps=config.epochs * steps)
+    return dict(examples=examples, classes=classes, batch_size=batch_size) | counts
+
+
+def completed(config: ConfigDict) -> ConfigDict:
+    """A copy of `config` with every section there, names and types checked."""
+    config, known = ConfigDict(config).copy_and_resolve_references().unlock(), defaults.get_config()
     for key in config:
         if key not in known:
             raise SettingError(unknown(key, key, list(known)))
@@ -101,6 +114,7 @@ def _check_sections(config):
         raise SettingError(
             f"best={config.best!r}: give a score as it is logged, such as eval/{next(iter(config.evals))}/..."
         )
+    return config
 
 
 def _evaluators(config, facts):

@@ -11,19 +11,37 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.epochs = 200
     config.batch_size = 256  # over all devices
+    config.resident_gb = 8.0  # training images up to this lie on the device; larger sets stay on the host
 
     config.data = ConfigDict(
         {
-            "name": "digits",  # digits, cifar10, cifar100
-            "dir": "",  # folder of the files, where the data set has any
+            "name": "digits",  # digits, cifar10, cifar100, folder, array, tfds:<name>
+            "dir": "",  # folder or file of the data set, where it has any
             "limit": 0,  # first so many training images; 0 = all
-            "labels": "fine",  # or coarse (CIFAR-100)
+            "labels": "fine",  # or coarse (CIFAR-100), or none
+            "size": 128,  # side in pixels of the squares that images of folder and tfds are stored as
+            "test_share": 0.1,  # held out of each class where there is no test split
+            "skip_corrupt": False,  # leave out image files that cannot be read
+            "download": False,  # fetch what is missing (CIFAR)
+            "cache": "",  # folder for decoded images and downloads; empty = ~/.cache/ssl_jax
+            "mean": (),  # of each channel, pixels in 0..1; empty = the data set's own
+            "std": (),  # likewise
         }
     )
     # Groups of views, each a data.augment.View; larger views come first, groups of one size by name.
     config.augment = ConfigDict()
 
-    config.model = ConfigDict({"name": "resnet", "depth": 18, "width": 64, "stem": "cifar"})
+    config.model = ConfigDict(
+        {
+            "name": "resnet",
+            "depth": 18,  # 10, 18, 34, 50
+            "width": 64,  # channels of the first stage; 128 of a ResNet-50 is w2
+            "stem": "cifar",  # or imagenet
+            "dtype": "float32",  # bfloat16: the backbone's activations and products; all else stays float32
+            "remat": False,  # keep only each block's input for the backward pass: less memory, a third more work
+            "bn_groups": 1,  # BatchNorm statistics over so many parts of the batch; 1 = over all of it
+        }
+    )
     config.head = ConfigDict({"dim": 128, "hidden": (), "batch_norm": True})
     config.method = ConfigDict()
     config.positives = ConfigDict({"name": "instance"})
@@ -32,6 +50,7 @@ def get_config() -> ConfigDict:
         {
             "name": "sgd",  # larc, sgd, adam; each takes those of the settings below that it has
             "learning_rate": 0.03,
+            "base_batch_size": 0,  # rates are for a batch of this size and scale with it; 0 = rates as given
             "weight_decay": 0.0,  # coupled, as in torch.optim
             "momentum": 0.9,
             "nesterov": False,
@@ -47,8 +66,8 @@ def get_config() -> ConfigDict:
                 "at_epochs": (),
                 "factor": 0.1,
             },
-            # name -> pattern (regular expression on "network/backbone/conv1/conv/kernel"), factor, fixed_rate,
-            # weight_decay, frozen_epochs; the first group by name whose pattern is found decides.
+            # name -> pattern (regular expression on "network/backbone/conv1/conv/kernel"), name (another optimiser),
+            # factor, fixed_rate, weight_decay, frozen_epochs; the first group by name whose pattern is found decides.
             "groups": {},
         }
     )
@@ -83,6 +102,14 @@ def get_config() -> ConfigDict:
     return config
 
 
+def view(size: int, **changes) -> dict:
+    """A group of views with all settings of `data.augment.View`, so that each can be given on the command line."""
+    values = dict(size=size, count=2, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5)
+    values |= dict(jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2)
+    values |= dict(blur=0.0, sigma=(0.1, 2.0), kernel=0, solarize=0.0, threshold=0.5)
+    return values | changes
+
+
 def apply_variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
     """`config` after `variants[name](config)`, for the part of --config=FILE:NAME behind the colon."""
     if name not in variants:
@@ -91,9 +118,9 @@ def apply_variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
     return config
 
 
-_OBSERVING = ("evals", "eval_epochs", "checkpoint_epochs", "log_steps", "baselines", "best")
+_OBSERVING = ("evals", "eval_epochs", "checkpoint_epochs", "log_steps", "baselines", "best", "resident_gb")
 
 
 def only_observes(name: str) -> bool:
     """Whether the setting `name` ("evals.knn.k", "data.dir") leaves the training as it is."""
-    return name.split(".")[0] in _OBSERVING or name == "data.dir"
+    return name.split(".")[0] in _OBSERVING or name in ("data.dir", "data.cache", "data.download")

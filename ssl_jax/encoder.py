@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.data.augment import clean
 from ssl_jax.ops.mesh import REPLICATED, ROWS, constrain
@@ -15,7 +16,7 @@ def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) ->
     Args:
         method: gives the features.
         state: a `TrainState`.
-        images: [N, H, W, C] uint8, resident on the device.
+        images: [N, H, W, C] uint8, on the device or on the host.
         names: features wanted; one pass serves all.
         size: side, in pixels, that the images are brought to: that of the largest view trained on.
         mean, std: channel statistics.
@@ -23,17 +24,17 @@ def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) ->
     """
     rows = len(images)
     chunk = min(chunk, rows)
-    take = partial(_chunk, method, state, images, names=names, rows=chunk, size=size, mean=mean, std=std)
+    take = partial(_chunk, method, state, names=names, size=size, mean=mean, std=std)
     parts = []
     for start in range(0, rows, chunk):
-        parts.append(take(start=start))
+        index = np.minimum(start + np.arange(chunk), rows - 1)
+        parts.append(take(images[index]))
         # One pass ahead is enough; many in flight can deadlock several virtual CPU devices.
         jax.block_until_ready(parts[-2:-1])
     return {name: jnp.concatenate([p[name] for p in parts])[:rows] for name in names}
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("names", "rows", "size", "mean", "std"))
-def _chunk(method, state, images, *, start, names, rows, size, mean, std):
-    index = jnp.minimum(start + jnp.arange(rows), len(images) - 1)
-    batch = constrain(clean(images[index], size, mean, std), ROWS)
+@partial(jax.jit, static_argnums=0, static_argnames=("names", "size", "mean", "std"))
+def _chunk(method, state, images, *, names, size, mean, std):
+    batch = constrain(clean(images, size, mean, std), ROWS)
     return {name: constrain(x, REPLICATED) for name, x in method.features(state, batch, names).items()}

@@ -78,6 +78,9 @@ class Method(Protocol):
     def refresh(self, state: TrainState, embed: Embed, key) -> tuple[TrainState, Mapping[str, Any]]:
         """Clustering or neighbourhood discovery: a pure function of state and step."""
 
+    def diagnose(self, metrics: Mapping[str, float]) -> str | None:
+        """On the host, from metrics averaged over an epoch or so: one line if training has collapsed, with remedies."""
+
     def features(self, state: TrainState, images, names: tuple[str, ...]) -> dict[str, jax.Array]:
         """Named features of clean images in evaluation mode: `backbone`, `embedding`, `scores`, `stage1`.. `stage5`."""
 

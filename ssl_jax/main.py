@@ -2,79 +2,37 @@
 
 import hashlib
 import json
-import re
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
 
-from ssl_jax import defaults
-from ssl_jax.settings import SettingError
+from ssl_jax import cli, defaults
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :variant where it has any.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; default runs/<config>[-<variant>][-<hash of overrides>].")
-
-
-def parse(argv):
-    """absl's flags, with every mistake as one line and exit code 2."""
-    try:
-        rest = flags.FLAGS(argv)
-        if CONFIG.value is None:
-            raise SettingError("--config is missing; try --config=configs/swav.py")
-        if len(rest) > 1:
-            raise SettingError(f"{rest[1]!r} is not a flag; settings are given as --config.NAME=VALUE")
-        path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-        if not Path(path).is_file():
-            raise SettingError(f"--config={path}: there is no such file")
-        return rest
-    except (AttributeError, KeyError) as error:
-        fail(unknown_setting(error, argv), 2)
-    except (flags.Error, SettingError, TypeError, ValueError, OSError) as error:
-        fail(error, 2)
-
-
-def unknown_setting(error, argv) -> str:
-    """Which flag named a setting that is not there, with what ml_collections says of it."""
-    said = str(error.args[0]) if error.args else ""
-    names = [arg.partition("=")[0].lstrip("-") for arg in argv[1:]]
-    wrong = next((n for n in names if n.startswith("config.") and n.rpartition(".")[2] in said), None)
-    near = re.search(r'Did you mean "(\w+)"', said)
-    hint = f"; did you mean {near[1]!r}?" if near else ""
-    return f"--{wrong} is not a setting{hint}" if wrong else said
 
 
 def default_workdir() -> Path:
     """runs/<config>[-<variant>][-<hash of overrides>]; settings that only observe do not count."""
-    flag = flags.FLAGS["config"]
-    path, _, variant = config_flags.get_config_filename(flag).partition(":")
-    overrides = {k: v for k, v in config_flags.get_override_values(flag).items() if not defaults.only_observes(k)}
-    name = "-".join(part for part in (Path(path).stem, variant) if part)
+    stem, variant, overrides = cli.config_name()
+    overrides = {k: v for k, v in overrides.items() if not defaults.only_observes(k)}
+    name = "-".join(part for part in (stem, variant) if part)
     if overrides:
         text = json.dumps(overrides, sort_keys=True, default=str)
         name += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
     return Path("runs") / name
 
 
-def fail(error, code: int):
-    """One line on standard error, then the end."""
-    line = " ".join(str(error).split())
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(code)
-
-
-def main(argv):
-    logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+def main():
     try:
-        from ssl_jax import signals, train
+        from ssl_jax import compilation, signals, train
     except KeyboardInterrupt:
         sys.exit(130)
+    compilation.enable_cache()
     try:
-        train.run(CONFIG.value, WORKDIR.value or default_workdir())
-    except SettingError as error:
-        fail(error, 2)
+        train.run(cli.CONFIG.value, WORKDIR.value or default_workdir())
     except train.NotFinite as error:
-        fail(error, 1)
+        cli.fail(error, 1)
     except signals.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.signum)
@@ -84,4 +42,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    cli.start(main)

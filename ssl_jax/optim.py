@@ -101,11 +101,13 @@ DIRECTIONS = {"larc": _larc, "sgd": _sgd, "adam": _adam}
 class Group:
     """Parameters whose path matches `pattern` (a regular expression, searched), and what differs for them.
 
-    `factor` multiplies the rate; `fixed_rate` keeps it off the schedule; `weight_decay` replaces the
+    `name` is another direction than the common one (LARC for kernels, SGD for biases); `factor` multiplies the
+    rate; `fixed_rate` keeps it off the schedule; `weight_decay` replaces the
     common one (negative: unchanged); for `frozen_steps` they do not move.
     """
 
     pattern: str
+    name: str = ""
     factor: float = 1.0
     fixed_rate: bool = False
     weight_decay: float = -1.0
@@ -135,14 +137,12 @@ def build(
         weight_decay: of all parameters that no group says otherwise for.
         groups: a parameter belongs to the first group whose pattern is in its path ("network/head/linear1/...").
         peak: the rate of groups with `fixed_rate`.
-        settings: of the direction (momentum, trust, ...).
+        settings: of the directions (momentum, trust, ...); each takes those it has.
 
     Raises:
         SettingError: an unknown optimiser or setting; at `init`, a pattern that matches no parameter.
     """
-    if name not in DIRECTIONS:
-        raise SettingError(f"optim.name={name!r} is not known; choose one of: {', '.join(DIRECTIONS)}")
-    known = DIRECTIONS[name].__kwdefaults__
+    known = {key for direction in DIRECTIONS.values() for key in direction.__kwdefaults__}
     for key in settings:
         if key not in known:
             raise SettingError(unknown(f"optim.{key}", key, list(known)))
@@ -150,13 +150,20 @@ def build(
     def one(group):
         decay = weight_decay if group.weight_decay < 0 else group.weight_decay
         rate = lambda step: group.factor * (peak if group.fixed_rate else schedule(step))
-        return scheduled(DIRECTIONS[name](decay, **settings), rate, frozen_steps=group.frozen_steps)
+        return scheduled(_direction(group.name or name, decay, settings), rate, frozen_steps=group.frozen_steps)
 
     rest = Group("")
     if not groups:
         return one(rest)
     every = {str(i): one(group) for i, group in enumerate((*groups, rest))}
     return optax.partition(every, lambda params: labels(params, groups))
+
+
+def _direction(name, weight_decay, settings):
+    if name not in DIRECTIONS:
+        raise SettingError(f"optim.name={name!r} is not known; choose one of: {', '.join(DIRECTIONS)}")
+    takes = DIRECTIONS[name].__kwdefaults__
+    return DIRECTIONS[name](weight_decay, **{k: v for k, v in settings.items() if k in takes})
 
 
 def labels(params, groups: tuple[Group, ...]):

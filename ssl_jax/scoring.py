@@ -1,10 +1,12 @@
 """Scores of a run: one embedding pass for all evaluators, and the baselines that the scores stand beside."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import writer
 from ssl_jax.build import Plan
+from ssl_jax.data.augment import clean
 from ssl_jax.encoder import embed
 from ssl_jax.interface import Split
 from ssl_jax.stages import Stage
@@ -44,10 +46,17 @@ def features(stage: Stage, state, images, names) -> dict:
     return embed(stage.method, state, images, names, size=stage.views[0].size, mean=stage.mean, std=stage.std)
 
 
-def _pixels(images, stage):
-    """[N, H * W * C]"""
-    x = (images / np.float32(255) - np.asarray(stage.mean, np.float32)) / np.asarray(stage.std, np.float32)
-    return jnp.asarray(x.reshape(len(x), -1))
+PIXELS = 32  # side, at most, of the images whose raw pixels are scored
+
+
+def _pixels(images, stage, chunk=1024):
+    """Normalised pixels [N, S * S * C], of larger images at 32 pixels, where distances mean more and cost less."""
+    if max(images.shape[1:3]) <= PIXELS:
+        x = (images / np.float32(255) - np.asarray(stage.mean, np.float32)) / np.asarray(stage.std, np.float32)
+        return jnp.asarray(x.reshape(len(x), -1))
+    small = jax.jit(lambda block: clean(block, PIXELS, stage.mean, stage.std).reshape(len(block), -1))
+    blocks = [small(np.asarray(images[start : start + chunk])) for start in range(0, len(images), chunk)]
+    return jnp.concatenate(blocks)
 
 
 def on_record(folder) -> dict[str, dict]:

@@ -18,7 +18,8 @@ from ssl_jax.settings import SettingError, choose, complete, convert, fill, sect
 class Stage:
     """What a step needs to know: static to `jit`, so each stage is traced once.
 
-    It holds for the steps before `until`.
+    It holds for the steps before `until`. `resident`: the whole training set lies on the device; otherwise each
+    step is given its own images.
     """
 
     until: int
@@ -28,6 +29,7 @@ class Stage:
     views: tuple[View, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resident: bool = True
 
 
 def stages(config, dataset, facts) -> tuple[Stage, ...]:
@@ -73,20 +75,28 @@ def _merge(part, override):
     return part
 
 
-def _stage(config, until, dataset, facts) -> Stage:
+def views_of(config) -> tuple[View, ...]:
+    """The groups of views in `config.augment`, larger first, groups of one size by name."""
     views = [(n, fill(View, group, f"augment.{n}")) for n, group in config.augment.items()]
     if not views:
         raise SettingError("augment is empty: name at least one group of views")
-    views = tuple(v for _, v in sorted(views, key=lambda item: (-item[1].size, item[0])))
+    return tuple(v for _, v in sorted(views, key=lambda item: (-item[1].size, item[0])))
+
+
+def _stage(config, until, dataset, facts) -> Stage:
+    views = views_of(config)
     schedule = _schedule(config.optim, facts)
     tx = _optimiser(config.optim, schedule, facts)
-    return Stage(until, _method(config, facts), tx, schedule, views, dataset.mean, dataset.std)
+    resident = dataset.train.images.nbytes <= config.resident_gb * 2**30
+    return Stage(until, _method(config, facts), tx, schedule, views, dataset.mean, dataset.std, resident)
 
 
 def _method(config, facts):
     model = choose("ssl_jax.models", config.model.get("name", ""), "model.name", "Backbone")
     backbone = fill(model, config.model, "model", name=None, parent=None)
-    network = Network(backbone, fill(Head, config.head, "head", name=None, parent=None))
+    if facts["batch_size"] % (groups := config.model.get("bn_groups", 1)):
+        raise SettingError(f"model.bn_groups={groups} does not divide batch_size={facts['batch_size']}")
+    network = Network(backbone, fill(Head, config.head, "head", name=None, parent=None, bn_groups=groups))
     cls = choose("ssl_jax.methods", config.method.name, "method.name", "Method")
     kind = config.positives.get("name", "")
     if kind not in positives.KINDS:
@@ -97,14 +107,22 @@ def _method(config, facts):
     return fill(cls, config.method, "method", network=network, positives=positive, **facts)
 
 
+def rate_scale(settings, batch_size: int) -> float:
+    """What the rates of `config.optim` are multiplied by: linear in the batch size where a base is given."""
+    if settings.base_batch_size < 0:
+        raise SettingError(f"optim.base_batch_size={settings.base_batch_size}: at least 0 (0: rates as given)")
+    return batch_size / settings.base_batch_size if settings.base_batch_size else 1.0
+
+
 def _schedule(settings, facts):
-    schedule, per_epoch = settings.schedule, facts["steps_per_epoch"]
-    rate, total = settings.learning_rate, facts["total_steps"]
+    schedule, per_epoch, total = settings.schedule, facts["steps_per_epoch"], facts["total_steps"]
+    scale = rate_scale(settings, facts["batch_size"])
+    rate, start, final = (scale * r for r in (settings.learning_rate, schedule.start, schedule.final))
     if schedule.name == "warmup_cosine":
         warmup = round(schedule.warmup_epochs * per_epoch)
         if not 0 <= warmup <= total:
             raise SettingError(f"optim.schedule.warmup_epochs={schedule.warmup_epochs}: within the run's epochs")
-        return schedules.warmup_cosine(rate, total, warmup_steps=warmup, start=schedule.start, final=schedule.final)
+        return schedules.warmup_cosine(rate, total, warmup_steps=warmup, start=start, final=final)
     if schedule.name == "drops":
         epochs = convert(schedule.at_epochs, tuple[float, ...], "optim.schedule.at_epochs")
         return schedules.drops(
@@ -122,6 +140,7 @@ class _GroupSettings:
     """`optim.Group` as configs give it, in epochs."""
 
     pattern: str
+    name: str = ""
     factor: float = 1.0
     fixed_rate: bool = False
     weight_decay: float = -1.0
@@ -129,20 +148,19 @@ class _GroupSettings:
 
     def group(self, steps_per_epoch) -> optim.Group:
         frozen = round(self.frozen_epochs * steps_per_epoch)
-        return optim.Group(self.pattern, self.factor, self.fixed_rate, self.weight_decay, frozen)
+        return optim.Group(self.pattern, self.name, self.factor, self.fixed_rate, self.weight_decay, frozen)
 
 
 def _optimiser(settings, schedule, facts):
     groups = [fill(_GroupSettings, g, f"optim.groups.{n}") for n, g in section(settings.groups, "optim.groups").items()]
-    takes = optim.DIRECTIONS.get(settings.name)
-    own = {k: settings[k] for k in (takes.__kwdefaults__ if takes else ())}
+    own = {k: settings[k] for direction in optim.DIRECTIONS.values() for k in direction.__kwdefaults__}
     try:
         return optim.build(
             settings.name,
             schedule,
             weight_decay=settings.weight_decay,
             groups=tuple(g.group(facts["steps_per_epoch"]) for g in groups),
-            peak=settings.learning_rate,
+            peak=settings.learning_rate * rate_scale(settings, facts["batch_size"]),
             **own,
         )
     except ValueError as error:

@@ -2,11 +2,9 @@
 
 import math
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 import optax
 from clu import parameter_overview
 from rich.console import Console
@@ -14,13 +12,15 @@ from rich.console import Console
 from ssl_jax import checkpoint, scoring, signals, writer
 from ssl_jax.build import Plan, build, init_state
 from ssl_jax.data.augment import draw_views
-from ssl_jax.data.pipeline import INIT, LOSS, REFRESH, VIEWS, epoch_order, stream
+from ssl_jax.data.pipeline import INIT, LOSS, REFRESH, VIEWS, stream
+from ssl_jax.feed import Feed
 from ssl_jax.folder import claim
 from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.scoring import Scorer
-from ssl_jax.sharding import batch_sharding, replicated, state_shardings
+from ssl_jax.sharding import replicated, state_shardings
 from ssl_jax.stages import Stage
+from ssl_jax.watch import Watch
 
 __all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite"]
 
@@ -35,14 +35,15 @@ def train_step(stage: Stage, state, images, index, key):
     Args:
         stage: method, optimiser and views, static.
         state: `TrainState` before the step.
-        images: [N, H, W, C] uint8, the resident data set.
+        images: [N, H, W, C] uint8, the resident data set; or [B, H, W, C], this batch's own.
         index: [B] int32 rows of this batch.
         key: of the run; streams are folded out of it with the step.
 
     Returns:
         the state after the step, and scalar metrics.
     """
-    views = draw_views(stream(key, VIEWS, state.step), images[index], stage.views, stage.mean, stage.std)
+    pixels = images[index] if stage.resident else images
+    views = draw_views(stream(key, VIEWS, state.step), pixels, stage.views, stage.mean, stage.std)
     batch = Batch(views, index)
 
     def loss(params):
@@ -118,13 +119,20 @@ class _Loop:
         self.by_step = {r["step"]: r[plan.config.best] for r in writer.read(folder) if plan.config.best in r}
         self.checkpoints = checkpoint.Checkpoints(folder, self.by_step)
         self.key = jax.device_put(jax.random.key(plan.config.seed), replicated(mesh))
-        put = partial(jax.device_put, device=replicated(mesh))
-        self.images = put(plan.dataset.train.images)
-        self.scorer = Scorer(plan, self.images, put(plan.dataset.test.images))
+        resident = plan.stages[0].resident
+        self.feed = Feed(plan.dataset.train.images, mesh, self.key, batch_size=plan.batch_size, resident=resident)
+        test = plan.dataset.test.images
+        self.scorer = Scorer(plan, self.feed.images, jax.device_put(test, replicated(mesh)) if resident else test)
         self.speed = float("nan")
+        self.watch = Watch(plan.steps_per_epoch)
 
     def run(self):
         start = self.checkpoints.latest() or 0
+        for record in writer.read(self.folder):
+            if record["step"] <= start:
+                self.observe(record["step"], record)
+        for note in self.plan.notes:
+            self.console.print(note, highlight=False, soft_wrap=True)
         if start >= self.plan.total_steps:
             self.checkpoints.close()
             self.console.print(f"{self.folder} is finished ({start} steps)", highlight=False, soft_wrap=True)
@@ -144,6 +152,7 @@ class _Loop:
         finally:
             if self.bar:
                 self.bar.close()
+            self.feed.close()
             self.metrics.close()
             self.checkpoints.close()
         return self.conclude()
@@ -178,17 +187,13 @@ class _Loop:
     def train(self, state, start):
         """Steps from `start` to the end. Logs one step late, so that the host never waits for the device."""
         plan, pending, self.clock = self.plan, None, (time.monotonic(), start)
-        order, epoch = None, None
         for step in range(start, plan.total_steps):
             stage = plan.stage_at(step)
-            state, found = refresh(stage, state, self.images, self.shardings, step, self.key)
+            state, found = refresh(stage, state, self.feed.images, self.shardings, step, self.key)
             if found is not None:
                 self.metrics.write(step, step / plan.steps_per_epoch, {"refresh": True, **found})
-            if epoch != step // plan.steps_per_epoch:
-                epoch = step // plan.steps_per_epoch
-                order = np.asarray(epoch_order(self.key, epoch, len(self.images), plan.batch_size))
-            index = jax.device_put(order[step % plan.steps_per_epoch], batch_sharding(self.mesh))
-            state, metrics = self.step_fn(stage, state, self.images, index, self.key)
+            images, index = self.feed.batch(step)
+            state, metrics = self.step_fn(stage, state, images, index, self.key)
             if pending:
                 self.log(*pending)
             pending = (step + 1, metrics)
@@ -231,9 +236,17 @@ class _Loop:
             self.clock = now, step
             values = {f"train/{k}": float(v) for k, v in metrics.items()}
             self.metrics.write(step, epoch, values | {"speed/images_per_second": round(self.speed, 1)})
+            if said := self.observe(step, values):
+                self.metrics.write(step, epoch, {"note": said})
+                self.bar.note(said)
         best = self.plan.config.best
         last = f"  {writer.label(best.partition('/')[2])} {self.scores[best]:.4f}" if best in self.scores else ""
         self.bar.update(step, epoch, f"loss {loss:.4f}{last}  {self.speed:,.0f} images/s", line=ends)
+
+    def observe(self, step, record):
+        """What the collapse watch says to the metrics of `step`."""
+        own = {k.removeprefix("train/"): v for k, v in record.items() if k.startswith("train/")}
+        return self.watch.add(step, own, self.plan.stage_at(step - 1).method) if own else None
 
     def check_finite(self, value, name, step):
         """`value` as a float; ends the run where it is not finite."""
@@ -254,6 +267,8 @@ class _Loop:
             self.console.print(writer.table(str(self.folder), rows))
         for sentence in writer.comparison(rows) if len(rows) > 1 else ():
             self.console.print(sentence, highlight=False, soft_wrap=True)
+        if self.watch.standing:
+            self.console.print(self.watch.standing, highlight=False, soft_wrap=True)
         return self.last_scores()
 
     def last_scores(self):

@@ -3,11 +3,13 @@
 import colorsys
 import itertools
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from scipy.ndimage import gaussian_filter1d
 
 from ssl_jax.data.augment import (
     _DRAWS,
@@ -17,6 +19,7 @@ from ssl_jax.data.augment import (
     crop_box,
     draw_view,
     draw_views,
+    gaussian_blur,
     resized_crop,
     shift_hue,
 )
@@ -106,6 +109,85 @@ def test_colour_jitter_is_its_four_transforms_in_every_order():
     assert np.abs(found - found[:1]).max() > 0.01
 
 
+FLOATS = np.float32(PHOTO) / 255
+BYTE = 1.01 / 255  # Pillow rounds to bytes
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 1.7])
+def test_single_blends_against_pillow(factor):
+    # The order that puts one kind first, strengths of zero elsewhere, a draw that gives `factor`.
+    for kind, name in enumerate(("Brightness", "Contrast", "Color")):
+        u = jnp.full(8, 0.5).at[4 + kind].set(factor / 2)
+        strengths = [1.0 if k == kind else 0.0 for k in range(3)]
+        expected = np.float32(getattr(ImageEnhance, name)(Image.fromarray(PHOTO)).enhance(factor)) / 255
+        np.testing.assert_allclose(colour_jitter(u, FLOATS, *strengths, 0.0), expected, atol=2 * BYTE)
+
+
+def test_grey_against_pillow():
+    view = View(size=40, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=1.0)
+    square = PHOTO[:40]
+    expected = np.float32(Image.fromarray(square).convert("L"))[..., None] / 255
+    found = draw_view(jnp.full(_DRAWS, 0.5), square, view)
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=BYTE)
+
+
+def test_solarisation_against_pillow():
+    view = View(size=40, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, solarize=1.0)
+    square = PHOTO[:40]
+    expected = np.float32(ImageOps.solarize(Image.fromarray(square))) / 255
+    np.testing.assert_allclose(draw_view(jnp.full(_DRAWS, 0.5), square, view), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("sigma", "taps"), [(0.1, 13), (0.7, 13), (2.0, 13), (2.0, 23), (1.5, 3)])
+def test_blur_against_scipy_and_dm_pix(sigma, taps):
+    square = FLOATS[:40]
+    found = np.asarray(jax.jit(gaussian_blur, static_argnums=2)(square, sigma, taps))
+    # scipy's "mirror" is torchvision's "reflect"; both cut the kernel at taps // 2 and normalise it.
+    expected = np.float64(square)
+    for axis in (0, 1):
+        expected = gaussian_filter1d(expected, sigma, axis, mode="mirror", radius=taps // 2)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    with jax.numpy_rank_promotion("allow"):
+        other = np.asarray(dm_pix.gaussian_blur(jnp.asarray(square), sigma, taps))
+    edge = taps // 2
+    inside = slice(edge, 40 - edge)
+    np.testing.assert_allclose(found[inside, inside], other[inside, inside], atol=1e-5)
+
+
+def test_blur_of_zero_changes_nothing():
+    np.testing.assert_allclose(gaussian_blur(FLOATS[:40], 0.0, 13), FLOATS[:40], atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
+def test_blur_is_near_pillows_box_approximation(sigma):
+    # Pillow's three box passes only resemble a Gaussian, in bytes, and repeat the edge instead of reflecting it.
+    expected = np.float32(Image.fromarray(PHOTO[:40]).filter(ImageFilter.GaussianBlur(sigma))) / 255
+    found = np.asarray(gaussian_blur(FLOATS[:40], sigma, 13))
+    assert np.abs(found - expected)[4:-4, 4:-4].mean() < 0.004
+    assert np.abs(found - expected)[4:-4, 4:-4].max() < 0.03
+    assert np.abs(FLOATS[:40] - expected)[4:-4, 4:-4].max() > 2 * np.abs(found - expected)[4:-4, 4:-4].max()
+
+
+def test_transforms_come_as_often_as_asked(key):
+    images = np.broadcast_to(PHOTO[:40], (400, 40, 40, 3))
+    plain = dict(size=40, count=1, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0)
+    for name in ("flip", "grayscale", "blur", "solarize"):
+        draw = jax.jit(draw_views, static_argnums=(2, 3, 4))
+        views = draw(key, images, (View(**plain | {name: 0.3}),), (0.0,) * 3, (1.0,) * 3)[0]
+        changed = np.abs(np.asarray(views) - FLOATS[:40]).max((1, 2, 3)) > 1e-3
+        assert 0.2 < changed.mean() < 0.4, name
+
+
+def test_multi_crop_of_real_sizes(key):
+    groups = (View(size=32, scale=(0.2, 1.0)), View(size=18, count=6, scale=(0.05, 0.14), blur=0.5, solarize=0.1))
+    images = RNG.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    views = jax.jit(draw_views, static_argnums=(2, 3, 4))(key, images, groups, (0.0,) * 3, (1.0,) * 3)
+    assert [v.shape[1] for v in views] == [32] * 2 + [18] * 6
+    for v in views:
+        assert float(v.min()) >= -1e-6
+        assert float(v.max()) <= 1 + 1e-6
+
+
 def test_grey_images_pass(key):
     image = RNG.integers(0, 256, (8, 8, 1), dtype=np.uint8)
     view = draw_view(jax.random.uniform(key, (_DRAWS,)), image, View(size=6, jitter=1.0, grayscale=1.0, hue=0.5))
@@ -165,7 +247,11 @@ def test_clean_images_are_whole():
     [
         (dict(hue=0.6), "half a turn"),
         (dict(scale=(0.0, 1.0)), "above 0"),
-        (dict(flip=1.5), "probability"),
+        (dict(flip=1.5), "between 0 and 1"),
+        (dict(sigma=(2.0, 1.0)), "smallest, largest"),
+        (dict(kernel=4), "odd number"),
+        (dict(blur=0.5, sigma=(0.1, 3.0)), "19 taps does not fit views of 8 pixels"),
+        (dict(solarize=0.5, threshold=128.0), "between 0 and 1"),
         (dict(count=0), "at least 1"),
     ],
 )

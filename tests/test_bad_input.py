@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 from test_run import TESTS, TINY, tiny
 
 from ssl_jax.build import build
@@ -42,6 +44,8 @@ def cli(*flags):
             "choose one of: instance, swav",
         ),
         ([f"--config={TINY}", "--workdir=/proc/x"], "workdir /proc/x cannot be written"),
+        ([f"--config={TINY}", "--config.data.name=folder"], "data.dir is empty: give the folder that holds the images"),
+        ([f"--config={TINY}", "--config.data.name=array", "--config.data.dir=no.npz"], "no such file or folder"),
     ],
 )
 def test_command_line(flags, message):
@@ -77,6 +81,12 @@ def put(path, value):
         ("data.name", "cifar10", "data.dir is empty"),
         ("data.limt", 3, "data.limt is not a setting; did you mean 'limit'"),
         ("data.limit", 9999, "digits has 1437 training images"),
+        ("data.size", 0, "data.size=0: at least 1"),
+        ("data.test_share", 0.0, "data.test_share=0.0: between 0 and 1"),
+        ("data.mean", (0.5, 0.5, 0.5), "the images have 1 channels; give 1 numbers"),
+        ("data.std", (0.0,), r"data.std=\(0.0,\): above 0"),
+        ("data.labels", "coarse", "data.labels='coarse': digits has no coarse labels"),
+        ("data.download", True, "digits cannot be downloaded, only cifar10 and cifar100"),
         ("method.name", "swaw", "method.name='swaw' is not known; choose one of: instance, swav"),
         ("method.epsilom", 0.1, "method.epsilom is not a setting; did you mean 'epsilon'"),
         ("method.epsilon", "small", "method.epsilon='small' has the wrong type; it takes float"),
@@ -138,6 +148,20 @@ def test_settings(path, value, message):
     with pytest.raises(SettingError, match=message) as caught:
         build(config)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_are_checked_before_images_are_decoded(tmp_path):
+    config = tiny()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    cache = tmp_path / "cache"
+    config.data = dict(name="folder", dir=str(tmp_path), size=8, cache=str(cache))
+    config.optim.name = "lars"
+    with pytest.raises(SettingError, match="optim.name='lars' is not known"):
+        build(config)
+    config.optim.name, config.data.size = "sgd", 7
+    with pytest.raises(SettingError, match="data.size=7 is below the largest view, 8 pixels"):
+        build(config)
+    assert not cache.exists()
 
 
 def test_a_stage_may_not_change_the_state():

@@ -13,7 +13,7 @@ from ssl_jax.data.pipeline import epoch_order
 from ssl_jax.encoder import embed
 from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.sharding import state_shardings
+from ssl_jax.sharding import batch_sharding, replicated, state_shardings
 
 NAMES = ("swav", "instance", "target", "target with positives")
 
@@ -38,7 +38,7 @@ class Bench:
             self.shardings = state_shardings(self.mesh, self.shapes)
             self.step_fn = train.jit_step(self.mesh, self.shardings)
             self.state = jax.jit(make, out_shardings=self.shardings)(self.key)
-            self.images = jax.device_put(methods.IMAGES, train.replicated(self.mesh))
+            self.images = jax.device_put(methods.IMAGES, replicated(self.mesh))
 
     def run(self, steps, first=0):
         """Losses of so many steps, with refreshes; each step is waited for."""
@@ -48,7 +48,7 @@ class Bench:
                 self.state, _ = train.refresh(self.stage, self.state, self.images, self.shardings, step, self.key)
                 order = epoch_order(self.key, step // methods.STEPS_PER_EPOCH, len(methods.IMAGES), methods.BATCH)
                 index = np.asarray(order[step % methods.STEPS_PER_EPOCH])
-                index = jax.device_put(index, train.batch_sharding(self.mesh))
+                index = jax.device_put(index, batch_sharding(self.mesh))
                 self.state, metrics = self.step_fn(self.stage, self.state, self.images, index, self.key)
                 losses.append(float(metrics["loss"]))
         return losses
@@ -108,8 +108,8 @@ def test_step_lowers_for_accelerators(name, platform):
         shardings = state_shardings(mesh, shapes)
         place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
         state = jax.tree.map(place, shapes, shardings)
-        images = jax.ShapeDtypeStruct(methods.IMAGES.shape, jnp.uint8, sharding=train.replicated(mesh))
-        index = jax.ShapeDtypeStruct((methods.BATCH,), jnp.int32, sharding=train.batch_sharding(mesh))
+        images = jax.ShapeDtypeStruct(methods.IMAGES.shape, jnp.uint8, sharding=replicated(mesh))
+        index = jax.ShapeDtypeStruct((methods.BATCH,), jnp.int32, sharding=batch_sharding(mesh))
         traced = train.jit_step(mesh, shardings).trace(stage, state, images, index, jax.random.key(0))
         text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo" in text

@@ -1,11 +1,15 @@
+import functools
+import hashlib
+import http.server
 import io
 import tarfile
+import threading
 
 import jax
 import numpy as np
 import pytest
 
-from ssl_jax.data import datasets
+from ssl_jax.data import cifar, datasets
 from ssl_jax.data.pipeline import epoch_order, stream
 from ssl_jax.settings import SettingError
 
@@ -51,7 +55,7 @@ def cifar10(tmp_path_factory):
 def test_cifar10_from_its_binary_files(cifar10):
     root, records = cifar10
     for folder in (root, root / "cifar-10-batches-bin"):
-        data = datasets.load("cifar10", folder=str(folder))
+        data = datasets.load("cifar10", dir=str(folder))
         assert data.train.images.shape == (50_000, 32, 32, 3)
         row = records["data_batch_2.bin"][17]
         np.testing.assert_array_equal(data.train.images[10_017], row[1:].reshape(3, 32, 32).transpose(1, 2, 0))
@@ -63,16 +67,16 @@ def test_cifar10_from_its_archive(cifar10, tmp_path):
     root, records = cifar10
     with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz", compresslevel=1) as tar:
         tar.add(root / "cifar-10-batches-bin", "cifar-10-batches-bin")
-    expected = datasets.load("cifar10", folder=str(root), limit=50)
+    expected = datasets.load("cifar10", dir=str(root), limit=50)
     for place in (tmp_path, tmp_path / "cifar-10-binary.tar.gz"):
-        found = datasets.load("cifar10", folder=str(place), limit=50)
+        found = datasets.load("cifar10", dir=str(place), limit=50)
         np.testing.assert_array_equal(found.train.images, expected.train.images)
 
 
 def test_cifar100_fine_and_coarse(tmp_path):
     records = write_cifar(tmp_path, "cifar-100-binary", {"train.bin": 50_000, "test.bin": 10_000}, 2)
     for column, labels in enumerate(("coarse", "fine")):
-        data = datasets.load("cifar100", folder=str(tmp_path), labels=labels)
+        data = datasets.load("cifar100", dir=str(tmp_path), labels=labels)
         np.testing.assert_array_equal(data.train.labels, records["train.bin"][:, column])
         assert len(data.classes) == (20, 100)[column]
         pixels = records["test.bin"][5, 2:].reshape(3, 32, 32).transpose(1, 2, 0)
@@ -83,10 +87,10 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     with pytest.raises(SettingError, match=r"data.dir is empty.*cifar-10-binary.tar.gz.*https://"):
         datasets.load("cifar10")
     with pytest.raises(SettingError, match=r"no data_batch_1.bin or cifar-10-binary.tar.gz in data.dir=.*https://"):
-        datasets.load("cifar10", folder=str(tmp_path))
+        datasets.load("cifar10", dir=str(tmp_path))
     write_cifar(tmp_path, "cifar-10-batches-bin", CIFAR10 | {"data_batch_3.bin": 9_999}, 1)
     with pytest.raises(SettingError, match=r"data_batch_3.bin has 30726927 bytes instead of 30730000; fetch it again"):
-        datasets.load("cifar10", folder=str(tmp_path))
+        datasets.load("cifar10", dir=str(tmp_path))
     cut = tmp_path / "cut"
     cut.mkdir()
     packed = io.BytesIO()
@@ -98,12 +102,114 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         with pytest.raises(
             SettingError, match=r"cifar-10-binary.tar.gz:cifar-10-batches-bin/data_batch_1.bin cannot be"
         ):
-            datasets.load("cifar10", folder=str(cut))
+            datasets.load("cifar10", dir=str(cut))
+
+
+def test_labels_out_of_range_are_damage(tmp_path):
+    records = write_cifar(tmp_path, "cifar-100-binary", {"train.bin": 50_000, "test.bin": 10_000}, 2)
+    records["test.bin"][7, 0] = 20
+    records["test.bin"].tofile(tmp_path / "cifar-100-binary" / "test.bin")
+    with pytest.raises(
+        SettingError, match="test.bin is damaged, labels are out of range; fetch it again from https://"
+    ):
+        datasets.load("cifar100", dir=str(tmp_path))
+
+
+def test_class_names_of_cifar100(tmp_path):
+    assert cifar._FINE.split() == sorted(cifar._FINE.split())
+    assert len(set(cifar._FINE.split())) == 100
+    assert len(set(cifar._COARSE.split())) == 20
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A local server in place of the official one; gives its folder and, in a list, what was asked of it."""
+    folder, asked = tmp_path / "site", []
+    folder.mkdir()
+
+    class Handler(Quiet):
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setattr(cifar, "SITE", f"http://127.0.0.1:{server.server_port}/")
+        yield folder, asked
+        server.shutdown()
+        thread.join()
+
+
+def test_download(site, tmp_path, monkeypatch):
+    folder, asked = site
+    name = "cifar-100-binary.tar.gz"
+    zeros = {"train.bin": 50_000, "test.bin": 10_000}
+    with tarfile.open(folder / name, "w:gz", compresslevel=1) as tar:
+        for file, count in zeros.items():
+            member = tarfile.TarInfo(f"cifar-100-binary/{file}")
+            records = np.zeros((count, 3074), np.uint8)
+            records[::2, :2] = 1
+            member.size = records.size
+            tar.addfile(member, io.BytesIO(records))
+    load = lambda **more: datasets.load("cifar100", download=True, cache=str(tmp_path / "cache"), **more)
+    target = tmp_path / "cache" / "downloads"
+    with pytest.raises(SettingError, match=r"was fetched, but its checksum is wrong; try again"):
+        load()
+    assert list(target.iterdir()) == []
+    monkeypatch.setitem(cifar.MD5, name, hashlib.md5((folder / name).read_bytes()).hexdigest())
+    assert load().train.labels[:2].tolist() == [1, 0]
+    assert [p.name for p in target.iterdir()] == [name]
+    load(dir=str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / name).is_file()
+    assert len(asked) == 3
+    load()
+    assert len(asked) == 3
+    assert len(datasets.load("cifar100", dir=str(target), labels="none").classes) == 0
+
+
+def test_download_without_a_network(site, tmp_path, monkeypatch):
+    with pytest.raises(SettingError, match=r"binary.tar.gz cannot be fetched into .*HTTP status 404") as caught:
+        datasets.load("cifar10", download=True, cache=str(tmp_path / "cache"))
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(cifar, "SITE", "http://127.0.0.1:9/")
+    with pytest.raises(
+        SettingError, match=r"\(ConnectionError\); fetch it by other means and give its folder as data.dir"
+    ):
+        datasets.load("cifar10", download=True, dir=str(tmp_path / "mine"))
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    with pytest.raises(SettingError, match="cannot be fetched into /proc/x"):
+        datasets.load("cifar10", download=True, dir="/proc/x")
+
+
+def test_any_data_set_without_labels():
+    data = datasets.load("digits", labels="none", mean=(0.5,))
+    assert data.classes == ()
+    assert (data.train.labels == -1).all()
+    assert (data.test.labels == -1).all()
+    assert data.mean == (0.5,)
+    assert data.std == (0.376,)
 
 
 def test_unknown_data_sets_and_limits():
-    with pytest.raises(SettingError, match="choose one of: digits, cifar10, cifar100"):
+    with pytest.raises(SettingError, match="choose one of: digits, cifar10, cifar100, folder, array, tfds:<name>"):
         datasets.load("mnist")
+    for settings, message in (
+        (dict(labels="super"), "data.labels='super': choose fine, coarse or none"),
+        (dict(labels="coarse"), "digits has no coarse labels"),
+        (dict(download=True), "digits cannot be downloaded, only cifar10 and cifar100"),
+        (dict(std=(0.1, 0.2)), "the images have 1 channels; give 1 numbers"),
+        (dict(mean=("a",)), r"data.mean\[0\]='a' has the wrong type"),
+        (dict(dri="x"), "data.dri is not a setting; did you mean 'dir'"),
+        (dict(limit=-1), "data.limit=-1: at least 0"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            datasets.load("digits", **settings)
     with pytest.raises(SettingError, match="digits has 1437 training images"):
         datasets.load("digits", limit=2000)
 

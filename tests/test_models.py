@@ -26,18 +26,23 @@ def shapes(module, *args, **kwargs):
         (34, "imagenet", 64, 21_284_672),
         (50, "imagenet", 64, 23_508_032),
         (50, "imagenet", 128, 93_907_072),
+        (50, "imagenet", 256, 375_378_176),
     ],
 )
 def test_backbone_parameters(depth, stem, width, parameters):
     assert count(shapes(ResNet(depth, width, stem), jnp.zeros((1, 64, 64, 3)), train=False)) == parameters
 
 
-def test_swav_resnet50_parameters():
-    method = SwAV(Network(ResNet(50), Head(128, (2048,))), prototypes=3000, examples=10_000)
+@pytest.mark.parametrize(
+    ("width", "hidden", "parameters"), [(64, 2048, 28_354_752), (128, 8192, 128_918_784), (256, 8192, 443_944_320)]
+)
+def test_swav_resnet50_parameters(width, hidden, parameters):
+    method = SwAV(Network(ResNet(50, width), Head(128, (hidden,))), prototypes=3000, examples=10_000)
     views = (jnp.zeros((1, 64, 64, 3)),) * 2
     params, _, _ = jax.eval_shape(lambda k: method.init(k, Batch(views, jnp.zeros(1))), jax.random.key(0))
-    assert count(params) == 28_354_752
-    assert count(params["network"]["head"]) == 4_462_720
+    assert count(params) == parameters
+    if width == 64:
+        assert count(params["network"]["head"]) == 4_462_720
 
 
 def test_instance_resnet18_parameters():
@@ -75,6 +80,63 @@ def test_batch_norm_keeps_torchs_statistics(key):
     np.testing.assert_allclose(evaluated.reshape(-1, 6), expected, rtol=1e-4)
 
 
+def test_grouped_batch_norm_is_batch_norm_of_each_part(key):
+    x = jax.random.normal(key, (12, 3, 3, 5)) * jnp.arange(1.0, 13.0)[:, None, None, None]
+    module = BatchNorm(groups=3)
+    variables = module.init(key, x, train=False)
+    y, updated = module.apply(variables, x, train=True, mutable="batch_stats")
+    parts = [BatchNorm().apply(variables, x[i : i + 4], train=True, mutable="batch_stats") for i in (0, 4, 8)]
+    np.testing.assert_allclose(y, np.concatenate([p for p, _ in parts]), atol=1e-5)
+    for name in ("mean", "var"):
+        expected = np.mean([s["batch_stats"][name] for _, s in parts], axis=0)
+        np.testing.assert_allclose(updated["batch_stats"][name], expected, rtol=1e-5)
+    whole = BatchNorm().apply(variables, x, train=True, mutable="batch_stats")[0]
+    assert np.abs(y - whole).max() > 0.1
+    with pytest.raises(ValueError, match="bn_groups=5 does not divide a batch of 12"):
+        BatchNorm(groups=5).apply(variables, x, train=True, mutable="batch_stats")
+
+
+def gradients(model, variables, x):
+    def loss(params):
+        out, updated = model.apply(
+            {"params": params, "batch_stats": variables["batch_stats"]}, x, train=True, mutable="batch_stats"
+        )
+        return (out["backbone"] ** 2).sum(), updated
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+
+def test_remat_changes_memory_not_numbers(key):
+    x = jax.random.normal(key, (4, 16, 16, 3))
+    plain, remat = ResNet(10, 4, "cifar"), ResNet(10, 4, "cifar", remat=True)
+    variables = plain.init(key, x, train=False)
+    assert jax.tree.structure(remat.init(key, x, train=False)) == jax.tree.structure(variables)
+    convolutions = lambda model: str(jax.make_jaxpr(lambda v: gradients(model, v, x))(variables)).count("conv_general")
+    assert convolutions(remat) > convolutions(plain)
+    (expected, stats), expected_grads = gradients(plain, variables, x)
+    (found, remat_stats), grads = gradients(remat, variables, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), stats, remat_stats)
+    scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(expected_grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * scale), grads, expected_grads)
+
+
+def test_bfloat16_is_the_trunks_alone(key):
+    x = jax.random.normal(key, (8, 16, 16, 3))
+    network = Network(ResNet(10, 8, "cifar", dtype="bfloat16"), Head(6, (10,)))
+    variables = network.init(key, (x,), train=False)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    features = network.apply(variables, x, method=Network.features)
+    assert features["stage3"].dtype == jnp.bfloat16
+    assert features["backbone"].dtype == features["embedding"].dtype == jnp.float32
+    np.testing.assert_allclose(jnp.linalg.norm(features["embedding"], axis=1), 1.0, atol=1e-6)
+    exact = Network(ResNet(10, 8, "cifar"), Head(6, (10,))).apply(variables, x, method=Network.features)
+    cosines = np.sum(features["embedding"] * exact["embedding"], axis=1)
+    assert cosines.min() > 0.999
+    _, updated = network.apply(variables, (x,), train=True, mutable="batch_stats")
+    assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {jnp.dtype("float32")}
+
+
 def test_initialisation_is_torchs(key):
     kernel = Conv(64, 3).init(key, jnp.zeros((1, 8, 8, 32)))["params"]["conv"]["kernel"]
     np.testing.assert_allclose(kernel.std(), (2 / (9 * 64)) ** 0.5, rtol=0.02)
@@ -93,7 +155,7 @@ def test_strided_convolution_pads_like_torch(key):
     np.testing.assert_array_equal(conv.apply(ones, image)[0, ..., 0], [[10, 24], [51, 90]])
 
 
-@pytest.mark.parametrize("settings", [dict(depth=19), dict(stem="stl")])
+@pytest.mark.parametrize("settings", [dict(depth=19), dict(stem="stl"), dict(dtype="float16")])
 def test_refusals(settings):
     with pytest.raises(ValueError, match="choose"):
         ResNet(**settings)

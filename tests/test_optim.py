@@ -86,6 +86,17 @@ def test_group_rules():
     np.testing.assert_allclose(second["prototypes"], 0.9 * (1 - 0.05 * 3), rtol=1e-6)  # off the schedule
 
 
+def test_a_group_may_have_another_direction():
+    params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0)}
+    grads = jax.tree.map(jnp.ones_like, params)
+    plain = optim.Group("bias$", name="sgd", weight_decay=0.0)
+    tx = optim.build("larc", lambda s: 0.1, weight_decay=0.5, groups=(plain,), momentum=0.0, trust=0.02, clip=True)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(updates["bias"], -0.1, rtol=1e-6)
+    # |p| = 4, |g| = 2: trust 0.02 * 4 / (2 + 0.5 * 4) = 0.02, over the rate 0.2 and below one.
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 2.0 * 0.2, rtol=1e-5)
+
+
 def test_errors_name_the_way_out():
     with pytest.raises(SettingError, match="larc, sgd, adam"):
         optim.build("lars", lambda s: 0.1)

@@ -155,9 +155,8 @@ def die(old, new):
         os.kill(os.getpid(), signal.SIGKILL)  # all is written, nothing is in place
 os.rename = lambda old, new, **k: (die(old, new), rename[0](old, new, **k))[1]
 Path.rename = lambda old, new: (die(old, new), rename[1](old, new))[1]
-from absl import app
-from ssl_jax import main
-app.run(main.main, flags_parser=main.parse)
+from ssl_jax import cli, main
+cli.start(main.main)
 """
 
 

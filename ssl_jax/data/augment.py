@@ -1,13 +1,16 @@
 """Views of images inside the jitted step, as torchvision defines each transform, with a key per image."""
 
 import dataclasses
+import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 
 _TRIES = 10  # torchvision's attempts at a crop before it falls back
-_CROP_DRAWS, _DRAWS = 2 * _TRIES + 2, 2 * _TRIES + 13  # uniform numbers: for a crop, for a whole view
+# Uniform numbers of one view: crop; flip, jitter, grey; the jitter's order, factors and shift; blur, sigma, solarise.
+_PARTS = (2 * _TRIES + 2, 3, 8, 3)
+_DRAWS = sum(_PARTS)
 _GREY = (0.2989, 0.587, 0.114)
 
 
@@ -25,6 +28,12 @@ class View:
         brightness, contrast, saturation: factors drawn from [max(0, 1 - x), 1 + x].
         hue: shift drawn from [-x, x], in turns of the colour circle, at most 0.5.
         grayscale: probability of losing colour.
+        blur: probability of a Gaussian blur.
+        sigma: range of the blur's standard deviation, in pixels of the view.
+        kernel: taps of the blur, odd; 0 reaches three of the largest sigma to each side (13 for 2.0), about as far as
+            Pillow's blur, which SwAV was trained with. (torchvision wants a number; 10 % of the size is common.)
+        solarize: probability of a solarisation: values from `threshold` on are inverted.
+        threshold: of the solarisation, in 0..1.
     """
 
     size: int
@@ -38,6 +47,11 @@ class View:
     saturation: float = 0.4
     hue: float = 0.1
     grayscale: float = 0.2
+    blur: float = 0.0
+    sigma: tuple[float, ...] = (0.1, 2.0)
+    kernel: int = 0
+    solarize: float = 0.0
+    threshold: float = 0.5
 
     def __post_init__(self):
         if self.size < 1 or self.count < 1:
@@ -50,9 +64,20 @@ class View:
             raise ValueError("brightness, contrast and saturation are at least 0")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue={self.hue}: at most half a turn, 0 to 0.5")
-        for name in ("flip", "jitter", "grayscale"):
+        if not (len(self.sigma) == 2 and 0 < self.sigma[0] <= self.sigma[1]):
+            raise ValueError(f"sigma={self.sigma}: give (smallest, largest), both above 0")
+        if self.kernel and (self.kernel < 0 or self.kernel % 2 == 0):
+            raise ValueError(f"kernel={self.kernel}: an odd number of taps, or 0")
+        for name in ("flip", "jitter", "grayscale", "blur", "solarize", "threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: a probability, 0 to 1")
+                raise ValueError(f"{name}={getattr(self, name)}: between 0 and 1")
+        if self.blur and self.taps // 2 >= self.size:
+            raise ValueError(f"a blur of {self.taps} taps does not fit views of {self.size} pixels; lower sigma")
+
+    @property
+    def taps(self) -> int:
+        """Taps of the blur."""
+        return self.kernel or 2 * math.ceil(3 * self.sigma[1]) + 1
 
 
 def draw_views(key, images, views, mean, std) -> tuple:
@@ -91,7 +116,7 @@ def clean(images, size, mean, std):
 
 def draw_view(u, image, view: View):
     """One view [size, size, C] in 0..1 of one image [H, W, C] uint8, from the uniform numbers `u` [_DRAWS]."""
-    crop, (flip, jitter, grey), colours = jnp.split(u, (_CROP_DRAWS, _CROP_DRAWS + 3))
+    crop, (flip, jitter, grey), colours, (blur, sigma, solar) = jnp.split(u, list(itertools.accumulate(_PARTS))[:-1])
     box = crop_box(crop, image.shape[:2], view.scale, view.ratio)
     x = jnp.asarray(image, jnp.float32) / 255.0
     x = resized_crop(x, box, view.size, flip=flip < view.flip)
@@ -100,6 +125,11 @@ def draw_view(u, image, view: View):
         x = jnp.where(jitter < view.jitter, colour_jitter(colours, x, *strengths), x)
     if view.grayscale and x.shape[-1] == 3:
         x = jnp.where(grey < view.grayscale, _grey(x), x)
+    if view.blur:
+        low, high = view.sigma
+        x = gaussian_blur(x, jnp.where(blur < view.blur, low + (high - low) * sigma, 0.0), view.taps)
+    if view.solarize:
+        x = jnp.where((solar < view.solarize) & (x >= view.threshold), 1.0 - x, x)
     return x
 
 
@@ -147,6 +177,30 @@ def _resize_weights(start, length, source, size):
     inside = (pixel >= start) & (pixel < start + length)
     weights = jnp.maximum(1.0 - distance, 0.0) * inside[None]
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+def gaussian_blur(image, sigma, taps):
+    """torchvision's GaussianBlur of one image [S, S, C]: `taps` normalised weights, the border reflected.
+
+    Two matrix products, like the crop's: accelerators and CPUs alike do them faster than many shifted
+    sums with weights of each image's own. `sigma` 0 leaves the image as it is.
+    """
+    weights = _blur_weights(image.shape[0], sigma, taps)
+    image = jnp.einsum("yh,hwc->ywc", weights, image, precision="highest")
+    return jnp.einsum("xw,ywc->yxc", weights, image, precision="highest")
+
+
+def _blur_weights(size, sigma, taps):
+    """Weights [size, size]: pixel i's sum runs over i - taps // 2 .. i + taps // 2, reflected without the edge."""
+    i, j = jnp.arange(size)[:, None], jnp.arange(size)[None]
+    sigma = jnp.maximum(sigma, 1e-3)  # far below a pixel: all weight in the centre
+
+    def tap(offset):
+        inside = jnp.abs(offset) <= taps // 2
+        return jnp.where(inside, jnp.exp(-0.5 * (offset / sigma) ** 2), 0.0)
+
+    mirrored = jnp.where(j > 0, tap(i + j), 0.0) + jnp.where(j < size - 1, tap(2 * (size - 1) - i - j), 0.0)
+    return (tap(i - j) + mirrored) / tap(jnp.arange(-(taps // 2), taps // 2 + 1)).sum()
 
 
 def colour_jitter(u, image, brightness, contrast, saturation, hue):

@@ -1,63 +1,61 @@
-"""Data sets as uint8 arrays in memory, in a fixed order: row i is image i for good."""
+"""Data sets as uint8 arrays in a fixed order: row i is image i for good."""
 
 import dataclasses
-import tarfile
-import zlib
-from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.settings import SettingError
+from ssl_jax.data.arrays import arrays
+from ssl_jax.data.cifar import cifar10, cifar100
+from ssl_jax.data.folder import folder
+from ssl_jax.data.source import UNLABELLED, Dataset, Images, Source, check_classes
+from ssl_jax.data.tfds import tfds
+from ssl_jax.settings import SettingError, fill
 
-UNLABELLED = -1
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """One split: `images` uint8 [N, H, W, C] and `labels` int32 [N] (-1: unlabelled)."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self):
-        return len(self.images)
+__all__ = ["LOADERS", "UNLABELLED", "Dataset", "Images", "Source", "load"]
+_TFDS = "tfds:"
+_COARSE = ("cifar100", _TFDS)  # names that start so may have coarse labels
+_FETCHED = ("cifar10", "cifar100")
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Training and test images, class names, and the channel statistics that views are normalised with."""
-
-    train: Images
-    test: Images
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def load(name: str, *, folder: str = "", limit: int = 0, labels: str = "fine") -> Dataset:
+def load(name: str, **settings) -> Dataset:
     """The data set `name`.
 
     Args:
-        name: a key of `LOADERS`.
-        folder: where the files are (`data.dir`), for those that need any.
-        limit: keep the first `limit` training images; 0 keeps all.
-        labels: "fine" or "coarse", for CIFAR-100.
+        name: a key of `LOADERS`, or "tfds:" and a name of tensorflow_datasets.
+        **settings: fields of `Source`.
 
     Raises:
-        SettingError: unknown name, missing or damaged files (which, and where they come from).
+        SettingError: unknown name, a setting that does not fit, missing or damaged files (which, and the way out).
     """
-    if name not in LOADERS:
-        raise SettingError(f"data.name={name!r} is not known; choose one of: {', '.join(LOADERS)}")
-    if labels not in ("fine", "coarse"):
-        raise SettingError(f"data.labels={labels!r}: choose fine or coarse")
-    dataset = LOADERS[name](folder, labels)
-    if not 0 <= limit <= len(dataset.train):
-        raise SettingError(f"data.limit={limit}: {name} has {len(dataset.train)} training images; 0 takes all")
-    train = Images(*(a[: limit or None] for a in (dataset.train.images, dataset.train.labels)))
-    return dataclasses.replace(dataset, train=train)
+    source = fill(Source, settings, "data")
+    source.check()
+    if name not in LOADERS and not name.startswith(_TFDS):
+        raise SettingError(f"data.name={name!r} is not known; choose one of: {', '.join(LOADERS)}, tfds:<name>")
+    if source.labels == "coarse" and not name.startswith(_COARSE):
+        raise SettingError(f"data.labels='coarse': {name} has no coarse labels; choose fine or none")
+    if source.download and name not in _FETCHED:
+        raise SettingError(f"data.download=True: {name} cannot be downloaded, only {' and '.join(_FETCHED)}")
+    if name.startswith(_TFDS):
+        dataset = tfds(name.removeprefix(_TFDS), source)
+    else:
+        dataset = LOADERS[name](source)
+    source.check_channels(dataset.train.images.shape[-1])
+    if not source.labelled:
+        dataset = _unlabelled(dataset)
+    if source.limit > len(dataset.train):
+        raise SettingError(f"data.limit={source.limit}: {name} has {len(dataset.train)} training images; 0 takes all")
+    train = Images(*(a[: source.limit or None] for a in (dataset.train.images, dataset.train.labels)))
+    check_classes(train.labels, dataset.classes, source.dir or name, "the first" if source.limit else "all")
+    return dataclasses.replace(dataset, train=train, mean=source.mean or dataset.mean, std=source.std or dataset.std)
 
 
-def _digits(folder, labels) -> Dataset:
+def _unlabelled(dataset) -> Dataset:
+    """`dataset` without labels or classes."""
+    splits = [Images(s.images, np.full(len(s), UNLABELLED, np.int32)) for s in (dataset.train, dataset.test)]
+    return dataclasses.replace(dataset, train=splits[0], test=splits[1], classes=())
+
+
+def _digits(source) -> Dataset:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey, with a fixed stratified 80/20 split."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -69,65 +67,4 @@ def _digits(folder, labels) -> Dataset:
     return Dataset(train, test, tuple("0123456789"), (0.305,), (0.376,))
 
 
-CIFAR_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-
-
-def _cifar10(folder, labels) -> Dataset:
-    """CIFAR-10 from the official binary files, or the .tar.gz that holds them."""
-    read = _cifar_reader(folder, "cifar-10-batches-bin", "cifar-10-binary.tar.gz")
-    batches = [read(f"data_batch_{i}.bin", 10_000, 1) for i in range(1, 6)]
-    train = Images(*(np.concatenate(parts) for parts in zip(*(_columns(b, 0) for b in batches))))
-    classes = tuple(["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"])
-    test = Images(*_columns(read("test_batch.bin", 10_000, 1), 0))
-    return Dataset(train, test, classes, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-
-
-def _cifar100(folder, labels) -> Dataset:
-    """CIFAR-100 with its 100 fine or 20 coarse labels, from the official binary files or their .tar.gz."""
-    read = _cifar_reader(folder, "cifar-100-binary", "cifar-100-binary.tar.gz")
-    column = ("coarse", "fine").index(labels)
-    train, test = (
-        Images(*_columns(read(f"{s}.bin", n, 2), column, 2)) for s, n in (("train", 50_000), ("test", 10_000))
-    )
-    classes = tuple(str(i) for i in range((20, 100)[column]))
-    return Dataset(train, test, classes, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
-
-
-def _columns(records, column, label_bytes=1):
-    """Images [n, 32, 32, 3] and labels [n] of binary records: label bytes, then channels-first pixels."""
-    pixels = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(pixels), records[:, column].astype(np.int32)
-
-
-def _cifar_reader(folder, inner, archive):
-    """A function that reads one member file, from `folder`, `folder/inner` or the archive in `folder`."""
-    root = Path(folder).expanduser()
-    if not folder:
-        raise SettingError(f"data.dir is empty: give the folder that holds {inner}/ or {archive} ({CIFAR_SOURCE})")
-    if root.is_file() and root.name.endswith(".tar.gz"):
-        packed = root
-    else:
-        packed = root / archive
-
-    def read(name, count, label_bytes):
-        plain = next((p for p in (root / name, root / inner / name) if p.is_file()), None)
-        if plain:
-            raw, where = plain.read_bytes(), plain
-        elif packed.is_file():
-            where = f"{packed}:{inner}/{name}"
-            try:
-                with tarfile.open(packed) as tar:
-                    raw = tar.extractfile(f"{inner}/{name}").read()
-            except (KeyError, OSError, EOFError, zlib.error, tarfile.TarError) as error:
-                raise SettingError(f"{where} cannot be read ({error}); fetch it again from {CIFAR_SOURCE}") from error
-        else:
-            raise SettingError(f"no {name} or {archive} in data.dir={folder}; fetch {archive} from {CIFAR_SOURCE}")
-        size = count * (label_bytes + 3072)
-        if len(raw) != size:
-            raise SettingError(f"{where} has {len(raw)} bytes instead of {size}; fetch it again from {CIFAR_SOURCE}")
-        return np.frombuffer(raw, np.uint8).reshape(count, -1)
-
-    return read
-
-
-LOADERS = {"digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100}
+LOADERS = {"digits": _digits, "cifar10": cifar10, "cifar100": cifar100, "folder": folder, "array": arrays}

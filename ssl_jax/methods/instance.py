@@ -7,6 +7,7 @@ from flax import struct
 
 from ssl_jax.interface import Aux
 from ssl_jax.models.network import Network
+from ssl_jax.ops.collapse import COLLAPSED, spread
 from ssl_jax.ops.losses import instance_nll
 from ssl_jax.ops.memory import init_bank, update_bank
 from ssl_jax.ops.mesh import padded_rows
@@ -61,7 +62,8 @@ class InstanceDiscrimination:
         embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
         bank = state.method.bank[: self.examples]
         loss = instance_nll(embedding[0], bank, batch.index, temperature=self.temperature)
-        return loss, Aux(updated["batch_stats"], jax.lax.stop_gradient(embedding[0]))
+        carry = jax.lax.stop_gradient(embedding[0])
+        return loss, Aux(updated["batch_stats"], carry, {"spread": spread(carry)})
 
     def post_step(self, state, aux, batch):
         """The batch's rows of the bank move toward this step's embeddings."""
@@ -75,6 +77,15 @@ class InstanceDiscrimination:
     def refresh(self, state, embed, key):
         """Nothing to refresh."""
         return state, {}
+
+    def diagnose(self, metrics):
+        """Embeddings that are all the same."""
+        if metrics["spread"] > COLLAPSED:
+            return None
+        return (
+            f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1). In a new folder try a lower "
+            "optim.learning_rate or optim.weight_decay, and see with ssl_jax.data.preview that views tell images apart"
+        )
 
     def features(self, state, images, names):
         """The network's features."""

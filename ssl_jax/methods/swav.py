@@ -1,6 +1,7 @@
 """SwAV: unsupervised learning by contrasting cluster assignments (Caron et al. 2020, arXiv 2006.09882)."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from flax import struct
 
 from ssl_jax.interface import Aux
 from ssl_jax.models.network import Network
+from ssl_jax.ops.collapse import COLLAPSED, code_entropy, spread, usage
 from ssl_jax.ops.losses import swapped_prediction
 from ssl_jax.ops.memory import push_queue
 from ssl_jax.ops.sinkhorn import sinkhorn
@@ -34,7 +36,8 @@ class SwAV:
 
     Attributes:
         network: filled by `train.build`.
-        prototypes: K; about ten per expected class.
+        prototypes: K; about ten per expected class. 0 takes ten per class, at least 128 (few collapse easily), and 512
+            where classes are unknown.
         temperature: of the softmax over prototypes.
         epsilon: of Sinkhorn-Knopp; 0.03 against collapse.
         sinkhorn_iterations: rounds of normalisation.
@@ -45,7 +48,7 @@ class SwAV:
     """
 
     network: Network
-    prototypes: int = 3000
+    prototypes: int = 0
     temperature: float = 0.1
     epsilon: float = 0.05
     sinkhorn_iterations: int = 3
@@ -54,11 +57,15 @@ class SwAV:
     queue_length: int = 0
     queue_starts_epoch: float = 15.0
     examples: int = 0
+    classes: int = 0
     batch_size: int = 1
     steps_per_epoch: int = 1
     total_steps: int = 0
 
     def __post_init__(self):
+        if self.prototypes == 0:
+            usual = max(10 * self.classes, 128) if self.classes else 512
+            object.__setattr__(self, "prototypes", min(usual, self.examples))
         if not 2 <= self.prototypes <= self.examples:
             raise ValueError(f"prototypes={self.prototypes}: between 2 and the {self.examples} training images")
         if self.sinkhorn_iterations < 0 or self.queue_length < 0 or self.queue_starts_epoch < 0:
@@ -97,7 +104,7 @@ class SwAV:
         return params, variables["batch_stats"], SwAVState(queue)
 
     def loss(self, state, batch, key):
-        """Swapped prediction; the metric `queue` is 1 when the queue took part."""
+        """Swapped prediction, and the signs of collapse; the metric `queue` is 1 when the queue took part."""
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
         scores = dot(embedding, state.params["prototypes"])
@@ -105,7 +112,13 @@ class SwAV:
         codes, used = self._codes(*jax.lax.stop_gradient((own, state.params["prototypes"])), state.method.queue)
         loss = swapped_prediction(scores, codes, assign=self.assign, temperature=self.temperature)
         carry = jax.lax.stop_gradient(embedding[jnp.asarray(self.assign)])
-        return loss, Aux(updated["batch_stats"], carry, {"queue": used} if self.queue_length else {})
+        metrics = {
+            "loss_over_ln_k": jax.lax.stop_gradient(loss) / math.log(self.prototypes),
+            "code_entropy": code_entropy(codes),
+            "prototypes_used": usage(codes),
+            "spread": spread(carry),
+        }
+        return loss, Aux(updated["batch_stats"], carry, metrics | ({"queue": used} if self.queue_length else {}))
 
     def _codes(self, scores, prototypes, queue):
         """Codes [A, B, K] of the assignment views, over the queue as well where it is full; 1. where it was."""
@@ -139,6 +152,21 @@ class SwAV:
     def refresh(self, state, embed, key):
         """Nothing to refresh."""
         return state, {}
+
+    def diagnose(self, metrics):
+        """A loss at ln K (every image gets every code alike), or embeddings that are all the same."""
+        at_ln_k = metrics["loss_over_ln_k"] > 0.99
+        if not at_ln_k and metrics["spread"] > COLLAPSED:
+            return None
+        sign = f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1)"
+        if at_ln_k:
+            sign = f"the loss sits at ln K = {math.log(self.prototypes):.3f}, where codes tell nothing apart"
+        later = ", a later or shorter queue (method.queue_starts_epoch, method.queue_length)" * bool(self.queue_length)
+        return (
+            f"{sign}. In a new folder try, one at a time: method.epsilon={0.6 * self.epsilon:.2g}, prototypes frozen "
+            "for longer (optim.groups.prototypes.frozen_epochs), another optim.learning_rate, softer colours or larger "
+            f"crops in augment, fewer small views, method.hard=True, head.batch_norm=False{later}"
+        )
 
     def features(self, state, images, names):
         """The network's features, and `scores` [B, K]: cosines with the prototypes."""

@@ -13,19 +13,19 @@ uniform_fan_in = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"
 
 
 class Conv(nn.Module):
-    """Convolution without bias, padded by kernel // 2 on each side whatever the stride."""
+    """Convolution without bias, padded by kernel // 2 on each side whatever the stride, computed in `dtype`."""
 
     features: int
     kernel: int = 3
     stride: int = 1
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x):
         pad = (self.kernel // 2, self.kernel // 2)
         size, stride = (self.kernel, self.kernel), (self.stride, self.stride)
-        return nn.Conv(
-            self.features, size, stride, (pad, pad), use_bias=False, kernel_init=kaiming_fan_out, name="conv"
-        )(x)
+        settings = dict(use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype, name="conv")
+        return nn.Conv(self.features, size, stride, (pad, pad), **settings)(x)
 
 
 class Linear(nn.Module):
@@ -41,14 +41,17 @@ class Linear(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, with global-batch statistics under `jit`.
+    """Batch normalisation over all axes but the last, in float32 whatever the type of `x`, which is also returned.
 
-    Mean and variance come from one pass (sums of x and of x * x, a quarter of a narrow network's step
-    on a CPU); running statistics move by 0.1 a batch and hold torch's unbiased variance.
+    Under `jit` the statistics are those of the global batch. With `groups` the batch falls into that many
+    parts of neighbouring rows, each normalised by its own statistics, as on so many devices without
+    synchronisation; running statistics take the mean over the groups. Mean and variance come from one
+    pass (sums of x and of x * x); running statistics move by 0.1 a batch and hold torch's unbiased variance.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -57,32 +60,36 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
         scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
+        groups = self.groups if train else 1
+        if len(x) % groups:
+            raise ValueError(f"bn_groups={groups} does not divide a batch of {len(x)} rows")
+        grouped = jnp.asarray(x, jnp.float32).reshape(groups, -1, features)
         if train:
-            rows = jnp.asarray(x, jnp.float32).reshape(-1, features)
-            mean = rows.mean(0)
-            var = jnp.maximum((rows * rows).mean(0) - mean * mean, 0.0)
+            mean = grouped.mean(1)
+            var = jnp.maximum((grouped * grouped).mean(1) - mean * mean, 0.0)
             if not self.is_initializing():
-                unbiased = var * (len(rows) / max(len(rows) - 1, 1))
+                rows = grouped.shape[1]
+                unbiased = var.mean(0) * (rows / max(rows - 1, 1))
                 keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1.0 - keep) * mean
+                running_mean.value = keep * running_mean.value + (1.0 - keep) * mean.mean(0)
                 running_var.value = keep * running_var.value + (1.0 - keep) * unbiased
         else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        offset = bias - mean * factor
-        factor, offset = (jnp.broadcast_to(a.astype(x.dtype), x.shape) for a in (factor, offset))
-        return x * factor + offset
+            mean, var = running_mean.value[None], running_var.value[None]
+        factor = scale[None] * jax.lax.rsqrt(var + self.epsilon)
+        offset = bias[None] - mean * factor
+        return (grouped * factor[:, None] + offset[:, None]).reshape(x.shape).astype(x.dtype)
 
 
 class Head(nn.Module):
     """Projection head: hidden layers of Linear, BatchNorm, ReLU, then one Linear to `dim`.
 
-    `hidden=()` is a single linear layer (Instance Discrimination); (2048,) is SwAV's.
+    `hidden=()` is a single linear layer (Instance Discrimination); (2048,) is SwAV's. Always float32.
     """
 
     dim: int
     hidden: tuple[int, ...] = ()
     batch_norm: bool = True
+    bn_groups: int = 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -94,6 +101,6 @@ class Head(nn.Module):
         for i, features in enumerate(self.hidden):
             x = Linear(features, name=f"linear{i + 1}")(x)
             if self.batch_norm:
-                x = BatchNorm(name=f"bn{i + 1}")(x, train=train)
+                x = BatchNorm(groups=self.bn_groups, name=f"bn{i + 1}")(x, train=train)
             x = nn.relu(x)
         return Linear(self.dim, name=f"linear{len(self.hidden) + 1}")(x)

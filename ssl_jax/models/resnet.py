@@ -1,5 +1,7 @@
 """Residual networks (He et al. 2016) with ImageNet and CIFAR stems, as torchvision numbers them."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -14,9 +16,13 @@ class Block(nn.Module):
     width: int
     stride: int
     bottleneck: bool
+    dtype: str = "float32"
+    bn_groups: int = 1
 
     @nn.compact
-    def __call__(self, x, *, train: bool):
+    def __call__(self, x, train: bool):
+        conv = partial(Conv, dtype=self.dtype)
+        norm = partial(BatchNorm, groups=self.bn_groups)
         out = self.width * (4 if self.bottleneck else 1)
         if self.bottleneck:
             layers = ((self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1))
@@ -24,27 +30,33 @@ class Block(nn.Module):
             layers = ((out, 3, self.stride), (out, 3, 1))
         y = x
         for i, (features, kernel, stride) in enumerate(layers, start=1):
-            y = Conv(features, kernel, stride, name=f"conv{i}")(y)
-            y = BatchNorm(name=f"bn{i}")(y, train=train)
+            y = conv(features, kernel, stride, name=f"conv{i}")(y)
+            y = norm(name=f"bn{i}")(y, train=train)
             y = nn.relu(y) if i < len(layers) else y
         if x.shape[-1] != out or self.stride != 1:
-            x = Conv(out, 1, self.stride, name="shortcut")(x)
-            x = BatchNorm(name="shortcut_bn")(x, train=train)
+            x = conv(out, 1, self.stride, name="shortcut")(x)
+            x = norm(name="shortcut_bn")(x, train=train)
         return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
-    """ResNet-10, -18, -34 or -50; `width` multiplies every stage (128 is w2 of a ResNet-50).
+    """ResNet-10, -18, -34 or -50; `width` multiplies every stage (128 is w2 of a ResNet-50, 256 w4).
 
     Attributes:
         depth: 10 (one block a stage, for tests and small images), 18, 34 or 50.
         width: channels of the first stage, 64 in the papers.
         stem: "imagenet" (7x7 stride 2, max pool) or "cifar" (3x3 stride 1, no pool).
+        dtype: of activations and products, "float32" or "bfloat16"; parameters, BatchNorm and pooling are float32.
+        remat: keep only the input of each block and compute the block again in the backward pass.
+        bn_groups: parts of the batch with BatchNorm statistics of their own.
     """
 
     depth: int = 18
     width: int = 64
     stem: str = "imagenet"
+    dtype: str = "float32"
+    remat: bool = False
+    bn_groups: int = 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,23 +66,25 @@ class ResNet(nn.Module):
             raise ValueError(f"width={self.width}: at least 1")
         if self.stem not in ("imagenet", "cifar"):
             raise ValueError(f"stem={self.stem!r}: choose imagenet or cifar")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype={self.dtype!r}: choose float32 or bfloat16")
+        if self.bn_groups < 1:
+            raise ValueError(f"bn_groups={self.bn_groups}: at least 1")
 
     @nn.compact
     def __call__(self, x, *, train: bool) -> dict:
         """Features of images [B, H, W, C]: `stage1`..`stage5` maps and pooled `backbone` [B, C]."""
-        if self.stem == "cifar":
-            x = Conv(self.width, 3, 1, name="conv1")(x)
-        else:
-            x = Conv(self.width, 7, 2, name="conv1")(x)
-        x = nn.relu(BatchNorm(name="bn1")(x, train=train))
+        x = Conv(self.width, *((3, 1) if self.stem == "cifar" else (7, 2)), self.dtype, name="conv1")(x)
+        x = nn.relu(BatchNorm(groups=self.bn_groups, name="bn1")(x, train=train))
         features = {"stage1": x}
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for stage, blocks in enumerate(STAGES[self.depth]):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                name = f"layer{stage + 1}_{block}"
-                x = Block(self.width * 2**stage, stride, self.depth >= 50, name=name)(x, train=train)
+                settings = (self.width * 2**stage, stride, self.depth >= 50, self.dtype, self.bn_groups)
+                x = block_type(*settings, name=f"layer{stage + 1}_{block}")(x, train)
             features[f"stage{stage + 2}"] = x
         return features | {"backbone": jnp.asarray(x, jnp.float32).mean((1, 2))}
 

@@ -61,6 +61,9 @@ class MovingTarget:
         centre = embed("embedding").mean(0, keepdims=True)
         return state.replace(method=state.method.replace(centre=centre)), {"centre": jnp.linalg.norm(centre)}
 
+    def diagnose(self, metrics):
+        return None
+
     def features(self, state, images, names):
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         features = self.network.apply(variables, images, method=Network.features)

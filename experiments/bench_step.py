@@ -1,0 +1,185 @@
+"""Where the time of a training step goes, for any config on any device.
+
+    python experiments/bench_step.py --config=configs/swav.py:cifar10 --config.model.width=16 --config.batch_size=64
+    python experiments/bench_step.py --config=configs/swav.py:cifar10 --config.model.dtype=bfloat16 [--profile=DIR]
+
+Images are random, in the shape of the data set, so no data is needed. Every part is a program of its own, timed in
+turns with the others; medians. The parts add up to more than the whole step, which fuses and overlaps them:
+
+    augment     drawing the views
+    forward     backbone and head, training mode
+    method      loss, codes and whatever else the method computes of the embeddings, and its state's update
+    backward    gradient of all that, less the forward pass
+    optimiser   from gradients to new parameters
+
+FLOP are those that XLA counts in the compiled step. `without` is the step on views drawn once.
+"""
+
+import dataclasses
+import functools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+
+from ssl_jax import cli, train
+from ssl_jax.build import build, completed
+from ssl_jax.data.augment import draw_views
+from ssl_jax.interface import Batch
+from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.sharding import batch_sharding, replicated, state_shardings
+
+RUNS = flags.DEFINE_integer("runs", 10, "Timed runs of each part, after two that are not.", lower_bound=1)
+EXAMPLES = flags.DEFINE_integer("examples", 0, "Images of the made-up data set; default: what the method needs.")
+PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace of five steps (TensorBoard, Perfetto).")
+
+SHAPES = {"digits": (8, 1), "cifar10": (32, 3), "cifar100": (32, 3)}
+
+
+def plan_of(config, folder):
+    """The parts of a run of `config` on random images in the shape of its data set."""
+    config = completed(config)
+    size, channels = SHAPES.get(config.data.name, (config.data.size, 3))
+    wanted = max(2 * config.batch_size, config.method.get("prototypes", 0), config.method.get("queue_length", 0))
+    rng, count = np.random.default_rng(0), EXAMPLES.value or wanted
+    images = rng.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
+    labels = np.arange(count) % 10
+    test = dict(test_images=images[:10], test_labels=labels[:10])
+    np.savez(folder / "noise.npz", images=images, labels=labels, **test)
+    config.data.update(name="array", dir=str(folder / "noise.npz"), limit=0, labels="fine", mean=(), std=())
+    config.evals = {}
+    return build(config)
+
+
+def parts_of(plan, state, images, index, key):
+    """Name -> (function, arguments): each part of the step alone, and the step itself."""
+    stage = plan.stages[-1]
+    method, tx = stage.method, stage.tx
+    draw = lambda images, index, key: draw_views(key, images[index], stage.views, stage.mean, stage.std)
+    views = jax.jit(draw)(images, index, key)
+
+    def forward(state, views):
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+        return method.network.apply(variables, views, train=True, mutable="batch_stats")
+
+    def loss(params, state, views, index):
+        return method.loss(state.replace(params=params), Batch(views, index), key)
+
+    def gradient(state, views, index):
+        return jax.value_and_grad(loss, has_aux=True)(state.params, state, views, index)
+
+    def method_alone(state, views, index, embedding):
+        # The loss on embeddings as they are, and what follows the optimiser.
+        with_network = dataclasses.replace(method, network=_Given(embedding, state.batch_stats))
+        value, aux = with_network.loss(state, Batch(views, index), key)
+        return value, method.post_step(state.replace(step=state.step + 1), aux, Batch(views, index))
+
+    def update(grads, state):
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates), opt_state
+
+    def without(state, views, index, key):
+        (_, aux), grads = gradient(state, views, index)
+        params, opt_state = update(grads, state)
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, batch_stats=aux.batch_stats)
+        return method.post_step(state, aux, Batch(views, index))
+
+    grads = jax.jit(gradient)(state, views, index)[1]
+    embedding = jax.jit(forward)(state, views)[0]
+    return {
+        "step": (functools.partial(train.train_step, stage), (state, images, index, key)),
+        "without": (without, (state, views, index, key)),
+        "augment": (draw, (images, index, key)),
+        "forward": (forward, (state, views)),
+        "gradient": (gradient, (state, views, index)),
+        "method": (method_alone, (state, views, index, embedding)),
+        "optimiser": (update, (grads, state)),
+    }
+
+
+class _Given:
+    """Stands for a network whose embeddings are known."""
+
+    def __init__(self, embedding, batch_stats):
+        self._embedding, self._batch_stats = embedding, batch_stats
+
+    def apply(self, variables, views, **_):
+        return self._embedding, {"batch_stats": self._batch_stats}
+
+
+def measure(parts, runs):
+    """Compiled programs, and their median seconds; they take turns, so that a busy machine slows all alike."""
+    compiled = {name: jax.jit(f).lower(*args).compile() for name, (f, args) in parts.items()}
+    taken = {name: [] for name in parts}
+    for run in range(runs + 2):
+        for name, (_, args) in parts.items():
+            began = time.perf_counter()
+            jax.block_until_ready(compiled[name](*args))
+            if run >= 2:
+                taken[name].append(time.perf_counter() - began)
+    return compiled, {name: statistics.median(times) for name, times in taken.items()}
+
+
+def report(plan, compiled, seconds):
+    """Lines of the table."""
+    batch, step = plan.batch_size, compiled["step"]
+    flops, whole = step.cost_analysis().get("flops", float("nan")), seconds["step"]
+    rows = {name: seconds[name] for name in ("augment", "forward", "method", "optimiser")}
+    rows["backward"] = max(seconds["gradient"] - seconds["forward"] - rows["method"], 0.0)
+    yield f"{'part':<10} {'ms':>9} {'of step':>8}"
+    for name in ("augment", "forward", "method", "backward", "optimiser"):
+        yield f"{name:<10} {1e3 * rows[name]:9.2f} {rows[name] / whole:8.1%}"
+    yield f"{'step':<10} {1e3 * whole:9.2f} {batch / whole:,.0f} images/s, {flops / whole / 1e9:,.0f} GFLOP/s"
+    without = seconds["without"]
+    yield f"{'without':<10} {1e3 * without:9.2f} {batch / without:,.0f} images/s without augmentation"
+    memory = step.memory_analysis()
+    if memory:
+        sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
+        yield "memory     arguments {:,.0f} MB, temporary {:,.0f} MB".format(*(s / 1e6 for s in sizes))
+    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    if peak:
+        yield f"           peak on the device {peak / 1e6:,.0f} MB"
+
+
+def trace(plan, state, images, index, key, shardings, mesh):
+    """Five steps of the jitted training step, recorded in `--profile`."""
+    step_fn = train.jit_step(mesh, shardings)
+    stage = plan.stages[-1]
+    state, _ = step_fn(stage, state, images, index, key)
+    jax.block_until_ready(state)
+    with jax.profiler.trace(PROFILE.value):
+        for _ in range(5):
+            state, _ = step_fn(stage, state, images, index, key)
+            jax.block_until_ready(state)
+    print(f"trace of five steps in {PROFILE.value}")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        plan = plan_of(cli.CONFIG.value, Path(folder))
+    mesh, key = make_mesh(), jax.random.key(0)
+    with jax.set_mesh(mesh):
+        shardings = state_shardings(mesh, plan.shapes)
+        make = jax.jit(lambda k: train.init_state(plan, plan.stages[-1], k), out_shardings=shardings)
+        state = make(key)
+        images = jax.device_put(plan.dataset.train.images, replicated(mesh))
+        index = jax.device_put(jnp.arange(plan.batch_size, dtype=jnp.int32), batch_sharding(mesh))
+        compiled, seconds = measure(parts_of(plan, state, images, index, key), RUNS.value)
+        device, views = jax.devices()[0].device_kind, plan.stages[-1].views
+        shown = " + ".join(f"{v.count}x{v.size}" for v in views)
+        model = plan.config.model
+        print(f"{len(jax.devices())} x {device}, jax {jax.__version__}, medians of {RUNS.value} runs")
+        print(f"{model.name}{model.depth} width {model.width} {model.dtype}, batch {plan.batch_size}, views {shown}")
+        print("\n".join(report(plan, compiled, seconds)))
+        if PROFILE.value:
+            trace(plan, state, images, index, key, shardings, mesh)
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,67 @@
+"""What all commands share: the --config flag, one-line errors, exit codes."""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from ssl_jax.settings import SettingError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :variant where it has any.")
+
+
+def start(main):
+    """Runs `main()` of a command, its flags parsed; a SettingError is one line and exit code 2."""
+
+    def call(argv):
+        logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+        try:
+            main()
+        except SettingError as error:
+            fail(error, 2)
+
+    app.run(call, flags_parser=parse)
+
+
+def parse(argv):
+    """absl's flags, with every mistake as one line and exit code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            raise SettingError("--config is missing; try --config=configs/swav.py")
+        if len(rest) > 1:
+            raise SettingError(f"{rest[1]!r} is not a flag; settings are given as --config.NAME=VALUE")
+        path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+        if not Path(path).is_file():
+            raise SettingError(f"--config={path}: there is no such file")
+        return rest
+    except (AttributeError, KeyError) as error:
+        fail(unknown_setting(error, argv), 2)
+    except (flags.Error, SettingError, TypeError, ValueError, OSError) as error:
+        fail(error, 2)
+
+
+def unknown_setting(error, argv) -> str:
+    """Which flag named a setting that is not there, with what ml_collections says of it."""
+    said = str(error.args[0]) if error.args else ""
+    names = [arg.partition("=")[0].lstrip("-") for arg in argv[1:]]
+    wrong = next((n for n in names if n.startswith("config.") and n.rpartition(".")[2] in said), None)
+    near = re.search(r'Did you mean "(\w+)"', said)
+    hint = f"; did you mean {near[1]!r}?" if near else ""
+    return f"--{wrong} is not a setting{hint}" if wrong else said
+
+
+def config_name() -> tuple[str, str, dict]:
+    """Stem of the config file, variant, and the overrides given on the command line."""
+    flag = flags.FLAGS["config"]
+    path, _, variant = config_flags.get_config_filename(flag).partition(":")
+    return Path(path).stem, variant, config_flags.get_override_values(flag)
+
+
+def fail(error, code: int):
+    """One line on standard error, then the end."""
+    line = " ".join(str(error).split())
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,31 @@
+"""JAX's compilation cache, on by default in the commands: a second start skips most of the compiling."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+
+def enable_cache() -> None:
+    """Keeps compiled programs in ~/.cache/ssl_jax/xla (or under $XDG_CACHE_HOME).
+
+    JAX's own settings win: JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false
+    turns it off. Each kind of processor has a folder of its own, since CPU programs do not travel.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(home / "ssl_jax" / "xla" / _processor()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _processor() -> str:
+    """The architecture, and a hash of what the processor says it can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        able = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        able = platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(able.encode()).hexdigest()[:8]}"

@@ -1,0 +1,138 @@
+"""What every loader takes and gives: a `Source` in, a `Dataset` out; and what they share."""
+
+import dataclasses
+
+import numpy as np
+
+from ssl_jax.settings import SettingError
+
+UNLABELLED = -1
+_STATISTICS_FROM = 2000  # images that the channel statistics are computed from, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """One split: `images` uint8 [N, H, W, C] and `labels` int32 [N] (-1: unlabelled)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self):
+        return len(self.images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Training and test images, class names, and the channel statistics that views are normalised with.
+
+    `test` may be empty, [0, H, W, C], and `classes` too, where there are no labels. `notes` are sentences that the
+    user should read.
+    """
+
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The settings of `config.data` but the name.
+
+    Attributes:
+        dir: folder or file that the data set is read from.
+        limit: keep the first `limit` training images; 0 keeps all.
+        labels: "fine"; "coarse", for CIFAR-100; or "none", as if the data set had no labels.
+        size: side in pixels of the squares that images of folders and of tfds are stored as.
+        test_share: share of each class that is held out where a labelled data set has no test split.
+        skip_corrupt: leave out files that cannot be read.
+        download: fetch what is missing, for the data sets that can.
+        cache: folder for decoded images and downloads; empty: ssl_jax in $XDG_CACHE_HOME or ~/.cache.
+        mean, std: C channel statistics of pixels in 0..1; empty: the data set's own.
+    """
+
+    dir: str = ""
+    limit: int = 0
+    labels: str = "fine"
+    size: int = 128
+    test_share: float = 0.1
+    skip_corrupt: bool = False
+    download: bool = False
+    cache: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether labels are wanted."""
+        return self.labels != "none"
+
+    def check(self):
+        """Raises a SettingError for values that no data set takes."""
+        if self.labels not in ("fine", "coarse", "none"):
+            raise SettingError(f"data.labels={self.labels!r}: choose fine, coarse or none")
+        if self.limit < 0:
+            raise SettingError(f"data.limit={self.limit}: at least 0; 0 takes all")
+        if self.size < 1:
+            raise SettingError(f"data.size={self.size}: at least 1 pixel")
+        if not 0 < self.test_share < 1:
+            raise SettingError(f"data.test_share={self.test_share}: between 0 and 1, both left out")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise SettingError(f"data.mean={self.mean}: within 0 and 1, as pixels are scaled to 0..1")
+        if not all(0 < value <= 1 for value in self.std):
+            raise SettingError(f"data.std={self.std}: above 0 and at most 1, as pixels are scaled to 0..1")
+
+    def check_channels(self, channels: int):
+        """Raises a SettingError where `mean` or `std` is given for another number of channels."""
+        for key in ("mean", "std"):
+            value = getattr(self, key)
+            if len(value) not in (0, channels):
+                raise SettingError(f"data.{key}={value}: the images have {channels} channels; give {channels} numbers")
+
+
+def check_classes(labels, classes, where: str, which: str = "all"):
+    """Refuses labels [N] that are all of one class: nothing could be learnt from them, nor scored.
+
+    Raises:
+        SettingError: names the class; -1 does not count, and no labels at all are fine.
+    """
+    found = np.unique(labels[labels != UNLABELLED])
+    if len(found) == 1:
+        raise SettingError(
+            f"{which} {len(labels):,} training images of {where} are of one class, {classes[found[0]]!r}; "
+            "give images of two classes or more; data.labels=none trains without labels"
+        )
+
+
+def held_out(labels, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """A fixed stratified split into rows for training and rows for the test, both ascending.
+
+    Args:
+        labels: [N]; unlabelled rows (-1) stay in training.
+        share: of each class that is held out, at least one image, but never the last of its class.
+    """
+    rng, test = np.random.default_rng(0), np.zeros(len(labels), bool)
+    for label in np.unique(labels[labels != UNLABELLED]):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        test[rows[:count]] = True
+    return np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images [N, H, W, C], in units of 255, to four digits.
+
+    From at most 2,000 images, spread evenly. Exact sums of whole numbers: the same on every machine.
+    """
+    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), _STATISTICS_FROM)).astype(int))
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for row in rows:
+        for channel, count in enumerate(counts):
+            count += np.bincount(images[row, ..., channel].ravel(), minlength=256)
+    values, total = np.arange(256), counts.sum(axis=1)
+    mean = counts @ values / total
+    variance = counts @ values**2 / total - mean**2
+    std = np.maximum(np.sqrt(np.maximum(variance, 0.0)) / 255, 1e-3)
+    return tuple(np.round(mean / 255, 4).tolist()), tuple(np.round(std, 4).tolist())

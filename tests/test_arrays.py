@@ -1,0 +1,124 @@
+"""Images from .npz files."""
+
+import numpy as np
+import pytest
+
+from ssl_jax.data import datasets
+from ssl_jax.settings import SettingError
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
+LABELS = np.arange(40) % 4
+
+
+@pytest.fixture
+def load(tmp_path):
+    def save_and_load(settings=None, **arrays):
+        np.savez(tmp_path / "data.npz", **arrays)
+        return datasets.load("array", dir=str(tmp_path / "data.npz"), **settings or {})
+
+    return save_and_load
+
+
+def test_rows_and_labels_stay(load):
+    data = load(images=IMAGES, labels=LABELS, test_images=IMAGES[:8], test_labels=LABELS[:8], classes=list("abcd"))
+    np.testing.assert_array_equal(data.train.images, IMAGES)
+    np.testing.assert_array_equal(data.train.labels, LABELS)
+    np.testing.assert_array_equal(data.test.images, IMAGES[:8])
+    assert data.classes == ("a", "b", "c", "d")
+    np.testing.assert_allclose(data.mean, (IMAGES / 255).mean(axis=(0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(data.std, (IMAGES / 255).std(axis=(0, 1, 2)), atol=1e-4)
+
+
+def test_names_of_keras(load, tmp_path):
+    data = load(x_train=IMAGES[..., 0], y_train=LABELS[:, None], x_test=IMAGES[:3, ..., 0], y_test=LABELS[:3, None])
+    assert data.train.images.shape == (40, 6, 5, 1)
+    np.testing.assert_array_equal(data.test.labels, LABELS[:3])
+    assert data.classes == ("0", "1", "2", "3")
+    np.testing.assert_array_equal(datasets.load("array", dir=str(tmp_path)).train.images, data.train.images)
+
+
+def test_a_stratified_share_is_held_out_without_a_test_split(load):
+    partly = np.where(np.arange(40) < 20, LABELS, -1)
+    for labels, share, each in ((LABELS, 0.2, 2), (partly, 0.4, 2), (LABELS, 0.001, 1), (LABELS, 0.999, 9)):
+        data = load(dict(test_share=share), images=IMAGES, labels=labels)
+        np.testing.assert_array_equal(np.bincount(data.test.labels), [each] * 4)
+        assert len(data.train) + len(data.test) == 40
+        rows = {image.tobytes() for image in (*data.train.images, *data.test.images)}
+        assert len(rows) == 40
+
+
+def test_without_labels(load):
+    for settings, labels in (({}, {}), ({}, {"labels": np.full(40, -1)}), ({"labels": "none"}, {"labels": LABELS})):
+        data = load(settings, images=IMAGES, **labels)
+        assert data.classes == ()
+        assert data.test.images.shape == (0, 6, 5, 3)
+        assert (data.train.labels == -1).all()
+        assert len(data.train) == 40
+
+
+def test_own_statistics(load):
+    data = load(dict(mean=[0.5, 0.5, 0.5], std=(1, 0.5, 0.5)), images=IMAGES)
+    assert data.mean == (0.5, 0.5, 0.5)
+    assert data.std == (1.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "settings", "message"),
+    [
+        (dict(pictures=IMAGES), {}, "has the keys pictures; wanted: images, .*x_train"),
+        (dict(images=IMAGES, label=LABELS), {}, "has the keys images, label; wanted"),
+        (dict(images=IMAGES, x_train=IMAGES), {}, "has the keys images, x_train; wanted"),
+        (dict(images=IMAGES / 255), {}, r"images are float64; save uint8 .*\(255 \* images\).round"),
+        (dict(images=IMAGES.astype(int)), {}, "images are int64; save uint8"),
+        (dict(images=IMAGES[0, 0]), {}, r"images have shape \(5, 3\); wanted \[N, H, W\]"),
+        (dict(images=IMAGES.transpose(0, 3, 1, 2)), {}, r"images have shape \(40, 3, 6, 5\)"),
+        (dict(images=IMAGES[:0]), {}, "there is not one pixel"),
+        (dict(images=np.array([None, 1])), {}, "images holds Python objects"),
+        (dict(images=IMAGES, labels=LABELS[:39]), {}, r"labels have shape \(39,\), and there are 40 images"),
+        (dict(images=IMAGES, labels=LABELS / 2), {}, "labels are float64; save whole numbers"),
+        (dict(images=IMAGES, labels=LABELS - 2), {}, "labels run from -2 to 1"),
+        (dict(images=IMAGES, labels=LABELS * 100), {}, "labels reach 300 with 40 images"),
+        (dict(images=IMAGES, labels=LABELS, classes=["a", "b"]), {}, "labels reach 3, but there are 2 classes"),
+        (dict(images=IMAGES, labels=LABELS, classes=[1, 2, 3, 4]), {}, "classes are int64"),
+        (dict(images=IMAGES, test_images=IMAGES[:, 1:]), {}, "make them alike"),
+        (
+            dict(images=IMAGES, labels=LABELS, test_images=IMAGES[:2], test_labels=[4, 0]),
+            {},
+            "test_labels reach 4, but there are 4 classes",
+        ),
+        (dict(images=IMAGES, labels=LABELS * 0), {}, "all 40 training images of .* are of one class, '0'"),
+        (dict(images=IMAGES, labels=np.sort(LABELS)), {"limit": 5}, "the first 5 training images .* of one class, '0'"),
+        (dict(images=IMAGES), {"mean": (0.5,)}, r"data.mean=\(0.5,\): the images have 3 channels; give 3 numbers"),
+        (dict(images=IMAGES), {"std": (0.5, 0.0, 1.0)}, r"data.std=\(0.5, 0.0, 1.0\): above 0"),
+        (dict(images=IMAGES), {"mean": (120.0, 110.0, 100.0)}, "data.mean=.*: within 0 and 1"),
+    ],
+)
+def test_mistakes_end_in_one_line(load, arrays, settings, message):
+    if "labels" in arrays and np.ndim(arrays["labels"]) and arrays["labels"].max() == 0:
+        arrays["test_images"], arrays["test_labels"] = IMAGES[:2], LABELS[:2] * 0
+    with pytest.raises(SettingError, match=message) as caught:
+        load(settings, **arrays)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_none(tmp_path):
+    path = tmp_path / "a.npz"
+    for content in (b"", b"PK\x03\x04 and then nothing", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(SettingError, match=r"a.npz is not a .npz file that can be read"):
+            datasets.load("array", dir=str(path))
+    np.savez(path, images=IMAGES)
+    path.write_bytes(path.read_bytes()[:900] + bytes(50) + path.read_bytes()[950:])
+    with pytest.raises(SettingError, match=r"a.npz is not a .npz file that can be read"):
+        datasets.load("array", dir=str(path))
+    np.save(tmp_path / "b.npy", IMAGES)
+    with pytest.raises(SettingError, match="holds a single array"):
+        datasets.load("array", dir=str(tmp_path / "b.npy"))
+    with pytest.raises(SettingError, match="no such file or folder"):
+        datasets.load("array", dir=str(tmp_path / "c.npz"))
+    with pytest.raises(SettingError, match="data.dir is empty"):
+        datasets.load("array")
+    np.savez(tmp_path / "d.npz", images=IMAGES)
+    with pytest.raises(SettingError, match="holds 2 .npz files"):
+        datasets.load("array", dir=str(tmp_path))

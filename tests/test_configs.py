@@ -1,0 +1,103 @@
+"""Every config and variant: complete, overridable, buildable on images of its size; and the numbers of the recipes."""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ssl_jax import defaults
+from ssl_jax.build import build, completed
+from ssl_jax.data.augment import View
+from ssl_jax.settings import SettingError
+from ssl_jax.stages import views_of
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+VARIANTS = {
+    "swav": ("digits", "cifar10", "cifar10_multicrop", "cifar100", "folder", "imagenet", "imagenet_bs256"),
+    "instance": ("digits", "cifar10", "cifar100"),
+}
+
+
+def config_of(name, variant):
+    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant)
+
+
+def plan_of(name, variant, tmp_path, **changes):
+    """The run of a variant on a few random images in place of its data."""
+    config = config_of(name, variant)
+    rng, count = np.random.default_rng(0), 4096
+    images, labels = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8), np.arange(count) % 10
+    np.savez(tmp_path / "a.npz", images=images, labels=labels, test_images=images[:20], test_labels=labels[:20])
+    if config.data.name != "digits":
+        config.data.update(name="array", dir=str(tmp_path / "a.npz"))
+    config.update(changes)
+    return build(config)
+
+
+def test_a_view_lists_every_setting():
+    ours = {f.name: f.default for f in dataclasses.fields(View) if f.name != "size"}
+    assert {k: v for k, v in defaults.view(8).items() if k != "size"} == ours
+
+
+@pytest.mark.parametrize(("name", "variant"), [(n, v) for n, variants in VARIANTS.items() for v in variants])
+def test_every_field_of_every_view_can_be_overridden(name, variant):
+    config = completed(config_of(name, variant))
+    for group in config.augment.values():
+        assert set(group) == {f.name for f in dataclasses.fields(View)}
+    assert views_of(config)
+
+
+def test_unknown_variants_are_listed():
+    with pytest.raises(SettingError, match="choose one of: digits, cifar10, cifar10_multicrop, cifar100, folder"):
+        config_of("swav", "cifar")
+
+
+@pytest.mark.parametrize("variant", ["cifar10", "cifar10_multicrop", "cifar100", "folder"])
+def test_small_swav_recipes_build(variant, tmp_path):
+    plan = plan_of("swav", variant, tmp_path, batch_size=256)
+    prototypes = plan.stages[0].method.prototypes
+    assert prototypes == {"cifar10": 512, "folder": 128}.get(variant, 3000)
+    rate = float(jax.jit(plan.stages[0].schedule)(11 * plan.steps_per_epoch))
+    assert rate == pytest.approx(2e-3 if variant in ("cifar10", "folder") else 0.6, rel=0.03)
+
+
+def test_imagenet_recipe_is_the_papers(tmp_path):
+    plan = plan_of("swav", "imagenet", tmp_path)
+    stage = plan.stages[0]
+    assert [(v.count, v.size, v.scale) for v in stage.views] == [(2, 224, (0.14, 1.0)), (6, 96, (0.05, 0.14))]
+    assert stage.std == (0.228, 0.224, 0.225)
+    assert plan.batch_size == 4096
+    assert stage.method.prototypes == 3000
+    assert stage.method.network.head.bn_groups == stage.method.network.backbone.bn_groups == 8
+    schedule = jax.jit(stage.schedule)
+    np.testing.assert_allclose([schedule(0), schedule(9), schedule(10)], [0.3, 4.8, 4.8], rtol=1e-5)
+
+
+def test_imagenet_bs256_has_a_queue():
+    config = completed(config_of("swav", "imagenet_bs256"))
+    assert (config.method.queue_length, config.method.queue_starts_epoch) == (3840, 15.0)
+    assert (config.batch_size, config.optim.learning_rate, config.optim.schedule.final) == (256, 0.6, 0.0006)
+    assert config.optim.schedule.warmup_epochs == 0
+
+
+def test_the_rate_scales_with_the_batch(tmp_path):
+    plan = plan_of("swav", "folder", tmp_path, batch_size=64)
+    assert float(plan.stages[0].schedule(0)) == pytest.approx(1e-3 * 64 / 128)
+    with pytest.raises(SettingError, match="base_batch_size=-1: at least 0"):
+        plan_of("swav", "folder", tmp_path, optim={"base_batch_size": -1})
+
+
+def test_prototypes_default_to_ten_per_class(tmp_path):
+    assert plan_of("swav", "digits", tmp_path, method={"prototypes": 0}).stages[0].method.prototypes == 128
+    changed = plan_of("swav", "folder", tmp_path, batch_size=64, data={"labels": "none"})
+    assert changed.stages[0].method.prototypes == 512
+    assert changed.evaluators == {}
+    assert "no labels" in changed.notes[-1]
+
+
+def test_bn_groups_divide_the_batch(tmp_path):
+    with pytest.raises(SettingError, match="model.bn_groups=3 does not divide batch_size=64"):
+        plan_of("swav", "folder", tmp_path, batch_size=64, model={"bn_groups": 3})

@@ -1,0 +1,380 @@
+"""Folders of image files: layouts, decoding, the cache."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssl_jax.data import cache, datasets, decode
+from ssl_jax.settings import SettingError
+
+RNG = np.random.default_rng(0)
+ROOT = Path(__file__).parent.parent
+
+
+def draw(path, colour=(200, 30, 30), size=(20, 14), **options):
+    """A picture of one colour with a little noise."""
+    pixels = np.clip(RNG.normal(colour, 3, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+COLOURS = {"blue": (30, 30, 200), "green": (30, 200, 30), "red": (200, 30, 30)}
+
+
+def classes_below(folder, each):
+    for name, colour in COLOURS.items():
+        for i in range(each):
+            draw(folder / name / f"{i}.png", colour)
+
+
+@pytest.fixture
+def load(tmp_path):
+    settings = dict(dir=str(tmp_path / "images"), cache=str(tmp_path / "cache"), size=8)
+    return lambda **more: datasets.load("folder", **settings | more)
+
+
+@pytest.fixture
+def images(tmp_path):
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+def brightest(images):
+    """The class by colour: blue 0, green 1, red 2."""
+    return 2 - np.asarray(images).mean(axis=(1, 2)).argmax(axis=1)
+
+
+@pytest.mark.parametrize("test", ["val", "valid", "validation", "test"])
+def test_splits_with_class_folders(images, load, test):
+    classes_below(images / "train", 10)
+    classes_below(images / test, 2)
+    data = load()
+    assert data.classes == ("blue", "green", "red")
+    assert data.train.images.shape == (30, 8, 8, 3)
+    for split, each in ((data.train, 10), (data.test, 2)):
+        np.testing.assert_array_equal(brightest(split.images), split.labels)
+        np.testing.assert_array_equal(np.bincount(split.labels), [each] * 3)
+        assert isinstance(split.images, np.memmap)
+    assert len(np.unique(load(limit=8).train.labels)) == 3
+    np.testing.assert_array_equal(load(limit=8).train.images, data.train.images[:8])
+    np.testing.assert_allclose(data.mean, (data.train.images / 255).mean(axis=(0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(data.std, (data.train.images / 255).std(axis=(0, 1, 2)), atol=1e-4)
+
+
+def test_class_folders_alone_hold_a_share_out(images, load):
+    classes_below(images, 10)
+    draw(images / "red" / "deep" / "er" / "more.JPEG")
+    draw(images / ".hidden" / "x.png")
+    draw(images / "red" / "._x.png")
+    (images / "docs").mkdir()
+    (images / "readme.txt").write_text("not an image")
+    data = load(test_share=0.2)
+    np.testing.assert_array_equal(np.bincount(data.test.labels), [2, 2, 2])
+    np.testing.assert_array_equal(np.bincount(data.train.labels), [8, 8, 9])
+    np.testing.assert_array_equal(brightest(data.test.images), data.test.labels)
+
+
+@pytest.mark.parametrize("below", ["", "train"])
+def test_flat_folders_are_unlabelled(images, load, below):
+    for i in range(7):
+        draw(images / below / f"{i}.png")
+    data = load()
+    assert data.classes == ()
+    assert (data.train.labels == -1).all()
+    assert len(data.train) == 7
+    assert data.test.images.shape == (0, 8, 8, 3)
+
+
+def test_without_labels_everything_is_read(images, load):
+    classes_below(images, 2)
+    draw(images / "loose.png")
+    data = load(labels="none")
+    assert data.classes == ()
+    assert len(data.train) == 7
+    assert len(data.test) == 0
+
+
+def test_a_class_may_be_called_train(images, load):
+    for name, colour in zip(("bus", "plane", "train"), COLOURS.values()):
+        for i in range(3):
+            draw(images / name / f"{i}.png", colour)
+    assert load().classes == ("bus", "plane", "train")
+
+
+def test_links_that_loop_are_left_out(images, load):
+    classes_below(images, 3)
+    (images / "red" / "again").symlink_to(images / "red")
+    assert len(load(labels="none").train) == 9
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "message"),
+    [
+        ([], {}, "no images to train on in data.dir="),
+        (["a/1.gif"], {}, "no images to train on"),
+        (["val/a/1.png", "train/x.txt"], {}, "no images to train on"),
+        (["a/1.png", "a/2.png"], {}, "all 2 training images of .* are of one class, 'a'; .*data.labels=none"),
+        (["a/1.png", "b/2.png", "3.png"], {}, "3.png lies beside class folders; .*data.labels=none"),
+        (["train/a/1.png", "train/b/1.png", "val/c/1.png"], {}, "val/c is a class that train/ lacks"),
+        (["train/a/1.png", "train/b/1.png", "val/1.png"], {}, "val/1.png lies beside class folders"),
+        (["1.png"], {"mean": (0.5,)}, "the images have 3 channels"),
+        (["1.png"], {"size": 0}, "data.size=0: at least 1"),
+        (["1.png"], {"test_share": 1.0}, "data.test_share=1.0: between 0 and 1"),
+        (["1.png"], {"dir": ""}, "data.dir is empty"),
+        (["1.png"], {"dir": "/nowhere"}, "data.dir=/nowhere is not a folder"),
+        (["1.png"], {"labels": "coarse"}, "folder has no coarse labels"),
+        (["1.png"], {"download": True}, "folder cannot be downloaded, only cifar10 and cifar100"),
+        (["1.png"], {"limit": 2}, "folder has 1 training images"),
+        (["1.png"], {"cache": "/proc/x"}, "the cache /proc/x cannot be written .*; set data.cache"),
+    ],
+)
+def test_mistakes_end_in_one_line(images, load, files, settings, message):
+    for name in files:
+        path = images / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch() if path.suffix in (".gif", ".txt") else draw(path)
+    with pytest.raises(SettingError, match=message) as caught:
+        load(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def png(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def grey_ramp(dtype, top):
+    return np.tile(np.linspace(0, top, 16).astype(dtype), (16, 1))
+
+
+def test_modes_become_rgb(tmp_path):
+    ramp = np.repeat(grey_ramp(np.uint8, 255)[..., None], 3, axis=-1).astype(int)
+    rgba = np.dstack([np.full((16, 16, 3), 0, np.uint8), grey_ramp(np.uint8, 255)])
+    palette = Image.fromarray(rgba[..., 3]).convert("P")
+    palette.save(tmp_path / "palette.png", transparency=bytes(range(255, -1, -1)))
+    Image.fromarray(ramp.astype(np.uint8)).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    files = {
+        png(tmp_path / "grey.png", grey_ramp(np.uint8, 255)): ramp,
+        png(tmp_path / "grey16.png", grey_ramp(np.uint16, 65535)): ramp,
+        png(tmp_path / "rgba.png", rgba): 255 - ramp,
+        png(tmp_path / "la.png", rgba[..., 2:]): 255 - ramp,
+        tmp_path / "cmyk.jpg": ramp,
+        png(tmp_path / "grey.webp", grey_ramp(np.uint8, 255), lossless=True): ramp,
+        png(tmp_path / "grey.bmp", grey_ramp(np.uint8, 255)): ramp,
+        png(tmp_path / "bits.png", grey_ramp(np.uint8, 255) > 100): 255 * (ramp > 100),
+    }
+    for path, expected in files.items():
+        found = decode.read(path, 16)
+        assert found.shape == (16, 16, 3), path
+        assert found.dtype == np.uint8
+        np.testing.assert_allclose(found.astype(int), expected, atol=3, err_msg=str(path))
+    assert decode.read(tmp_path / "palette.png", 16)[0, 0].tolist() == [0, 0, 0]
+    assert decode.read(tmp_path / "palette.png", 16)[0, 15].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(tmp_path, orientation):
+    pixels = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    upright = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: pixels.transpose(1, 0, 2)[:, ::-1],
+        7: pixels.transpose(1, 0, 2)[::-1, ::-1],
+        8: pixels.transpose(1, 0, 2)[::-1],
+    }[orientation]
+    expected = decode.square(Image.fromarray(np.ascontiguousarray(upright)), 6)
+    np.testing.assert_allclose(decode.read(tmp_path / "x.png", 6).astype(int), expected.astype(int), atol=1)
+
+
+def test_the_central_square_is_kept_and_shrunk_without_aliasing(tmp_path):
+    pixels = np.zeros((8, 20, 3), np.uint8)
+    pixels[:, 6:14] = RNG.integers(0, 256, (8, 8, 3))
+    np.testing.assert_array_equal(decode.read(png(tmp_path / "x.png", pixels), 8), pixels[:, 6:14])
+    stripes = np.zeros((512, 512, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.ptp(decode.read(png(tmp_path / "stripes.png", stripes), 32)[4:-4, 4:-4].astype(int)) < 5
+    draw(tmp_path / "large.jpg", size=(900, 700))
+    assert decode.read(tmp_path / "large.jpg", 50).shape == (50, 50, 3)
+    draw(tmp_path / "small.jpg", size=(3, 2))
+    assert decode.read(tmp_path / "small.jpg", 50).shape == (50, 50, 3)
+
+
+def damaged(images):
+    """Four files that cannot be decoded, among the others, and why."""
+    draw(images / "whole.jpg", size=(200, 200))
+    whole = (images / "whole.jpg").read_bytes()
+    (images / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (images / "empty.png").touch()
+    (images / "text.png").write_text("no picture")
+    huge = Image.new("1", (20_000, 9_000))
+    huge.save(images / "huge.png")
+    large = Image.new("1", (10_000, 9_500))  # Pillow only warns of it
+    large.save(images / "large.png")
+    return {"cut.jpg": "truncated", "empty.png": "empty", "text.png": "not an image", "huge.png": "178,956,970 pixels"}
+
+
+def test_bad_files_are_named_or_left_out(images, load):
+    reasons = damaged(images)
+    for i in range(9):
+        draw(images / f"{i}.png")
+    for name, why in reasons.items():
+        with pytest.raises(decode.CorruptError, match=why), decode._quiet():
+            decode.read(images / name, 8)
+    with pytest.raises(SettingError, match=r"cannot be read \(.*\); data.skip_corrupt=True leaves such files out"):
+        load()
+    data = load(skip_corrupt=True)
+    assert len(data.train) == 11
+    assert len(data.notes) == 1
+    assert data.notes[0].startswith("4 of 15 images cannot be read and are left out, the first: ")
+    assert load(skip_corrupt=True).notes == data.notes
+    with pytest.raises(SettingError, match="data.skip_corrupt=True leaves such files out"):
+        load()  # although they are left out of the cache
+
+
+def test_labels_keep_their_images_where_files_are_left_out(images, load):
+    classes_below(images / "train", 6)
+    classes_below(images / "val", 3)
+    for bad in ("train/red/0.png", "train/blue/3.png", "val/green/1.png"):
+        (images / bad).write_bytes(b"")
+    data = load(skip_corrupt=True)
+    np.testing.assert_array_equal(np.bincount(data.train.labels), [5, 6, 5])
+    np.testing.assert_array_equal(np.bincount(data.test.labels), [3, 2, 3])
+    np.testing.assert_array_equal(brightest(data.train.images), data.train.labels)
+    np.testing.assert_array_equal(brightest(data.test.images), data.test.labels)
+
+
+def test_nothing_but_bad_files(images, load, tmp_path):
+    for i in range(3):
+        (images / f"{i}.png").touch()
+    with pytest.raises(SettingError, match="no training image of .* can be read, the first: .*the file is empty"):
+        load(skip_corrupt=True)
+    assert list((tmp_path / "cache" / "folders").iterdir()) == []
+
+
+def test_decoding_stops_soon_after_a_bad_file(images, load, monkeypatch):
+    for i in range(300):
+        (images / f"{i}.png").touch()
+    read, calls = decode.read, []
+    monkeypatch.setattr("ssl_jax.data.folder.read", lambda *args: (calls.append(1), read(*args))[1])
+    with pytest.raises(SettingError, match="the file is empty"):
+        load()
+    assert len(calls) <= 5 * (os.cpu_count() or 1)
+
+
+def test_decoded_once_and_again_when_a_file_changes(images, load, capsys, tmp_path):
+    classes_below(images, 4)
+    first = load()
+    assert capsys.readouterr().err.startswith("decoding 12 images of ")
+    again = load()
+    assert capsys.readouterr().err == ""
+    np.testing.assert_array_equal(first.train.images, again.train.images)
+    draw(images / "red" / "0.png", size=(9, 9))
+    load()
+    load(size=6)
+    load(labels="none")
+    load(test_share=0.5)
+    assert capsys.readouterr().err.count("decoding") == 4
+    names = json.loads(next((tmp_path / "cache" / "folders").glob("*/names.json")).read_text())
+    assert set(names) == {f"{c}/{i}.png" for c in COLOURS for i in range(4)}
+
+
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "index.json"])
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY garbage", b"{}"])
+def test_a_damaged_cache_is_decoded_anew(images, load, tmp_path, file, content):
+    classes_below(images, 3)
+    first = load()
+    expected = np.array(first.train.images)
+    path = next((tmp_path / "cache" / "folders").glob("*")) / file
+    path.unlink() if content is None else path.write_bytes(content)
+    np.testing.assert_array_equal(load().train.images, expected)
+    assert len(list((tmp_path / "cache" / "folders").iterdir())) == 1
+
+
+def test_a_cut_cache_is_decoded_anew(images, load, tmp_path):
+    classes_below(images, 3)
+    expected = np.array(load().train.images)
+    path = next((tmp_path / "cache" / "folders").glob("*/images.npy"))
+    os.truncate(path, path.stat().st_size - 10)
+    np.testing.assert_array_equal(load().train.images, expected)
+
+
+def test_what_a_killed_decode_leaves_is_not_taken_and_goes_after_a_day(images, load, tmp_path):
+    classes_below(images, 3)
+    old, new = (tmp_path / "cache" / "folders" / name for name in (".0-old", ".0-new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "images.npy").write_bytes(b"half")
+    for path in (old / "images.npy", old):
+        os.utime(path, (time.time() - 2 * 86400,) * 2)
+    load()
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_another_process_may_be_first(images, load, tmp_path, monkeypatch):
+    classes_below(images, 3)
+    fill, inner = cache._fill, []
+
+    def slow(*args):
+        if not inner:
+            inner.append(None)
+            inner[0] = load()
+        return fill(*args)
+
+    monkeypatch.setattr(cache, "_fill", slow)
+    data = load()
+    np.testing.assert_array_equal(data.train.images, inner[0].train.images)
+    assert len(list((tmp_path / "cache" / "folders").iterdir())) == 1
+
+
+def test_full_disks(images, load, monkeypatch, tmp_path):
+    classes_below(images, 3)
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(100))
+    with pytest.raises(
+        SettingError, match="9 images of .* need 1,728 bytes, and .* has 100; set data.cache to a folder"
+    ):
+        load()
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(10**9))
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "fsync", full)
+    with pytest.raises(SettingError, match=r"cannot be written \(No space left on device\); set data.cache"):
+        load()
+    assert list((tmp_path / "cache" / "folders").iterdir()) == []
+
+
+def test_odd_names_fit_on_one_line(images, load):
+    (images / "two\nlines.png").touch()
+    with pytest.raises(SettingError, match=r"two\?lines.png") as caught:
+        load()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_cache_has_a_place_of_its_own(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert str(cache.root(datasets.Source())) == "/somewhere/ssl_jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.root(datasets.Source()) == Path.home() / ".cache" / "ssl_jax"
+
+
+def test_data_need_no_accelerator():
+    code = "import sys; from ssl_jax.data import datasets; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60)

@@ -1,0 +1,62 @@
+"""The picture of views."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_run import TINY, environment
+
+from ssl_jax.data.augment import View
+from ssl_jax.data.preview import _GAP, _TOP, grid
+
+
+def preview(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "ssl_jax.data.preview", *flags],
+        env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_grid_shows_originals_and_views_at_their_sizes(key):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    whole = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0)
+    views = (View(size=32, count=1, **whole), View(size=16, count=2))
+    picture = grid(images, views, key, ["a", "b", "c"])
+    # Enlarged three times: 96 pixels for the stored image and the large view, 48 for the small ones.
+    assert picture.shape == (_TOP + 3 * (96 + _GAP), 2 * (96 + _GAP) + 2 * (48 + _GAP) + _GAP, 3)
+    cell = lambda left: picture[_TOP + 100 : _TOP + 196 : 3, left : left + 96 : 3]
+    np.testing.assert_array_equal(cell(_GAP), images[1])
+    np.testing.assert_allclose(np.int32(cell(2 * _GAP + 96)), np.int32(images[1]), atol=1)
+
+
+def test_grey_images_are_drawn(key):
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
+    assert grid(images, (View(size=8),), key, ["a", "b"]).shape[2] == 3
+
+
+def test_command(tmp_path):
+    out = tmp_path / "views.png"
+    done = preview(f"--config={TINY}", f"--out={out}", "--images=5")
+    assert done.returncode == 0, done.stderr
+    assert "5 images of digits, 3 views each" in done.stdout
+    with Image.open(out) as picture:
+        assert picture.size[0] > 300
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out=x.jpg"], "--out=x.jpg: give a file that ends in .png"),
+        (["--out=/nowhere/x.png"], "in a folder that exists"),
+        (["--images=0"], "images"),
+        (["--config.augment.large.blurr=0.5"], "--config.augment.large.blurr is not a setting"),
+    ],
+)
+def test_bad_input_is_one_line(flags, message):
+    done = preview(f"--config={TINY}", *flags)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
