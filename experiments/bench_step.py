@@ -30,6 +30,7 @@ from absl import flags
 
 from ssl_jax import cli, train
 from ssl_jax.build import build, completed
+from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import draw_views
 from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import make_mesh
@@ -115,7 +116,8 @@ class _Given:
 
 def measure(parts, runs):
     """Compiled programs, and their median seconds; they take turns, so that a busy machine slows all alike."""
-    compiled = {name: jax.jit(f).lower(*args).compile() for name, (f, args) in parts.items()}
+    options = convolution_options()
+    compiled = {name: jax.jit(f).lower(*args).compile(options) for name, (f, args) in parts.items()}
     taken = {name: [] for name in parts}
     for run in range(runs + 2):
         for name, (_, args) in parts.items():

@@ -1,4 +1,4 @@
-"""JAX's compilation cache, on by default in the commands: a second start skips most of the compiling."""
+"""How programs are compiled: options for the CPU, and JAX's compilation cache, on by default in the commands."""
 
 import hashlib
 import os
@@ -6,6 +6,17 @@ import platform
 from pathlib import Path
 
 import jax
+
+
+def convolution_options() -> dict | None:
+    """Compiler options for programs full of convolutions; None, XLA's defaults, on a GPU or TPU.
+
+    XLA's CPU compiler gives most convolutions to YNNPACK, whose kernel gradients take 1.2 to 12 times as long as
+    those of the Eigen code that they replace (docs/performance.md). Matrix products stay with it.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 
 def enable_cache() -> None:

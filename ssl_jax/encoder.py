@@ -1,11 +1,12 @@
 """From images to features, in chunks, without views or gradients."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import clean
 from ssl_jax.ops.mesh import REPLICATED, ROWS, constrain
 
@@ -24,7 +25,7 @@ def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) ->
     """
     rows = len(images)
     chunk = min(chunk, rows)
-    take = partial(_chunk, method, state, names=names, size=size, mean=mean, std=std)
+    take = partial(_chunk(), method, state, names=names, size=size, mean=mean, std=std)
     parts = []
     for start in range(0, rows, chunk):
         index = np.minimum(start + np.arange(chunk), rows - 1)
@@ -34,7 +35,13 @@ def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) ->
     return {name: jnp.concatenate([p[name] for p in parts])[:rows] for name in names}
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("names", "size", "mean", "std"))
-def _chunk(method, state, images, *, names, size, mean, std):
-    batch = constrain(clean(images, size, mean, std), ROWS)
-    return {name: constrain(x, REPLICATED) for name, x in method.features(state, batch, names).items()}
+@cache
+def _chunk():
+    """The jitted pass over one chunk; not made at import, since its options depend on the backend."""
+
+    def features(method, state, images, *, names, size, mean, std):
+        batch = constrain(clean(images, size, mean, std), ROWS)
+        return {name: constrain(x, REPLICATED) for name, x in method.features(state, batch, names).items()}
+
+    named = ("names", "size", "mean", "std")
+    return jax.jit(features, static_argnums=0, static_argnames=named, compiler_options=convolution_options())

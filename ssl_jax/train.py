@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ssl_jax import checkpoint, scoring, signals, writer
 from ssl_jax.build import Plan, build, init_state
+from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import draw_views
 from ssl_jax.data.pipeline import INIT, LOSS, REFRESH, VIEWS, stream
 from ssl_jax.feed import Feed
@@ -63,7 +64,9 @@ def train_step(stage: Stage, state, images, index, key):
 
 def jit_step(mesh, shardings):
     """`train_step`, jitted over `mesh` with the state donated and laid out as `shardings`."""
-    return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=(shardings, replicated(mesh)))
+    out = (shardings, replicated(mesh))
+    options = convolution_options()
+    return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=out, compiler_options=options)
 
 
 def refresh(stage: Stage, state, images, shardings, step: int, key):
