@@ -6,7 +6,7 @@
 
 `run` goes on where the row stopped, for at most so many minutes; when the row is finished, its numbers (the last
 epoch's, never the best one's) become a line of experiments/results.jsonl. `table` writes README.md's from those lines.
-A row with `--set` is one of its own, and named so.
+A row with `--set` is one of its own, and named so, unless the setting only observes (eval_epochs, say).
 """
 
 import argparse
@@ -61,22 +61,22 @@ ROWS = {
 
 def run(name: str, *, data="", seed=0, minutes=0.0, settings=(), commit="", folder="runs/reproduce") -> bool:
     """Trains the row on, for at most `minutes` (0: to its end); True when it is finished and on record."""
-    from ssl_jax import compilation, train
+    from ssl_jax import compilation, defaults, train
     from ssl_jax.settings import SettingError
     from ssl_jax.signals import Stopped
 
     row = ROWS.get(name) or sys.exit(f"error: no row {name!r}; choose one of: {', '.join(ROWS)}")
-    label = " ".join([name, *settings])
+    label = " ".join([name, *(s for s in settings if not defaults.only_observes(s.partition("=")[0]))])
     if any((r["row"], r["seed"]) == (label, seed) for r in read()):
         print(f"{label}, seed {seed}, is on record in {RESULTS}")
         return True
     config = load(row.config, row.settings | dict(map(_setting, settings)) | {"seed": seed, "data.dir": data})
     workdir = Path(folder) / f"{label.replace(' ', '-').replace('/', '_')}-seed{seed}"
     compilation.enable_cache()
-    clock = Clock(workdir / "minutes.json", minutes)
+    workdir.mkdir(parents=True, exist_ok=True)
+    clock = Clock(workdir / "pieces.json", minutes, commit or _commit())
+    clock.start()
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        clock.start()
         scores = train.run(config, workdir)
     except Stopped as stopped:
         print(f"{stopped}; {clock.total():.1f} minutes so far")
@@ -86,7 +86,7 @@ def run(name: str, *, data="", seed=0, minutes=0.0, settings=(), commit="", fold
     finally:
         clock.stop()
     numbers = {key.removeprefix("eval/"): round(scores[key], 4) for key in NUMBERS if key in scores}
-    record(label, row.config, seed, config.epochs, clock.total(), commit or _commit(), numbers)
+    record(label, row.config, seed, config.epochs, clock.total(), ", ".join(clock.commits), numbers)
     return True
 
 
@@ -115,13 +115,14 @@ def _setting(text):
 class Clock(threading.Thread):
     """Counts the minutes of a row over all its pieces, and asks the process to stop after its share of them.
 
-    What has been counted is on disk every few seconds: a killed piece loses no more.
+    What has been counted, and the commits that ran, are on disk every few seconds: a killed piece loses no more.
     """
 
-    def __init__(self, path: Path, minutes: float, tick: float = 5.0):
+    def __init__(self, path: Path, minutes: float, commit: str, tick: float = 5.0):
         super().__init__(daemon=True)
         self._path, self._limit, self._tick = path, minutes, tick
-        self._before = json.loads(path.read_text()) if path.exists() else 0.0
+        found = json.loads(path.read_text()) if path.exists() else {"minutes": 0.0, "commits": []}
+        self._before, self.commits = found["minutes"], list(dict.fromkeys([*found["commits"], commit]))
         self._began, self._over = time.monotonic(), threading.Event()
 
     def total(self) -> float:
@@ -142,7 +143,7 @@ class Clock(threading.Thread):
 
     def _write(self):
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(f"{self.total():.3f}\n")
+        temporary.write_text(json.dumps(dict(minutes=round(self.total(), 3), commits=self.commits)))
         os.replace(temporary, self._path)
 
 

@@ -44,15 +44,18 @@ def test_a_row_in_pieces_ends_on_record(reproduce, tmp_path, monkeypatch):
         stop(clock)
 
     monkeypatch.setattr(reproduce.Clock, "run", stop_soon)
-    go = lambda: reproduce.run("tiny", seed=4, minutes=9.0, settings=["log_steps=2"], folder=str(tmp_path / "runs"))
-    assert go() is False
-    first = json.loads((tmp_path / "runs" / "tiny-log_steps=2-seed4" / "minutes.json").read_text())
+    settings = dict(minutes=9.0, settings=["head.dim=6", "log_steps=2"], folder=str(tmp_path / "runs"))
+    go = lambda commit="def": reproduce.run("tiny", seed=4, commit=commit, **settings)
+    assert go("abc") is False
+    pieces = tmp_path / "runs" / "tiny-head.dim=6-seed4" / "pieces.json"
+    first = json.loads(pieces.read_text())["minutes"]
     while not go():
         pass
     (record,) = reproduce.read()
-    assert (record["row"], record["seed"], record["epochs"]) == ("tiny log_steps=2", 4, 3)
+    assert (record["row"], record["seed"], record["epochs"]) == ("tiny head.dim=6", 4, 3)
     assert set(record["numbers"]) == {n.removeprefix("eval/") for n in reproduce.NUMBERS}
-    assert json.loads((tmp_path / "runs" / "tiny-log_steps=2-seed4" / "minutes.json").read_text()) > first
+    assert record["commit"] == "abc, def"
+    assert json.loads(pieces.read_text())["minutes"] > first
     assert go() is True  # on record: nothing to do
     assert len(reproduce.read()) == 1
 
