@@ -26,15 +26,9 @@ def get_config(variant="digits"):
         queue_length=0,
         queue_starts_epoch=15.0,
     )
-    config.optim.groups = dict(prototypes=_group("^prototypes", frozen_epochs=1.0))
+    config.optim.groups = dict(prototypes=defaults.group("^prototypes", frozen_epochs=1.0))
     variants = (digits, cifar10, cifar10_multicrop, cifar100, folder, imagenet, imagenet_bs256)
     return defaults.apply_variant(config, variant, {v.__name__: v for v in variants})
-
-
-def _group(pattern, **changes):
-    """A group of parameters with all its settings, as `defaults` lists them."""
-    group = dict(pattern=pattern, name="", factor=1.0, fixed_rate=False, weight_decay=-1.0, frozen_epochs=0.0)
-    return group | changes
 
 
 def _paper_view(size, **changes):
@@ -58,7 +52,8 @@ def digits(config):
 def cifar10(config):
     """ResNet-18, two 32x32 views without blur, Adam: the recipe of lightly's CIFAR-10 benchmark.
 
-    Its kNN (k=200, T=0.1): 84.2 % after 200 epochs, 88.4 % after 800, the best over the epochs.
+    Its kNN (k=200, T=0.1): 84.2 % after 200 epochs, 88.4 % after 800, the best over the epochs. Ours freezes the
+    prototypes for the first epoch, as the paper does; lightly's does not.
     """
     config.data.name = "cifar10"
     config.augment = dict(large=defaults.view(32, scale=(0.14, 1.0)))
@@ -98,7 +93,7 @@ def cifar100(config):
     config.method.update(prototypes=3000, queue_length=3840, queue_starts_epoch=50.0)
     config.optim.update(name="larc", learning_rate=0.6, base_batch_size=256, weight_decay=1e-6, trust=0.02, clip=True)
     config.optim.schedule.update(warmup_epochs=10.0, start=3e-5, final=0.0)
-    config.optim.groups.plain = _group("(bias|scale)$", name="sgd", weight_decay=0.0)
+    config.optim.groups.plain = defaults.group("(bias|scale)$", name="sgd", weight_decay=0.0)
     config.optim.groups.prototypes.frozen_epochs = 2.0
     config.evals.knn.update(k=200, feature="backbone")
 
@@ -125,7 +120,8 @@ def imagenet(config):
     """The paper's recipe: ResNet-50, batch 4096, 2x224 and 6x96 views, 800 epochs (its linear top-1: 75.3 %).
 
     Override epochs for the shorter ones: 100 (72.1 %), 200 (73.9 %), 400 (74.6 %). BatchNorm in groups of 512 images,
-    as released. `--config.model.width=128` (w2) or 256 (w4) with `--config.head.hidden=(8192,)` are the wide networks.
+    as released. --config.model.width=128 (w2) or 256 (w4), each with '--config.head.hidden=(8192,)', are the wide
+    networks. Raw pixels are not scored: that alone would fill a GPU.
     """
     config.data.update(name="folder", size=256, mean=(0.485, 0.456, 0.406), std=(0.228, 0.224, 0.225))
     config.augment = dict(large=_paper_view(224, scale=(0.14, 1.0)), small=_paper_view(96, count=6, scale=(0.05, 0.14)))
@@ -135,6 +131,7 @@ def imagenet(config):
     config.method.prototypes = 3000
     config.optim.update(name="larc", learning_rate=4.8, weight_decay=1e-6)
     config.optim.schedule.update(warmup_epochs=10.0, start=0.3, final=0.0048)
+    config.baselines = False
     config.evals = dict(knn=config.evals.knn)
     config.evals.knn.update(k=20, feature="embedding")
 

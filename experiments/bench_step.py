@@ -3,8 +3,9 @@
     python experiments/bench_step.py --config=configs/swav.py:cifar10 --config.model.width=16 --config.batch_size=64
     python experiments/bench_step.py --config=configs/swav.py:cifar10 --config.model.dtype=bfloat16 [--profile=DIR]
 
-Images are random, in the shape of the data set, so no data is needed. Every part is a program of its own, timed in
-turns with the others; medians. The parts add up to more than the whole step, which fuses and overlaps them:
+Images are random, in the shape of digits or CIFAR, else of `data.size`, so no data is needed. Every part is a program
+of its own, timed in turns with the others; medians. The parts add up to more than the whole step, which fuses and
+overlaps them:
 
     augment     drawing the views
     forward     backbone and head, training mode
@@ -12,7 +13,8 @@ turns with the others; medians. The parts add up to more than the whole step, wh
     backward    gradient of all that, less the forward pass
     optimiser   from gradients to new parameters
 
-FLOP are those that XLA counts in the compiled step. `without` is the step on views drawn once.
+FLOP are those that XLA counts in the step before it is compiled, over all devices. `without` is the step on views
+drawn once.
 """
 
 import dataclasses
@@ -115,7 +117,10 @@ class _Given:
 
 
 def measure(parts, runs):
-    """Compiled programs, and their median seconds; they take turns, so that a busy machine slows all alike."""
+    """The compiled step, its operations, and median seconds of each part.
+
+    The parts take turns, so that a busy machine slows all alike.
+    """
     options = convolution_options()
     compiled = {name: jax.jit(f).lower(*args).compile(options) for name, (f, args) in parts.items()}
     taken = {name: [] for name in parts}
@@ -125,19 +130,20 @@ def measure(parts, runs):
             jax.block_until_ready(compiled[name](*args))
             if run >= 2:
                 taken[name].append(time.perf_counter() - began)
-    return compiled, {name: statistics.median(times) for name, times in taken.items()}
+    f, args = parts["step"]
+    flops = (jax.jit(f).lower(*args).cost_analysis() or {}).get("flops", float("nan"))
+    return compiled["step"], flops, {name: statistics.median(times) for name, times in taken.items()}
 
 
-def report(plan, compiled, seconds):
+def report(plan, step, flops, seconds):
     """Lines of the table."""
-    batch, step = plan.batch_size, compiled["step"]
-    flops, whole = step.cost_analysis().get("flops", float("nan")), seconds["step"]
+    batch, whole = plan.batch_size, seconds["step"]
     rows = {name: seconds[name] for name in ("augment", "forward", "method", "optimiser")}
     rows["backward"] = max(seconds["gradient"] - seconds["forward"] - rows["method"], 0.0)
     yield f"{'part':<10} {'ms':>9} {'of step':>8}"
     for name in ("augment", "forward", "method", "backward", "optimiser"):
         yield f"{name:<10} {1e3 * rows[name]:9.2f} {rows[name] / whole:8.1%}"
-    yield f"{'step':<10} {1e3 * whole:9.2f} {batch / whole:,.0f} images/s, {flops / whole / 1e9:,.0f} GFLOP/s"
+    yield f"{'step':<10} {1e3 * whole:9.2f} {batch / whole:,.0f} images/s, {flops / whole / 1e9:,.1f} GFLOP/s"
     without = seconds["without"]
     yield f"{'without':<10} {1e3 * without:9.2f} {batch / without:,.0f} images/s without augmentation"
     memory = step.memory_analysis()
@@ -172,13 +178,13 @@ def main():
         state = make(key)
         images = jax.device_put(plan.dataset.train.images, replicated(mesh))
         index = jax.device_put(jnp.arange(plan.batch_size, dtype=jnp.int32), batch_sharding(mesh))
-        compiled, seconds = measure(parts_of(plan, state, images, index, key), RUNS.value)
+        measured = measure(parts_of(plan, state, images, index, key), RUNS.value)
         device, views = jax.devices()[0].device_kind, plan.stages[-1].views
         shown = " + ".join(f"{v.count}x{v.size}" for v in views)
         model = plan.config.model
         print(f"{len(jax.devices())} x {device}, jax {jax.__version__}, medians of {RUNS.value} runs")
         print(f"{model.name}{model.depth} width {model.width} {model.dtype}, batch {plan.batch_size}, views {shown}")
-        print("\n".join(report(plan, compiled, seconds)))
+        print("\n".join(report(plan, *measured)))
         if PROFILE.value:
             trace(plan, state, images, index, key, shardings, mesh)
 

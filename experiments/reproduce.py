@@ -54,7 +54,7 @@ ROWS = {
     "swav-cifar10-small": Row("configs/swav.py:cifar10", _SMALL),
     **_cifar("swav", 10, {200: "kNN 84.2 (lightly, best epoch)"}),
     **_cifar("swav", 100, {}),
-    **_cifar("instance", 10, {200: "kNN 80.8 (authors)"}),
+    **_cifar("instance", 10, {200: "kNN 80.8 (authors, best epoch)"}),
     **_cifar("instance", 100, {200: "kNN 50.7 (AND authors)"}),
 }
 
@@ -66,7 +66,7 @@ def run(name: str, *, data="", seed=0, minutes=0.0, settings=(), commit="", fold
     from ssl_jax.signals import Stopped
 
     row = ROWS.get(name) or sys.exit(f"error: no row {name!r}; choose one of: {', '.join(ROWS)}")
-    label = " ".join([name, *(s for s in settings if not defaults.only_observes(s.partition("=")[0]))])
+    label = " ".join([name, *sorted(s for s in settings if not defaults.only_observes(s.partition("=")[0]))])
     if any((r["row"], r["seed"]) == (label, seed) for r in read()):
         print(f"{label}, seed {seed}, is on record in {RESULTS}")
         return True
@@ -182,10 +182,11 @@ def table(records) -> str:
         own = [r for r in records if r["row"] == label]
         middle = lambda key, own=own: statistics.median(r["numbers"][key] for r in own)
         cells = [f"{middle(key):.3f}" if all(key in r["numbers"] for r in own) else "-" for key in names]
-        seeds, newest = ", ".join(str(s) for s in sorted(r["seed"] for r in own)), own[-1]
+        seeds = ", ".join(str(s) for s in sorted(r["seed"] for r in own))
+        every = lambda key, own=own: ", ".join(dict.fromkeys(str(r[key]) for r in own))
         minutes = statistics.median(r["minutes"] for r in own)
-        parts = [f"`{label}`", seeds, newest["epochs"], *cells, ROWS[label.split()[0]].published, newest["device"]]
-        lines.append("| " + " | ".join(map(str, [*parts, f"{minutes:.0f}", newest["commit"]])) + " |")
+        parts = [f"`{label}`", seeds, every("epochs"), *cells, ROWS[label.split()[0]].published, every("device")]
+        lines.append("| " + " | ".join(map(str, [*parts, f"{minutes:.0f}", every("commit")])) + " |")
     waiting = [f"`{name}`" for name in ROWS if name not in labels]
     lines += ["", f"Not run yet: {', '.join(waiting)}."] if waiting else []
     return "\n".join(lines)
@@ -215,7 +216,7 @@ def main():
     one.add_argument("--folder", default="runs/reproduce")
     args = parser.parse_args()
     if args.command == "list":
-        found = {(r["row"].split()[0], r["seed"]) for r in read()}
+        found = {(r["row"], r["seed"]) for r in read()}
         for name, row in ROWS.items():
             seeds = ", ".join(f"seed {s}" for n, s in sorted(found) if n == name)
             print(f"{name:<24} {row.config:<28} {row.published:<32} {seeds or 'not run yet'}")

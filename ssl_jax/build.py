@@ -49,10 +49,11 @@ def build(config: ConfigDict) -> Plan:
     dataset = load_data(config)
     facts = _facts(config, len(dataset.train), len(dataset.classes))
     evaluators, notes = {}, dataset.notes
-    if dataset.classes:
+    if dataset.classes and (dataset.test.labels >= 0).any():
         evaluators = _evaluators(config, facts)
     elif config.evals:
-        notes += (f"no labels, so no scores ({', '.join(config.evals)}); watch the loss and train/spread",)
+        lacking = "no labelled test images" if dataset.classes else "no labels"
+        notes += (f"{lacking}, so no scores ({', '.join(config.evals)}); watch the loss and train/spread",)
     counts = (facts[name] for name in ("batch_size", "steps_per_epoch", "total_steps"))
     plan = Plan(config, dataset, stages(config, dataset, facts), evaluators, *counts, notes)
     plan = dataclasses.replace(plan, shapes=_shapes(plan))
@@ -72,7 +73,10 @@ def load_data(config) -> datasets.Dataset:
         facts = _facts(config, examples=2**40, classes=2)
         stages(config, datasets.Dataset(none, none, (), d.mean, d.std), facts)
         _evaluators(config, facts)
-    return datasets.load(d.name, **{k: v for k, v in d.items() if k != "name"})
+    dataset = datasets.load(d.name, **{k: v for k, v in d.items() if k != "name"})
+    if d.name.startswith("tfds:") and dataset.train.images.shape[1] == d.size < largest:
+        raise SettingError(f"data.size={d.size} is below the largest view, {largest} pixels; raise it")
+    return dataset
 
 
 def _facts(config, examples, classes) -> dict:

@@ -1,5 +1,7 @@
 """Every setting of a run with its default. The files in `configs/` start from here."""
 
+import json
+
 from ml_collections import ConfigDict
 
 from ssl_jax.settings import SettingError
@@ -110,6 +112,26 @@ def view(size: int, **changes) -> dict:
     return values | changes
 
 
+def group(pattern: str, **changes) -> dict:
+    """A group of parameters with all its settings, for `optim.groups`."""
+    values = dict(pattern=pattern, name="", factor=1.0, fixed_rate=False, weight_decay=-1.0, frozen_epochs=0.0)
+    return values | changes
+
+
+def with_later_settings(record: dict) -> dict:
+    """The settings of a config.json, completed by those that it does not name, at the values that hold without them."""
+
+    def complete(own, known):
+        missing = {k: v for k, v in known.items() if k not in own}
+        return missing | {k: complete(v, known[k]) if isinstance(known.get(k), dict) else v for k, v in own.items()}
+
+    record = complete(record, json.loads(get_config().to_json_best_effort()))
+    lists = lambda values: json.loads(json.dumps(values))
+    record["augment"] = {k: complete(v, lists(view(v["size"]))) for k, v in record["augment"].items()}
+    groups = {k: complete(v, group(v["pattern"])) for k, v in record["optim"]["groups"].items()}
+    return record | {"optim": record["optim"] | {"groups": groups}}
+
+
 def apply_variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
     """`config` after `variants[name](config)`, for the part of --config=FILE:NAME behind the colon."""
     if name not in variants:
@@ -118,7 +140,7 @@ def apply_variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
     return config
 
 
-_OBSERVING = ("evals", "eval_epochs", "checkpoint_epochs", "log_steps", "baselines", "best", "resident_gb")
+_OBSERVING = ("evals", "eval_epochs", "checkpoint_epochs", "log_steps", "baselines", "best")
 
 
 def only_observes(name: str) -> bool:

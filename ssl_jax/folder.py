@@ -7,6 +7,8 @@ from pathlib import Path
 from ssl_jax import defaults, writer
 from ssl_jax.settings import SettingError
 
+FINGERPRINT = "data_fingerprint"  # beside the settings in config.json
+
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
@@ -14,10 +16,15 @@ except ImportError:  # Windows has no such locks
 
 
 @contextlib.contextmanager
-def claim(folder: Path, config):
+def claim(folder: Path, config, fingerprint: str):
     """Holds the run folder for this process alone, once it is new or of a run that trains the same way.
 
     The lock ends with the process, however that ends.
+
+    Args:
+        folder: the run folder.
+        config: the complete config.
+        fingerprint: of the data; `data.dir` may move, the images may not change.
     """
     path = folder / "config.json"
     try:
@@ -27,7 +34,7 @@ def claim(folder: Path, config):
         raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
     with lock:
         _lock(lock, folder)
-        new = json.loads(config.to_json_best_effort())
+        new = json.loads(config.to_json_best_effort()) | {FINGERPRINT: fingerprint}
         if path.exists():
             _same_training(new, path)
         writer.replace(path, json.dumps(new, indent=2) + "\n")
@@ -49,8 +56,13 @@ def _same_training(new: dict, path: Path):
         old = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise SettingError(f"{path} is damaged ({error}); name another folder with --workdir") from error
-    for name, ours, theirs in _differences(new, old):
-        if not defaults.only_observes(name):
+    if old.get(FINGERPRINT, new[FINGERPRINT]) != new[FINGERPRINT]:
+        raise SettingError(
+            f"{path.parent} was trained on other images than data.name={new['data']['name']!r} holds now; name another "
+            "folder with --workdir"
+        )
+    for name, ours, theirs in _differences(*map(defaults.with_later_settings, (new, old))):
+        if name != FINGERPRINT and not defaults.only_observes(name):
             raise SettingError(
                 f"{path.parent} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
             )

@@ -13,9 +13,14 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; default runs/<config
 
 
 def default_workdir() -> Path:
-    """runs/<config>[-<variant>][-<hash of overrides>]; settings that only observe do not count."""
+    """runs/<config>[-<variant>][-<hash of overrides>]; settings that only observe do not count.
+
+    Nor does `data.dir`, where it says no more than where a known data set lies.
+    """
     stem, variant, overrides = cli.config_name()
-    overrides = {k: v for k, v in overrides.items() if not defaults.only_observes(k)}
+    own_data = cli.CONFIG.value.data.name not in ("digits", "cifar10", "cifar100")
+    counts = lambda key: not defaults.only_observes(key) or (own_data and key == "data.dir")
+    overrides = {k: v for k, v in overrides.items() if counts(k)}
     name = "-".join(part for part in (stem, variant) if part)
     if overrides:
         text = json.dumps(overrides, sort_keys=True, default=str)

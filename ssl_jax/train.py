@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import optax
-from clu import parameter_overview
 from rich.console import Console
 
 from ssl_jax import checkpoint, scoring, signals, writer
@@ -108,7 +107,7 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     console = console or Console()
     plan = build(config)
     folder, mesh = Path(workdir), make_mesh()
-    with claim(folder, plan.config), jax.set_mesh(mesh), signals.StopRequest() as stop:
+    with claim(folder, plan.config, plan.dataset.fingerprint()), jax.set_mesh(mesh), signals.StopRequest() as stop:
         return _Loop(plan, folder, mesh, console, stop).run()
 
 
@@ -176,6 +175,8 @@ class _Loop:
 
     def introduce(self, state):
         """Parameter table, and the scores of raw pixels and the untrained encoder."""
+        from clu import parameter_overview  # nothing else of a step needs clu
+
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
         self.console.print(table, markup=False, highlight=False, soft_wrap=True)
         if self.plan.config.baselines and self.plan.evaluators:

@@ -98,6 +98,62 @@ def test_prototypes_default_to_ten_per_class(tmp_path):
     assert "no labels" in changed.notes[-1]
 
 
+def test_prototypes_follow_many_classes(tmp_path):
+    rng, labels = np.random.default_rng(0), np.arange(800) % 40
+    images = rng.integers(0, 256, (800, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "b.npz", images=images, labels=labels)
+    config = config_of("swav", "folder")
+    config.data.update(name="array", dir=str(tmp_path / "b.npz"))
+    assert build(config).stages[0].method.prototypes == 400
+
+
+@pytest.mark.parametrize("test", [{}, {"test_labels": np.full(20, -1)}])
+def test_labels_without_labelled_test_images_give_no_scores(test, tmp_path):
+    rng, labels = np.random.default_rng(0), np.arange(200) % 10
+    images = rng.integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "b.npz", images=images, labels=labels, test_images=images[:20], **test)
+    config = config_of("swav", "folder")
+    config.data.update(name="array", dir=str(tmp_path / "b.npz"))
+    plan = build(config)
+    assert plan.evaluators == {}
+    assert "no labelled test images, so no scores" in plan.notes[-1]
+
+
+PUBLISHED = {
+    # variant: view (blur, brightness, hue, scale), optimiser (name, rate, decay, trust, clip), K, frozen, queue, epochs
+    "cifar10": ((0.0, 0.4, 0.1, (0.14, 1.0)), ("adam", 1e-3, 1e-6, 0.001, False), 512, 1.0, 0, 200),
+    "cifar100": ((0.5, 0.8, 0.2, (0.08, 1.0)), ("larc", 0.6, 1e-6, 0.02, True), 3000, 2.0, 3840, 1000),
+    "imagenet": ((0.5, 0.8, 0.2, (0.14, 1.0)), ("larc", 4.8, 1e-6, 0.001, False), 3000, 1.0, 0, 800),
+    "imagenet_bs256": ((0.5, 0.8, 0.2, (0.14, 1.0)), ("larc", 0.6, 1e-6, 0.001, False), 3000, 1.0, 3840, 400),
+}
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_recipes_are_the_published_ones(variant):
+    config = completed(config_of("swav", variant))
+    v, o, m = config.augment.large, config.optim, config.method
+    found = (
+        (v.blur, v.brightness, v.hue, tuple(v.scale)),
+        (o.name, o.learning_rate, o.weight_decay, o.trust, o.clip),
+        m.prototypes,
+        o.groups.prototypes.frozen_epochs,
+        m.queue_length,
+        config.epochs,
+    )
+    assert found == PUBLISHED[variant]
+    assert (m.temperature, m.epsilon, m.sinkhorn_iterations, tuple(m.assign)) == (0.1, 0.05, 3, (0, 1))
+    assert (v.jitter, v.grayscale, v.flip, tuple(v.sigma)) == (0.8, 0.2, 0.5, (0.1, 2.0))
+
+
+def test_instance_recipe_is_the_released_one():
+    config = completed(config_of("instance", "cifar10"))
+    v, o = config.augment.one, config.optim
+    assert (tuple(v.scale), v.flip, v.jitter, v.brightness, v.hue, v.grayscale) == ((0.2, 1.0), 0.0, 1.0, 0.4, 0.4, 0.2)
+    assert (o.name, o.learning_rate, o.momentum, o.weight_decay) == ("sgd", 0.03, 0.9, 5e-4)
+    assert (o.schedule.name, tuple(o.schedule.at_epochs), o.schedule.factor) == ("drops", (120.0, 160.0), 0.1)
+    assert (config.batch_size, config.epochs, config.method.temperature, config.method.momentum) == (128, 200, 0.1, 0.5)
+
+
 def test_bn_groups_divide_the_batch(tmp_path):
     with pytest.raises(SettingError, match="model.bn_groups=3 does not divide batch_size=64"):
         plan_of("swav", "folder", tmp_path, batch_size=64, model={"bn_groups": 3})

@@ -114,6 +114,9 @@ def test_links_that_loop_are_left_out(images, load):
     classes_below(images, 3)
     (images / "red" / "again").symlink_to(images / "red")
     assert len(load(labels="none").train) == 9
+    (images / "red2").mkdir()
+    (images / "red2" / "those").symlink_to(images / "red")  # a name that only begins alike
+    assert len(load(labels="none").train) == 12
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from ssl_jax.methods.swav import SwAV
 from ssl_jax.models.layers import BatchNorm, Conv, Head, Linear
 from ssl_jax.models.network import Network
 from ssl_jax.models.resnet import ResNet
+from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.sharding import batch_sharding
 
 
 def count(tree):
@@ -94,6 +96,19 @@ def test_grouped_batch_norm_is_batch_norm_of_each_part(key):
     assert np.abs(y - whole).max() > 0.1
     with pytest.raises(ValueError, match="bn_groups=5 does not divide a batch of 12"):
         BatchNorm(groups=5).apply(variables, x, train=True, mutable="batch_stats")
+
+
+def test_grouped_batch_norm_over_devices(key):
+    x = jax.random.normal(key, (8, 3, 3, 5)) * jnp.arange(1.0, 9.0)[:, None, None, None]
+    for groups in (1, 2, 4):
+        module = BatchNorm(groups=groups)
+        variables = module.init(key, x, train=False)
+        apply = jax.jit(lambda x, m=module, v=variables: m.apply(v, x, train=True, mutable="batch_stats"))
+        expected = apply(x)
+        mesh = make_mesh(jax.devices()[:2])
+        with jax.set_mesh(mesh):
+            found = apply(jax.device_put(x, batch_sharding(mesh)))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
 
 
 def gradients(model, variables, x):

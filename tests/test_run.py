@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ssl_jax import train, writer
 from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.data import datasets
 from ssl_jax.folder import claim
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.settings import SettingError
@@ -221,7 +222,8 @@ def test_conflicting_config_is_refused_with_the_difference(uninterrupted):
 
 
 def test_one_folder_belongs_to_one_process(uninterrupted):
-    with claim(uninterrupted, tiny()), pytest.raises(SettingError, match="another process is training in"):
+    images = datasets.load("digits", limit=256).fingerprint()
+    with claim(uninterrupted, tiny(), images), pytest.raises(SettingError, match="another process is training in"):
         train.run(tiny(), uninterrupted, console=quiet())
 
 

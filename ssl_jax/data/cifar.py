@@ -68,6 +68,7 @@ def _reader(source, inner, archive):
     It takes the file's name, the number of its records and, for each label byte, the number of classes.
     """
     root, packed = _place(source, inner, archive)
+    member = _members(packed)
 
     def read(name, count, classes):
         plain = next((p for p in (root / name, root / inner / name) if p.is_file()), None)
@@ -76,8 +77,7 @@ def _reader(source, inner, archive):
             if plain:
                 raw = plain.read_bytes()
             elif packed.is_file():
-                with tarfile.open(packed) as tar:
-                    raw = tar.extractfile(f"{inner}/{name}").read()
+                raw = member(f"{inner}/{name}")
             else:
                 raise SettingError(
                     f"no {name} or {archive} in data.dir={source.dir}; data.download=True fetches {archive} from {PAGE}"
@@ -95,6 +95,29 @@ def _reader(source, inner, archive):
     return read
 
 
+def _members(packed):
+    """A function from a member's name to its bytes, which goes through the archive once however many are asked for."""
+    found = {}
+
+    def contents():
+        with tarfile.open(packed) as tar:
+            for entry in tar:
+                if entry.isfile():
+                    yield entry.name, tar.extractfile(entry).read()
+
+    rest = contents()
+
+    def member(name):
+        while name not in found:
+            own, raw = next(rest, (None, None))
+            if own is None:
+                raise KeyError(name)
+            found[own] = raw
+        return found[name]
+
+    return member
+
+
 def _place(source, inner, archive) -> tuple[Path, Path]:
     """The folder where the files are looked for, and the archive; fetched first if wished and missing."""
     if not source.dir and not source.download:
@@ -105,7 +128,8 @@ def _place(source, inner, archive) -> tuple[Path, Path]:
     root = Path(source.dir).expanduser() if source.dir else cache.root(source) / "downloads"
     if root.name.endswith(".tar.gz"):
         return root, root
-    unpacked = (root / inner).is_dir() or any(root.glob("*.bin"))
+    first = "data_batch_1.bin" if inner == "cifar-10-batches-bin" else "train.bin"
+    unpacked = (root / inner).is_dir() or (root / first).is_file()
     if source.download and not unpacked:
         _fetch(archive, root)
     return root, root / archive

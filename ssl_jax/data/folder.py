@@ -51,15 +51,21 @@ def folder(source) -> Dataset:
 
 def _tops(root) -> tuple[str, str | None]:
     """The folders in `root` with training and test images: "" is `root` itself, None is no folder."""
-    with os.scandir(root) as entries:
-        folders = {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
+    folders = _subfolders(root)
     if "train" not in folders:
         return "", None
-    with os.scandir(root / "train") as entries:
-        flat = not any(e.is_dir() for e in entries)
+    flat = not _subfolders(root / "train")
     if flat and folders - {"train", *_TESTS}:
         return "", None  # a class called "train"
     return "train", next((name for name in _TESTS if name in folders), None)
+
+
+def _subfolders(path) -> set[str]:
+    try:
+        with os.scandir(path) as entries:
+            return {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
+    except OSError as error:
+        raise SettingError(f"{printable(path)} cannot be read ({error.strerror})") from error
 
 
 def _files(root, top) -> list[str]:
@@ -81,7 +87,7 @@ def _files(root, top) -> list[str]:
 def _loops(place, folder) -> bool:
     """Whether the folder is a link to one that it lies in."""
     path = os.path.join(place, folder)
-    return os.path.islink(path) and os.path.realpath(place).startswith(os.path.realpath(path))
+    return os.path.islink(path) and Path(place).resolve().is_relative_to(Path(path).resolve())
 
 
 def _ordered(source, tops, train, test):

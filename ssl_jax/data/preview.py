@@ -65,7 +65,10 @@ def main():
     rows = np.linspace(0, len(images) - 1, min(IMAGES.value, len(images)), dtype=int)
     names = [f"view {v.size}" for v in views for _ in range(v.count)]
     picture = grid(np.asarray(images[rows]), views, jax.random.key(config.seed), names)
-    Image.fromarray(picture).save(out)
+    try:
+        Image.fromarray(picture).save(out)
+    except OSError as error:
+        raise SettingError(f"--out={out} cannot be written ({error.strerror})") from error
     print(f"wrote {out}: {len(rows)} images of {config.data.name}, {len(names)} views each")
 
 

@@ -64,7 +64,10 @@ def _versions(folder) -> list[Path]:
 
 
 def _check_known(name):
-    import tensorflow_datasets
+    try:
+        import tensorflow_datasets
+    except ImportError:
+        return  # the message on how to prepare it holds all the same
 
     known = tensorflow_datasets.list_builders(with_community_datasets=False)
     if name not in known:

@@ -27,8 +27,10 @@ def weighted_knn(train, train_labels, test, *, k: int = 200, temperature: float 
         scores [M, C].
     """
     similarity, index = nearest(test, train, k)
-    votes = jax.nn.one_hot(train_labels[index], classes)
-    return jnp.einsum("mk,mkc->mc", jnp.exp(similarity / temperature), votes)
+    labels = train_labels[index]
+    labels = jnp.where(labels < 0, classes, labels)  # beyond the last column: no vote
+    rows = jnp.broadcast_to(jnp.arange(len(test))[:, None], labels.shape)
+    return jnp.zeros((len(test), classes)).at[rows, labels].add(jnp.exp(similarity / temperature), mode="drop")
 
 
 @dataclasses.dataclass(frozen=True)
