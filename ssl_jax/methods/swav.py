@@ -161,9 +161,10 @@ class SwAV:
         sign = f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1)"
         if at_ln_k:
             sign = f"the loss sits at ln K = {math.log(self.prototypes):.3f}, where codes tell nothing apart"
+        sharper = 0.03 if self.epsilon > 0.03 else 0.6 * self.epsilon
         later = ", a later or shorter queue (method.queue_starts_epoch, method.queue_length)" * bool(self.queue_length)
         return (
-            f"{sign}. In a new folder try, one at a time: method.epsilon={0.6 * self.epsilon:.2g}, prototypes frozen "
+            f"{sign}. In a new folder try, one at a time: method.epsilon={sharper:.2g}, prototypes frozen "
             "for longer (optim.groups.prototypes.frozen_epochs), another optim.learning_rate, softer colours or larger "
             f"crops in augment, fewer small views, method.hard=True, head.batch_norm=False{later}"
         )
