@@ -114,7 +114,7 @@ def put(path, value):
         ("evals.knn.k", 257, "evals.knn: k=257: between 1 and the 256 training images"),
         ("evals.clustering.clusters", 257, "evals.clustering: clusters=257"),
         ("evals.knn.feature", "embeding", "evals.knn: swav has no feature 'embeding'; choose backbone or embedding"),
-        ("evals.knn.feature", "stage1", r"evals.knn: 'stage1' is a map of shape \(8, 8, 4\)"),
+        ("evals.knn.feature", "stage1", r"evals.knn: 'stage1' is a map of shape \(4, 4, 16\)"),
         ("evals.clustering.clusters", -1, "evals.clustering: clusters=-1"),
         ("evals.clustering.restarts", 0, "restarts=0"),
         ("evals.knn", 3, "evals.knn=3 is a section"),
@@ -144,6 +144,8 @@ def put(path, value):
 )
 def test_settings(path, value, message):
     config = tiny()
+    if path.startswith("model."):
+        config.model.name = "resnet"
     put(path, value)(config)
     with pytest.raises(SettingError, match=message) as caught:
         build(config)

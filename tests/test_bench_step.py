@@ -18,7 +18,7 @@ def test_every_part_is_measured(tmp_path):
     assert set(times) >= {"augment", "forward", "method", "backward", "optimiser", "step", "without"}
     assert all(times[name] > 0 for name in ("augment", "forward", "method", "optimiser", "step", "without"))
     flops = float(re.search(r"[\d,]+ images/s, ([\d,.]+) GFLOP/s", done.stdout)[1])
-    assert 0.01 < flops * times["step"] / 1e3 < 1.0  # GFLOP of a step: a tiny network on 32 tiny images
+    assert 0.001 < flops * times["step"] / 1e3 < 1.0  # GFLOP of a step: a tiny network on 32 tiny images
     assert "memory" in done.stdout
     assert "views 2x8 + 1x5" in done.stdout
     assert list(tmp_path.rglob("*.xplane.pb"))

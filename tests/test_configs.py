@@ -84,8 +84,8 @@ def test_imagenet_bs256_has_a_queue():
 
 
 def test_the_rate_scales_with_the_batch(tmp_path):
-    plan = plan_of("swav", "folder", tmp_path, batch_size=64)
-    assert float(plan.stages[0].schedule(0)) == pytest.approx(1e-3 * 64 / 128)
+    plan = plan_of("swav", "folder", tmp_path, batch_size=32, optim={"base_batch_size": 128})
+    assert float(plan.stages[0].schedule(0)) == pytest.approx(2e-3 * 32 / 128)
     with pytest.raises(SettingError, match="base_batch_size=-1: at least 0"):
         plan_of("swav", "folder", tmp_path, optim={"base_batch_size": -1})
 

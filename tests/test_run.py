@@ -238,6 +238,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 def test_instance_discrimination_on_two_devices_resumes_on_one(tmp_path):
     config = tiny("instance")
+    config.model.update(name="resnet", width=4)
     config.epochs, config.evals = 2, dict(knn=dict(k=5))
     plan = train.build(config)
     assert jax.device_count() == 2
