@@ -35,6 +35,11 @@ def constant(base, steps):
     return lambda step: jnp.full((), base, jnp.float32)
 
 
+def repeated(schedule, steps):
+    """`schedule` over `steps` steps, again and again; past a multiple of `steps` it begins anew."""
+    return lambda step: schedule(step % steps)
+
+
 def drops(base, steps, *, at_steps=(), factor=0.1):
     """The base rate, multiplied by `factor` from each of `at_steps` on; `steps` is ignored."""
     return lambda step: base * factor ** jnp.sum(jnp.asarray(step) >= jnp.asarray(at_steps), dtype=jnp.float32)

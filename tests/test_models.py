@@ -7,6 +7,7 @@ from ssl_jax.interface import Batch
 from ssl_jax.methods.swav import SwAV
 from ssl_jax.models.layers import BatchNorm, Conv, Head, Linear
 from ssl_jax.models.network import Network
+from ssl_jax.models.preact_resnet import PreActResNet
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.sharding import batch_sharding
@@ -45,6 +46,23 @@ def test_swav_resnet50_parameters(width, hidden, parameters):
     assert count(params) == parameters
     if width == 64:
         assert count(params["network"]["head"]) == 4_462_720
+
+
+def test_preactivation_resnet18_parameters():
+    network = Network(PreActResNet(depth=18), Head(128))
+    make = lambda: network.init(jax.random.key(0), (jnp.zeros((1, 64, 64, 3)),), train=False)
+    assert count(jax.eval_shape(make)["params"]) == 11_244_480
+
+
+def test_preactivation_blocks_end_without_a_relu(key):
+    model = PreActResNet(depth=10, width=4, stem="cifar")
+    x = jax.random.normal(key, (2, 8, 8, 3))
+    features = model.apply(model.init(key, x, train=False), x, train=False)
+    assert (features["stage2"] < 0).any()
+    assert (features["stage5"] >= 0).all()
+    assert features["stage5"].shape == (2, 1, 1, 32)
+    assert features["backbone"].shape == (2, 32)
+    np.testing.assert_allclose(features["backbone"], features["stage5"].mean((1, 2)), rtol=1e-6)
 
 
 def test_instance_resnet18_parameters():

@@ -4,9 +4,11 @@ import pytest
 from jax.sharding import NamedSharding
 
 from ssl_jax.evaluation.knn import weighted_knn
+from ssl_jax.ops import neighbours
 from ssl_jax.ops.mesh import ROWS, local_top_k, make_mesh, padded_rows
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
+from ssl_jax.sharding import batch_sharding
 
 
 @pytest.mark.parametrize("chunk", [7, 16, 1000])
@@ -79,3 +81,50 @@ def test_unlabelled_rows_have_no_vote(golden):
     scores = weighted_knn(data["train_features"], labels, data["test_features"], k=400, classes=10)
     assert not np.any(scores[:, 3])
     assert np.all(scores[:, 4] > 0)
+
+
+def test_cluster_mates_share_a_cluster_in_at_least_one_clustering():
+    labels = np.random.default_rng(0).integers(0, 4, (3, 20))
+    index = np.array([5, 0, 5, 19])
+    found = neighbours.cluster_mates(labels, index)
+    expected = [[any(labels[h, i] == labels[h, j] for h in range(3)) for j in range(20)] for i in index]
+    np.testing.assert_array_equal(found, expected)
+    assert found[np.arange(4), index].all()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(("k", "share"), [(1, 1), (1, 2), (1, 4), (5, 1), (5, 3)])
+def test_published_discovery(golden, k, share, devices):
+    data, case = golden("and_discovery"), f"rate025_k{k}_r{share}"
+    bank, count = data["memory"], 125 * share
+    mesh = make_mesh(jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        bank = jax.device_put(bank, batch_sharding(mesh))
+        settings = dict(temperature=float(data["tau"]), chunk=64)  # 500 rows do not divide by it
+        entropy = neighbours.entropy(bank, **settings)
+        is_anchor, near = jax.jit(lambda b: neighbours.discover_anchors(b, count=count, k=k, **settings))(bank)
+    np.testing.assert_allclose(entropy, data["entropy"], atol=5e-6)
+    anchors = data[f"{case}_anchor_indexes"]
+    assert set(np.flatnonzero(is_anchor)) == set(anchors)
+    np.testing.assert_array_equal(np.asarray(near)[anchors], data[f"{case}_neighbours"])
+    same = data["labels"][np.asarray(near)[anchors]] == data["labels"][anchors][:, None]
+    np.testing.assert_allclose(same.mean(), data[f"{case}_consistency"], rtol=1e-6)
+
+
+def test_entropy_against_numpy_where_probabilities_underflow():
+    bank = np.asarray(unit(np.random.default_rng(0).normal(size=(30, 4))), np.float64)
+    for temperature in (1.0, 0.1, 1e-3):
+        logits = bank @ bank.T / temperature
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        expected = -np.sum(p * np.log(np.maximum(p, 1e-300)), axis=1)
+        found = neighbours.entropy(np.float32(bank), temperature=temperature, chunk=7)
+        np.testing.assert_allclose(found, expected, atol=2e-4 if temperature < 0.01 else 2e-6)
+
+
+def test_discovery_refuses_what_cannot_be(key):
+    bank = unit(jax.random.normal(key, (10, 4)))
+    with pytest.raises(ValueError, match="k=10 neighbours"):
+        neighbours.discover_anchors(bank, count=5, k=10, temperature=0.1)
+    with pytest.raises(ValueError, match="11 anchors of 10 rows"):
+        neighbours.discover_anchors(bank, count=11, k=1, temperature=0.1)

@@ -39,6 +39,20 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
+def check(backbone):
+    """Raises ValueError for settings that a residual network does not have."""
+    if backbone.depth not in STAGES:
+        raise ValueError(f"depth={backbone.depth}: choose one of {sorted(STAGES)}")
+    if backbone.width < 1:
+        raise ValueError(f"width={backbone.width}: at least 1")
+    if backbone.stem not in ("imagenet", "cifar"):
+        raise ValueError(f"stem={backbone.stem!r}: choose imagenet or cifar")
+    if backbone.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype={backbone.dtype!r}: choose float32 or bfloat16")
+    if backbone.bn_groups < 1:
+        raise ValueError(f"bn_groups={backbone.bn_groups}: at least 1")
+
+
 class ResNet(nn.Module):
     """ResNet-10, -18, -34 or -50; `width` multiplies every stage (128 is w2 of a ResNet-50, 256 w4).
 
@@ -60,16 +74,7 @@ class ResNet(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.depth not in STAGES:
-            raise ValueError(f"depth={self.depth}: choose one of {sorted(STAGES)}")
-        if self.width < 1:
-            raise ValueError(f"width={self.width}: at least 1")
-        if self.stem not in ("imagenet", "cifar"):
-            raise ValueError(f"stem={self.stem!r}: choose imagenet or cifar")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype={self.dtype!r}: choose float32 or bfloat16")
-        if self.bn_groups < 1:
-            raise ValueError(f"bn_groups={self.bn_groups}: at least 1")
+        check(self)
 
     @nn.compact
     def __call__(self, x, *, train: bool) -> dict:

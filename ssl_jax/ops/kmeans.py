@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.ops.mesh import over_rows
 from ssl_jax.ops.vectors import dot, unit
 
 
@@ -56,9 +57,17 @@ def kmeans(key, points, clusters: int, *, iterations: int, restarts: int = 1, me
     return jax.tree.map(lambda a: a[best], runs)
 
 
-def _assign(points, centroids, metric, chunk):
-    """Labels [N] and costs [N]: 1 - cosine, or the distance, to the nearest centroid."""
+def random_rows(key, points, count: int):
+    """`count` different rows of `points` [N, D], drawn at random: the start of the published Local Aggregation."""
+    return points[jax.random.permutation(key, len(points))[:count]]
 
+
+def _assign(points, centroids, metric, chunk):
+    """Labels [N] and costs [N]: 1 - cosine, or the distance, to the nearest centroid; each device for its own rows."""
+    return over_rows(lambda x, c: _assign_rows(x, c, metric, chunk), points, centroids)
+
+
+def _assign_rows(points, centroids, metric, chunk):
     def block(x):
         if metric == "cosine":
             score = dot(x, unit(centroids))
@@ -67,7 +76,8 @@ def _assign(points, centroids, metric, chunk):
         square = jnp.sum(x * x, axis=1) - 2.0 * jnp.max(half, axis=1)
         return jnp.argmax(half, axis=1), jnp.sqrt(jnp.maximum(square, 0.0))
 
-    rows, chunk = len(points), min(chunk, len(points))
+    rows = len(points)
+    chunk = max(1, min(chunk, rows, 2**26 // len(centroids)))  # a table of at most 256 MB
     if rows == chunk:
         labels, cost = block(points)
     else:

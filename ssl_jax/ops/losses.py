@@ -1,10 +1,14 @@
 """The losses, one function per published equation. Means over the global batch; targets are constants."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.ops.mesh import COLUMNS, REPLICATED, constrain
+from ssl_jax.ops.mesh import COLUMNS, REPLICATED, constrain, local_top_k
 from ssl_jax.ops.vectors import dot
+
+_EPSILON = 1e-7  # of the released NCE and Local Aggregation
 
 
 def swapped_prediction(scores, codes, *, assign=(0, 1), temperature: float = 0.1):
@@ -39,9 +43,149 @@ def instance_nll(features, bank, index, *, temperature: float):
     Returns:
         scalar: mean negative log probability of the own row.
     """
-    bank = jax.lax.stop_gradient(bank)
+    bank = jax.lax.stop_gradient(jnp.asarray(bank))
     # Replicated queries and column-sharded scores keep the gradient from gathering the bank.
     features = constrain(features, REPLICATED)
     logits = constrain(dot(features, bank) / temperature, COLUMNS)
     own = jnp.sum(features * bank[index], axis=1) / temperature
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - own)
+
+
+def instance_nce(features, bank, index, noise_index, *, temperature: float, normaliser):
+    """Instance Discrimination by noise-contrastive estimation (Wu et al. 2018, eq. 4 to 7).
+
+    With P = exp(cosine / temperature) / normaliser and c = M / N, each image costs -log(P / (P + c)) of its own row and
+    -log(c / (P + c)) of each noise row. As released, 1e-7 stands beside c, the positive is the bank's row, and noise
+    may hit the own row.
+
+    Args:
+        features: [B, D] unit rows.
+        bank: [N, D]; no gradient flows into it.
+        index: [B] the bank row that is each feature's own.
+        noise_index: [B, M] rows drawn uniformly, with replacement.
+        temperature: of the similarities.
+        normaliser: the constant Z (eq. 5), without gradient; `estimated_normaliser` gives it.
+
+    Returns:
+        scalar: mean over the batch of the sum over own and noise rows.
+    """
+    ratio = noise_index.shape[1] / len(bank)
+    own, noise = _sampled(features, bank, index, noise_index)
+    z = jax.lax.stop_gradient(jnp.asarray(normaliser, jnp.float32))
+    p_own, p_noise = jnp.exp(own / temperature) / z, jnp.exp(noise / temperature) / z
+    positive = jnp.log(p_own / (p_own + ratio + _EPSILON))
+    negative = jnp.log(ratio / (p_noise + ratio + _EPSILON))
+    return -jnp.mean(positive + negative.sum(1))
+
+
+def estimated_normaliser(features, bank, index, noise_index, *, temperature: float):
+    """Z of `instance_nce`, as released: N times the mean of exp(cosine / temperature) over own and noise rows."""
+    own, noise = _sampled(features, bank, index, noise_index)
+    table = jnp.concatenate([own[:, None], noise], axis=1)
+    return jax.lax.stop_gradient(jnp.mean(jnp.exp(table / temperature)) * len(bank))
+
+
+def instance_sampled_nll(features, bank, index, noise_index, *, temperature: float):
+    """The softmax over the own row and M noise rows (the authors' later model; InfoNCE on the bank).
+
+    Args as in `instance_nce`, without a normaliser.
+
+    Returns:
+        scalar: mean negative log probability of the own row.
+    """
+    own, noise = _sampled(features, bank, index, noise_index)
+    logits = jnp.concatenate([own[:, None], noise], axis=1) / temperature
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
+
+
+def _sampled(features, bank, index, noise_index):
+    """Cosines [B] with the own rows and [B, M] with the noise rows."""
+    bank = jax.lax.stop_gradient(jnp.asarray(bank))
+    noise = jnp.einsum("bd,bmd->bm", features, bank[noise_index], precision="highest")
+    return jnp.sum(features * bank[index], axis=1), noise
+
+
+def anchor_neighbourhood_nll(features, bank, index, neighbours, is_anchor, *, temperature: float):
+    """Anchor Neighbourhood Discovery's joint loss (Huang et al. 2019, eq. 7).
+
+    An anchor costs minus the log of the summed probability of its own row and its neighbours' rows, any other image
+    minus the log probability of its own row. By log-sum-exp, so no probability underflows.
+
+    Args:
+        features: [B, D] unit rows.
+        bank: [N, D]; no gradient flows into it.
+        index: [B] the bank row that is each feature's own.
+        neighbours: [B, k] bank rows, the own one not among them; read for anchors only.
+        is_anchor: [B] bool.
+        temperature: of the softmax over the bank.
+
+    Returns:
+        scalar: one mean over the batch, anchors and others together.
+    """
+    bank = jax.lax.stop_gradient(jnp.asarray(bank))
+    features = constrain(features, REPLICATED)
+    every = jax.nn.logsumexp(constrain(dot(features, bank) / temperature, COLUMNS), axis=1)
+    own = jnp.sum(features * bank[index], axis=1, keepdims=True) / temperature
+    near = jnp.einsum("bd,bkd->bk", features, bank[neighbours], precision="highest") / temperature
+    near = jnp.where(is_anchor[:, None], near, -jnp.inf)
+    return jnp.mean(every - jax.nn.logsumexp(jnp.concatenate([own, near], axis=1), axis=1))
+
+
+def local_aggregation(features, bank, close, *, background: int, temperature: float):
+    """Local Aggregation's loss (Zhuang et al. 2019, eq. 5 and 6): -log(p + 1e-7), the mean over the batch.
+
+    p is the probability of being recognised as a close neighbour, given that it is as a background neighbour. See
+    `close_probability`.
+    """
+    return aggregation_nll(close_probability(features, bank, close, background=background, temperature=temperature)[0])
+
+
+def aggregation_nll(probability):
+    """Mean of -log(p + 1e-7): a row with p = 0 costs 16.118 and has no gradient."""
+    return -jnp.mean(jnp.log(probability + _EPSILON))
+
+
+def close_probability(features, bank, close, *, background: int, temperature: float):
+    """Share of the background neighbours' probability that falls on close ones.
+
+    The background neighbours of a feature are the `background` bank rows nearest to it (and rows that tie with the
+    last of them); close ones count only if they are among these. Which rows these are is a constant; the gradient
+    flows through their similarities. Nothing of the bank is gathered: the sets are masks over its rows.
+
+    Args:
+        features: [B, D] unit rows.
+        bank: [N, D]; no gradient flows into it.
+        close: [B, N] bool, as `neighbours.cluster_mates` gives it.
+        background: background neighbours, at most N; 0 for all rows.
+        temperature: of the similarities.
+
+    Returns:
+        p [B], and the number of close background neighbours [B].
+    """
+    if not 0 <= background <= len(bank):
+        raise ValueError(f"background={background}: between 0 (all) and the {len(bank)} rows of the bank")
+    bank = jax.lax.stop_gradient(jnp.asarray(bank))
+    features = constrain(features, REPLICATED)
+    logits = constrain(dot(features, bank) / temperature, COLUMNS)
+    fixed = jax.lax.stop_gradient(logits)
+    if 0 < background < len(bank):
+        near = fixed >= local_top_k(fixed, background)[0][:, -1:]
+        close = close & near
+    else:
+        near = True
+    weight = jnp.where(near, jnp.exp(logits - jnp.max(fixed, axis=1, keepdims=True)), 0.0)
+    probability = jnp.sum(jnp.where(close, weight, 0.0), axis=1) / jnp.sum(weight, axis=1)
+    return probability, jnp.sum(close, axis=1)
+
+
+def instance_nll_at_chance(rows: int, dim: int, *, temperature: float) -> float:
+    """What `instance_nll` expects before anything is learnt: ln N + ln E[exp(cosine / temperature)].
+
+    The expectation is over unit vectors in random directions: 1.477 for 128 dimensions at 0.1, so 11.21 for a bank of
+    50,000 rows. By the series of the hypergeometric function 0F1(D / 2; 1 / (2 temperature)^2).
+    """
+    term, total, n = 1.0, 1.0, 0
+    while term > 1e-12 * total:
+        term *= 0.25 / temperature**2 / ((n + 1) * (dim / 2 + n))
+        total, n = total + term, n + 1
+    return math.log(rows) + math.log(total)

@@ -44,6 +44,21 @@ def constrain(x, spec: PartitionSpec):
     return x if active_devices() == 1 else jax.lax.with_sharding_constraint(x, spec)
 
 
+def over_rows(function, rows, *others):
+    """`function(rows, *others)` where each device works on its own `rows` [N, ...]; `others` are whole on all.
+
+    The results must have one entry a row; where N does not divide, rows are padded with zeros meanwhile.
+    """
+    devices = active_devices()
+    if devices == 1:
+        return function(rows, *others)
+    count = len(rows)
+    rows = jnp.pad(rows, ((0, -count % devices),) + ((0, 0),) * (rows.ndim - 1))
+    specs = (ROWS, *(REPLICATED for _ in others))
+    found = jax.shard_map(function, in_specs=specs, out_specs=ROWS, check_vma=False)(rows, *others)
+    return jax.tree.map(lambda x: x[:count], found)
+
+
 def local_top_k(scores, k: int):
     """`jax.lax.top_k` along the last axis of `scores` [M, N], without gathering the scores.
 

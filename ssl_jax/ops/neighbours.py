@@ -1,9 +1,9 @@
-"""Nearest neighbours by inner product."""
+"""Neighbourhoods: nearest rows, cluster mates, and the anchors of Anchor Neighbourhood Discovery."""
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.ops.mesh import local_top_k
+from ssl_jax.ops.mesh import COLUMNS, REPLICATED, constrain, local_top_k
 from ssl_jax.ops.vectors import dot
 
 
@@ -24,7 +24,107 @@ def nearest(queries, keys, k: int, *, chunk: int = 1024):
     """
     if k > len(keys):
         raise ValueError(f"k={k} nearest neighbours of {len(keys)} rows")
-    rows, chunk = len(queries), min(chunk, len(queries))
+    rows, chunk = len(queries), _bounded(chunk, len(queries), len(keys))
     blocks = jnp.pad(queries, ((0, -rows % chunk), (0, 0))).reshape(-1, chunk, queries.shape[1])
     similarity, index = jax.lax.map(lambda block: local_top_k(dot(block, keys), k), blocks)
     return similarity.reshape(-1, k)[:rows], index.reshape(-1, k)[:rows]
+
+
+def _bounded(chunk, rows, columns):
+    """At most `chunk` rows at a time, fewer where a table of so many columns would pass a gigabyte."""
+    return max(1, min(chunk, rows, 2**28 // columns))
+
+
+def cluster_mates(labels, index):
+    """Which rows share a cluster with the rows `index` in at least one clustering (Local Aggregation, section 3.1).
+
+    Args:
+        labels: [H, N] int clusters of every row, one line a clustering.
+        index: [B] rows.
+
+    Returns:
+        [B, N] bool; each row is its own mate.
+    """
+    own = labels[:, index]
+    return jnp.any(own[:, :, None] == labels[:, None, :], axis=0)
+
+
+def entropy(bank, *, temperature: float, chunk: int = 1024):
+    """Entropy, in nats, of each row's similarity distribution over the whole bank (Huang et al. 2019, eq. 3).
+
+    Args:
+        bank: [N, D] unit rows, may be sharded over rows.
+        temperature: of the softmax over similarities; a row's similarity with itself takes part.
+        chunk: rows compared with the bank at a time; memory is bounded by chunk x N.
+
+    Returns:
+        [N], small where a row has a clear neighbourhood (or is far from everything).
+    """
+    return _per_block(bank, chunk, lambda similarity, rows: _entropy(similarity / temperature))
+
+
+def discover_anchors(bank, *, count, k: int, temperature: float, chunk: int = 1024):
+    """Anchors and their neighbourhoods (Huang et al. 2019, section 3.2).
+
+    Args:
+        bank: [N, D] unit rows, may be sharded over rows.
+        count: anchors: the rows of lowest entropy; a number, or an array of none.
+        k: neighbours of each row among all rows but itself, below N.
+        temperature: of the entropy's softmax.
+        chunk: rows compared with the bank at a time.
+
+    Returns:
+        is_anchor [N] bool, and neighbours [N, k] int32 of every row, nearest first, itself excluded.
+
+    Raises:
+        ValueError: k that leaves no other row, or a count beyond N.
+    """
+    if isinstance(count, int) and not 0 <= count <= len(bank):
+        raise ValueError(f"{count} anchors of {len(bank)} rows")
+    entropies, neighbours = entropy_and_neighbours(bank, k=k, temperature=temperature, chunk=chunk)
+    return lowest(entropies, count), neighbours
+
+
+def entropy_and_neighbours(bank, *, k: int, temperature: float, chunk: int = 1024):
+    """`entropy` [N], and the k nearest other rows [N, k] of each row, from one pass over all pairs."""
+    if not 1 <= k < len(bank):
+        raise ValueError(f"k={k} neighbours of each of {len(bank)} rows, itself excluded")
+
+    def block(similarity, rows):
+        others = jnp.where(jnp.arange(len(bank))[None] == rows[:, None], -jnp.inf, similarity)
+        return _entropy(similarity / temperature), local_top_k(others, k)[1]
+
+    return _per_block(bank, chunk, block)
+
+
+def lowest(values, count):
+    """[N] bool: which are the `count` smallest of `values` [N]."""
+    return jnp.argsort(jnp.argsort(values)) < count
+
+
+def _per_block(bank, chunk, function):
+    """`function(similarity [chunk, N], rows [chunk])` of all rows of the bank, chunk after chunk; results joined.
+
+    Rows are fetched by number: each device scores them against its own part of the bank.
+    """
+    bank, rows = jnp.asarray(bank), len(bank)
+    chunk = _bounded(chunk, rows, rows)
+    numbers = jnp.minimum(jnp.arange(-(-rows // chunk) * chunk), rows - 1).reshape(-1, chunk)
+
+    def block(own):
+        queries = constrain(bank[own], REPLICATED)
+        return function(constrain(dot(queries, bank), COLUMNS), own)
+
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], jax.lax.map(block, numbers))
+
+
+def _entropy(logits):
+    """Of softmax(logits), by rows: ln z - sum(e * d) / z with d = logit - maximum, e = exp(d), z = sum(e).
+
+    Finite where probabilities underflow. Both sums in one reduction: on a CPU the exponentials are most of the work.
+    """
+    shifted = logits - jnp.max(logits, axis=1, keepdims=True)
+    weight = jnp.exp(shifted)
+    add = lambda a, b: (a[0] + b[0], a[1] + b[1])
+    total, moment = jax.lax.reduce((weight, weight * shifted), (0.0, 0.0), add, (1,))
+    return jnp.log(total) - moment / total

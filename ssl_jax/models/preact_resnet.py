@@ -1,0 +1,78 @@
+"""Pre-activation residual networks (He et al. 2016b), as Local Aggregation was trained with."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ssl_jax.models.layers import BatchNorm, Conv
+from ssl_jax.models.resnet import STAGES, check
+
+
+class PreActBlock(nn.Module):
+    """BatchNorm and ReLU before each convolution; the shortcut convolution reads the first activation."""
+
+    width: int
+    stride: int
+    bottleneck: bool
+    project: bool
+    dtype: str = "float32"
+    bn_groups: int = 1
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        conv = partial(Conv, dtype=self.dtype)
+        out = self.width * (4 if self.bottleneck else 1)
+        if self.bottleneck:
+            layers = ((self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1))
+        else:
+            layers = ((out, 3, self.stride), (out, 3, 1))
+        y = x
+        for i, (features, kernel, stride) in enumerate(layers, start=1):
+            y = nn.relu(BatchNorm(groups=self.bn_groups, name=f"bn{i}")(y, train=train))
+            if i == 1 and self.project:
+                x = conv(out, 1, self.stride, name="shortcut")(y)
+            y = conv(features, kernel, stride, name=f"conv{i}")(y)
+        return x + y
+
+
+class PreActResNet(nn.Module):
+    """Pre-activation ResNet-18, -34 or -50: the stem has no BatchNorm or ReLU, the last stage is followed by both.
+
+    As in the official TensorFlow model the first block of each stage projects its shortcut, even where shapes agree
+    (11,244,480 parameters of a ResNet-18 with a linear head of 128). Padding is torch's, the same on both sides.
+
+    Attributes: as those of `resnet.ResNet`.
+    """
+
+    depth: int = 18
+    width: int = 64
+    stem: str = "imagenet"
+    dtype: str = "float32"
+    remat: bool = False
+    bn_groups: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self)
+
+    @nn.compact
+    def __call__(self, x, *, train: bool) -> dict:
+        """Features of images [B, H, W, C]: `stage1`..`stage5` maps and pooled `backbone` [B, C]."""
+        x = Conv(self.width, *((3, 1) if self.stem == "cifar" else (7, 2)), self.dtype, name="conv1")(x)
+        features = {"stage1": x}
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        block_type = nn.remat(PreActBlock, static_argnums=(2,)) if self.remat else PreActBlock
+        bottleneck = self.depth >= 50
+        for stage, blocks in enumerate(STAGES[self.depth]):
+            for block in range(blocks):
+                width, first = self.width * 2**stage, block == 0
+                settings = (width, 2 if stage and first else 1, bottleneck, first, self.dtype, self.bn_groups)
+                x = block_type(*settings, name=f"layer{stage + 1}_{block}")(x, train)
+            features[f"stage{stage + 2}"] = x
+        x = nn.relu(BatchNorm(groups=self.bn_groups, name="bn")(x, train=train))
+        return features | {"stage5": x, "backbone": jnp.asarray(x, jnp.float32).mean((1, 2))}
+
+
+Backbone = PreActResNet
