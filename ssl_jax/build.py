@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 from ssl_jax import defaults, positives
 from ssl_jax.data import datasets
 from ssl_jax.interface import Batch, TrainState
+from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.settings import SettingError, choose, complete, convert, fill, section, unknown
+from ssl_jax.sharding import bytes_per_device, device_memory
 from ssl_jax.stages import Stage, stages, views_of
 
 
@@ -57,6 +59,7 @@ def build(config: ConfigDict) -> Plan:
     counts = (facts[name] for name in ("batch_size", "steps_per_epoch", "total_steps"))
     plan = Plan(config, dataset, stages(config, dataset, facts), evaluators, *counts, notes)
     plan = dataclasses.replace(plan, shapes=_shapes(plan))
+    _check_memory(plan.shapes)
     _check_features(plan)
     return plan
 
@@ -141,6 +144,19 @@ def _shapes(plan) -> TrainState:
         if not same or jax.tree.leaves(stage) != jax.tree.leaves(shapes[-1]):
             raise SettingError("stages: a stage changes the shape of the train state; it may change only how it moves")
     return shapes[-1]
+
+
+def _check_memory(shapes):
+    """The train state, with the memory bank in it, fits the devices."""
+    taken, limit = bytes_per_device(make_mesh(), shapes), device_memory()
+    if sum(taken.values()) <= limit:
+        return
+    largest, size = max(taken.items(), key=lambda item: item[1]), lambda number: f"{number / 1e9:,.1f} GB"
+    raise SettingError(
+        f"the train state takes {size(sum(taken.values()))} on each of {jax.device_count()} devices, which have "
+        f"{size(limit)} ({largest[0]} alone: {size(largest[1])}); use more devices, a smaller head.dim or model.width, "
+        "or fewer images (data.limit)"
+    )
 
 
 def _check_features(plan):

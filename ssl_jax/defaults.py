@@ -67,6 +67,7 @@ def get_config() -> ConfigDict:
                 "final": 0.0,
                 "at_epochs": (),
                 "factor": 0.1,
+                "repeats": 1,  # the whole schedule so many times over the run (the rounds of anchor_neighbourhood)
             },
             # name -> pattern (regular expression on "network/backbone/conv1/conv/kernel"), name (another optimiser),
             # factor, fixed_rate, weight_decay, frozen_epochs; the first group by name whose pattern is found decides.

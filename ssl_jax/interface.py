@@ -19,6 +19,10 @@ Embed = Callable[[str], jax.Array]
 """`embed(name) -> [N, D]`: a named feature of the clean training images, in data set order, on every device."""
 
 
+def silent(text: str) -> None:
+    """Takes a progress line of a long refresh and shows it nowhere."""
+
+
 class TrainState(struct.PyTreeNode):
     """Everything that survives a step; arrays only.
 
@@ -59,8 +63,9 @@ class PositiveSet(struct.PyTreeNode):
 class Method(Protocol):
     """A self-supervised method: a frozen dataclass, final. Its file in `methods/` ends with `Method = ...`.
 
-    `train.build` fills the fields `network`, `positives`, `examples`, `batch_size`, `steps_per_epoch`
-    and `total_steps` where the class declares them; all others are settings of `config.method`.
+    `train.build` fills the fields `network`, `positives`, `examples`, `classes`, `batch_size`, `steps_per_epoch`,
+    `total_steps` and `first_step` (of its stage) where the class declares them; all others are settings of
+    `config.method`.
     """
 
     def init(self, key, batch: Batch) -> tuple[Any, Any, Any]:
@@ -75,8 +80,8 @@ class Method(Protocol):
     def refresh_at(self, step: int) -> bool:
         """On the host: is `refresh` due before the batch of this step?"""
 
-    def refresh(self, state: TrainState, embed: Embed, key) -> tuple[TrainState, Mapping[str, Any]]:
-        """Clustering or neighbourhood discovery: a pure function of state and step."""
+    def refresh(self, state: TrainState, embed: Embed, key, report=silent) -> tuple[TrainState, Mapping[str, Any]]:
+        """Clustering or neighbourhood discovery: a pure function of state and step. `report` takes progress lines."""
 
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
         """On the host, from metrics averaged over an epoch or so: one line if training has collapsed, with remedies."""

@@ -40,7 +40,11 @@ def stages(config, dataset, facts) -> tuple[Stage, ...]:
         dataset: gives the channel statistics.
         facts: examples, batch_size, steps_per_epoch, total_steps and classes, for the parts that declare them.
     """
-    return tuple(_stage(c, until, dataset, facts) for until, c in _stage_configs(config, facts))
+    found, first = [], 0
+    for until, own in _stage_configs(config, facts):
+        found.append(_stage(own, until, dataset, facts | dict(first_step=first)))
+        first = until
+    return tuple(found)
 
 
 def _stage_configs(config, facts):
@@ -116,7 +120,15 @@ def rate_scale(settings, batch_size: int) -> float:
 
 def _schedule(settings, facts):
     schedule, per_epoch, total = settings.schedule, facts["steps_per_epoch"], facts["total_steps"]
-    scale = rate_scale(settings, facts["batch_size"])
+    repeats = schedule.repeats
+    if repeats < 1 or total % (repeats * per_epoch):
+        raise SettingError(f"optim.schedule.repeats={repeats} does not divide epochs={total // per_epoch}")
+    once = _one_schedule(settings, per_epoch, total // repeats, rate_scale(settings, facts["batch_size"]))
+    return schedules.repeated(once, total // repeats) if repeats > 1 else once
+
+
+def _one_schedule(settings, per_epoch, total, scale):
+    schedule = settings.schedule
     rate, start, final = (scale * r for r in (settings.learning_rate, schedule.start, schedule.final))
     if schedule.name == "warmup_cosine":
         warmup = round(schedule.warmup_epochs * per_epoch)

@@ -15,7 +15,7 @@ from ssl_jax.data.augment import draw_views
 from ssl_jax.data.pipeline import INIT, LOSS, REFRESH, VIEWS, stream
 from ssl_jax.feed import Feed
 from ssl_jax.folder import claim
-from ssl_jax.interface import Batch
+from ssl_jax.interface import Batch, silent
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.scoring import Scorer
 from ssl_jax.sharding import replicated, state_shardings
@@ -68,8 +68,10 @@ def jit_step(mesh, shardings):
     return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=out, compiler_options=options)
 
 
-def refresh(stage: Stage, state, images, shardings, step: int, key):
+def refresh(stage: Stage, state, images, shardings, step: int, key, report=silent):
     """Clustering or discovery before the batch of `step`, where the method or its positives ask for it.
+
+    `report` takes progress lines.
 
     Returns:
         the state, and what was found as {"refresh/name": value}, or None where nothing was due.
@@ -82,7 +84,7 @@ def refresh(stage: Stage, state, images, shardings, step: int, key):
     method_key, positives_key = jax.random.split(stream(key, REFRESH, step))
     found = {}
     if of_method:
-        state, values = method.refresh(state, clean, method_key)
+        state, values = method.refresh(state, clean, method_key, report)
         found.update(values)
     if of_positives:
         pos_state, values = positives.refresh(state.positives, clean, positives_key)
@@ -127,6 +129,7 @@ class _Loop:
         self.scorer = Scorer(plan, self.feed.images, jax.device_put(test, replicated(mesh)) if resident else test)
         self.speed = float("nan")
         self.watch = Watch(plan.steps_per_epoch)
+        self.said = None  # the step of the last refresh that was told of
 
     def run(self):
         start = self.checkpoints.latest() or 0
@@ -184,7 +187,8 @@ class _Loop:
             self.metrics.write(0, 0.0, self.scorer.pixels(stage))
             self.metrics.write(0, 0.0, self.scorer.encoder("untrained", stage, state))
             self.metrics.flush()
-            self.console.print(writer.table("before training", scoring.on_record(self.folder)))
+            table = writer.table("before training", scoring.on_record(self.folder))
+            self.console.print(table, width=writer.wide(self.console))
         if self.stop.signum:
             raise signals.Stopped(self.stop.signum, "stopped before the first step; the same command begins anew")
 
@@ -193,9 +197,11 @@ class _Loop:
         plan, pending, self.clock = self.plan, None, (time.monotonic(), start)
         for step in range(start, plan.total_steps):
             stage = plan.stage_at(step)
-            state, found = refresh(stage, state, self.feed.images, self.shardings, step, self.key)
+            state, found = refresh(
+                stage, state, self.feed.images, self.shardings, step, self.key, report=self.bar.status
+            )
             if found is not None:
-                self.metrics.write(step, step / plan.steps_per_epoch, {"refresh": True, **found})
+                self.refreshed(step, found)
             images, index = self.feed.batch(step)
             state, metrics = self.step_fn(stage, state, images, index, self.key)
             if pending:
@@ -206,6 +212,14 @@ class _Loop:
                 self.log(*pending)
                 pending = None
                 self.boundary(state, step + 1)
+
+    def refreshed(self, step, found):
+        """On record; and in a line of its own, unless another one was less than `eval_epochs` ago."""
+        self.metrics.write(step, step / self.plan.steps_per_epoch, {"refresh": True, **found})
+        if self.said is None or step - self.said >= self.plan.config.eval_epochs * self.plan.steps_per_epoch:
+            self.said = step
+            values = "  ".join(f"{name.partition('/')[2]} {value:.4g}" for name, value in found.items())
+            self.bar.note(f"before epoch {step // self.plan.steps_per_epoch + 1}: {values}")
 
     def boundary(self, state, step):
         """Evaluation and checkpoint where due, in this order: a checkpoint's scores are on disk before it."""
@@ -268,7 +282,7 @@ class _Loop:
         """The final table, from the records of the run; returns the last scores."""
         rows = scoring.on_record(self.folder)
         if rows:
-            self.console.print(writer.table(str(self.folder), rows))
+            self.console.print(writer.table(str(self.folder), rows), width=writer.wide(self.console))
         for sentence in writer.comparison(rows) if len(rows) > 1 else ():
             self.console.print(sentence, highlight=False, soft_wrap=True)
         if self.watch.standing:

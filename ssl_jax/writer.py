@@ -94,6 +94,11 @@ class Bar:
             left = (time.monotonic() - began) * (self._steps - step) / max(step - first, 1)
             self._console.print(f"epoch {label}  {text}  {left:.0f} s left", highlight=False, soft_wrap=True)
 
+    def status(self, text: str) -> None:
+        """What is under way, until the next update; nothing without a terminal."""
+        if self._bar:
+            self._bar.update(self._task, text=text)
+
     def note(self, text: str) -> None:
         """A line that stays, above the bar."""
         (self._bar.console if self._bar else self._console).print(text, highlight=False, soft_wrap=True)
@@ -110,7 +115,14 @@ SCORES = {
     "clustering/acc": "cluster ACC",
     "clustering/nmi": "NMI",
     "clustering/ari": "ARI",
+    "neighbourhood/all": "neighbours",
+    "neighbourhood/anchors": "anchors'",
 }
+
+
+def wide(console: Console) -> int | None:
+    """The width to print a table at: all of it where no terminal sets a limit."""
+    return None if console.is_terminal else 160
 
 
 def label(name: str) -> str:

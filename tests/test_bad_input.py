@@ -41,7 +41,7 @@ def cli(*flags):
         ([f"--config={TINY}", "epochs=3"], "'epochs=3' is not a flag"),
         (
             [f"--config={TINY}", "--config.method.name=swaw", "--workdir=/nonexistent/x"],
-            "choose one of: instance, swav",
+            "choose one of: anchor_neighbourhood, instance, local_aggregation, swav",
         ),
         ([f"--config={TINY}", "--workdir=/proc/x"], "workdir /proc/x cannot be written"),
         ([f"--config={TINY}", "--config.data.name=folder"], "data.dir is empty: give the folder that holds the images"),
@@ -87,14 +87,18 @@ def put(path, value):
         ("data.std", (0.0,), r"data.std=\(0.0,\): above 0"),
         ("data.labels", "coarse", "data.labels='coarse': digits has no coarse labels"),
         ("data.download", True, "digits cannot be downloaded, only cifar10 and cifar100"),
-        ("method.name", "swaw", "method.name='swaw' is not known; choose one of: instance, swav"),
+        (
+            "method.name",
+            "swaw",
+            "method.name='swaw' is not known; choose one of: anchor_neighbourhood, instance, local_aggregation, swav",
+        ),
         ("method.epsilom", 0.1, "method.epsilom is not a setting; did you mean 'epsilon'"),
         ("method.epsilon", "small", "method.epsilon='small' has the wrong type; it takes float"),
         ("method.queue_length", 50, "method: queue_length=50 is not a multiple of batch_size=32; try 32"),
         ("method.prototypes", 257, "method: prototypes=257: between 2 and the 256 training images"),
         ("method.assign", (0, 3), r"assign=\(0, 3\) does not fit the 3 views"),
         ("method.examples", 3, "method.examples is not a setting"),
-        ("model.name", "vit", "model.name='vit' is not known; choose one of: resnet"),
+        ("model.name", "vit", "model.name='vit' is not known; choose one of: preact_resnet, resnet"),
         ("model.depth", 19, "model: depth=19: choose one of"),
         ("positives.name", "friends", "positives.name='friends' is not known; choose one of: instance"),
         ("augment.large.size", 0, "augment.large: size and count are at least 1"),
@@ -139,7 +143,11 @@ def put(path, value):
         ("stages.first.until_epoch", "x", "stages.first.until_epoch='x' has the wrong type"),
         ("stages.first.optim.learning_rat", 0.5, "did you mean 'learning_rate'"),
         ("stages.first.optim.learning_rate", "x", "has the wrong type"),
-        ("evals.purity", {}, "evals.purity='purity' is not known; choose one of: clustering, knn, linear"),
+        (
+            "evals.purity",
+            {},
+            "evals.purity='purity' is not known; choose one of: clustering, knn, linear, neighbourhood",
+        ),
     ],
 )
 def test_settings(path, value, message):
@@ -150,6 +158,16 @@ def test_settings(path, value, message):
     with pytest.raises(SettingError, match=message) as caught:
         build(config)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bank_that_cannot_fit():
+    config = tiny("instance")
+    config.head.dim = 10**9
+    found = (
+        r"takes [\d,.]+ GB on each of 2 devices, which have [\d.]+ GB \(method/bank alone: 512.0 GB\); use more devices"
+    )
+    with pytest.raises(SettingError, match=found):
+        build(config)
 
 
 def test_settings_are_checked_before_images_are_decoded(tmp_path):

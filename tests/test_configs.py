@@ -18,6 +18,8 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 VARIANTS = {
     "swav": ("digits", "cifar10", "cifar10_multicrop", "cifar100", "folder", "imagenet", "imagenet_bs256"),
     "instance": ("digits", "cifar10", "cifar100"),
+    "anchor_neighbourhood": ("digits", "cifar10", "cifar100", "svhn"),
+    "local_aggregation": ("digits", "cifar10", "cifar100", "imagenet_resnet18", "imagenet_resnet50"),
 }
 
 
@@ -157,3 +159,52 @@ def test_instance_recipe_is_the_released_one():
 def test_bn_groups_divide_the_batch(tmp_path):
     with pytest.raises(SettingError, match="model.bn_groups=3 does not divide batch_size=64"):
         plan_of("swav", "folder", tmp_path, batch_size=64, model={"bn_groups": 3})
+
+
+def rates(plan, *epochs):
+    """The rate at the first step of each of these epochs."""
+    schedule = jax.jit(plan.stages[-1].schedule)
+    return [float(schedule(epoch * plan.steps_per_epoch)) for epoch in epochs]
+
+
+@pytest.mark.parametrize("variant", ["cifar10", "cifar100", "svhn"])
+def test_anchor_neighbourhoods_rounds_start_the_rate_anew(variant, tmp_path):
+    plan = plan_of("anchor_neighbourhood", variant, tmp_path)
+    assert (plan.config.epochs, plan.stages[0].method.rounds) == (1000, 4)
+    expected = [0.03, 0.03, 0.003, 0.0003, 0.0003, 0.03, 0.03, 0.003]
+    np.testing.assert_allclose(rates(plan, 0, 119, 120, 160, 199, 200, 319, 320), expected, rtol=1e-5)
+    assert plan.config.optim.nesterov
+    assert plan.evaluators["neighbourhood"].k == 1
+
+
+def test_fewer_rounds_divide_the_epochs_anew(tmp_path):
+    plan = plan_of("anchor_neighbourhood", "digits", tmp_path)
+    config = config_of("anchor_neighbourhood", "digits")
+    config.method.rounds = 1
+    fewer = build(config)
+    assert (plan.config.optim.schedule.repeats, fewer.config.optim.schedule.repeats) == (5, 2)
+    assert fewer.stages[0].method.refresh_at(40 * fewer.steps_per_epoch)
+    config.method.rounds = 6
+    with pytest.raises(SettingError, match="optim.schedule.repeats=7 does not divide epochs=80"):
+        build(config)
+
+
+def test_local_aggregation_warms_up_and_drops_as_published(tmp_path):
+    for variant, drops in (("imagenet_resnet18", (160, 187)), ("imagenet_resnet50", (152, 189))):
+        method = dict(background=4096, clusters=100)
+        plan = plan_of("local_aggregation", variant, tmp_path, method=method)
+        warm_up, rest = plan.stages
+        assert warm_up.until == 10 * plan.steps_per_epoch
+        assert (warm_up.method.objective, rest.method.objective) == ("nce", "aggregation")
+        assert rest.method.refresh_at(warm_up.until)
+        assert rest.method.refresh_at(warm_up.until + plan.steps_per_epoch)
+        first, second = drops
+        found = rates(plan, 0, first - 1, first, second - 1, second, 199)
+        np.testing.assert_allclose(found, [0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003], rtol=1e-5)
+    config = config_of("local_aggregation", "imagenet_resnet18")
+    assert (config.method.clusters, config.method.clusterings, config.method.background) == (30_000, 10, 4096)
+
+
+def test_local_aggregation_on_few_images_names_the_setting(tmp_path):
+    with pytest.raises(SettingError, match="clusters=30000: between 2 and the 4096 training images"):
+        plan_of("local_aggregation", "imagenet_resnet18", tmp_path)

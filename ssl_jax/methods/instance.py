@@ -1,22 +1,28 @@
-"""Instance Discrimination with the full non-parametric softmax (Wu et al. 2018, arXiv 1805.01978)."""
+"""Instance Discrimination (Wu et al. 2018, arXiv 1805.01978): full softmax, NCE, or sampled softmax."""
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax.interface import Aux
+from ssl_jax import banks
+from ssl_jax.interface import Aux, silent
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import COLLAPSED, spread
-from ssl_jax.ops.losses import instance_nll
 from ssl_jax.ops.memory import init_bank, update_bank
 from ssl_jax.ops.mesh import padded_rows
 
 
 class InstanceState(struct.PyTreeNode):
-    """`bank` [N padded, D]: row i is the moving average of image i's embedding; use `bank[:N]`."""
+    """The memory bank, and what NCE's probabilities are divided by.
+
+    `bank` [N padded, D]: row i is the moving average of image i's embedding; use `bank[:N]`. `normaliser`: scalar Z of
+    NCE, 0 until it is estimated; None for other objectives.
+    """
 
     bank: jax.Array
+    normaliser: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +37,25 @@ class InstanceDiscrimination:
 
     Attributes:
         network: filled by `train.build`; the head's output is the embedding.
+        objective: "softmax", over the whole bank (eq. 2); "nce", noise-contrastive estimation (eq. 4 to 7); "sampled",
+            the softmax over the own row and the noise (the authors' later model).
+        samples: noise rows an image, drawn anew at each step; for "nce" and "sampled".
+        normaliser: Z of "nce"; 0 estimates it on the first batch. Either way it stays.
         temperature: of the softmax over the bank; 0.1 for CIFAR, 0.07 for ImageNet.
         momentum: share of the old row that stays in the bank.
     """
 
     network: Network
+    objective: str = "softmax"
+    samples: int = 4096
+    normaliser: float = 0.0
     temperature: float = 0.1
     momentum: float = 0.5
     examples: int = 0
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} must be above 0")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum={self.momentum} must be at least 0 and below 1")
+        settings = dict(temperature=self.temperature, momentum=self.momentum, normaliser=self.normaliser)
+        banks.check(self.objective, self.samples, self.examples, **settings)
 
     def init(self, key, batch):
         """Network and bank."""
@@ -54,27 +65,45 @@ class InstanceDiscrimination:
         variables = self.network.init(network_key, batch.views, train=False)
         dim = jax.eval_shape(lambda: self.network.apply(variables, batch.views, train=False)).shape[-1]
         bank = init_bank(bank_key, padded_rows(self.examples), dim)
-        return {"network": variables["params"]}, variables["batch_stats"], InstanceState(bank)
+        normaliser = jnp.float32(self.normaliser) if self.objective == "nce" else None
+        return {"network": variables["params"]}, variables["batch_stats"], InstanceState(bank, normaliser)
 
     def loss(self, state, batch, key):
-        """Negative log probability of the own row among all rows."""
+        """The own row recognised among all rows, or among noise."""
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
         bank = state.method.bank[: self.examples]
-        loss = instance_nll(embedding[0], bank, batch.index, temperature=self.temperature)
-        carry = jax.lax.stop_gradient(embedding[0])
-        return loss, Aux(updated["batch_stats"], carry, {"spread": spread(carry)})
+        loss, normaliser = banks.instance_loss(
+            self.objective,
+            embedding[0],
+            bank,
+            batch.index,
+            key,
+            temperature=self.temperature,
+            samples=self.samples,
+            normaliser=state.method.normaliser,
+        )
+        features = jax.lax.stop_gradient(embedding[0])
+        metrics = {"spread": spread(features)}
+        if self.objective != "nce":
+            metrics["loss_over_chance"] = loss / self._chance()
+        return loss, Aux(updated["batch_stats"], (features, normaliser), metrics)
+
+    def _chance(self):
+        settings = dict(temperature=self.temperature, samples=self.samples)
+        return banks.at_chance(self.objective, self.examples, self.network.head.dim, **settings)
 
     def post_step(self, state, aux, batch):
         """The batch's rows of the bank move toward this step's embeddings."""
-        bank = update_bank(state.method.bank, batch.index, aux.carry, momentum=self.momentum)
-        return state.replace(method=InstanceState(bank))
+        features, normaliser = aux.carry
+        bank = update_bank(state.method.bank, batch.index, features, momentum=self.momentum)
+        return state.replace(method=InstanceState(bank, normaliser))
 
     def refresh_at(self, step):
         """Never."""
         return False
 
-    def refresh(self, state, embed, key):
+    def refresh(self, state, embed, key, report=silent):
         """Nothing to refresh."""
         return state, {}
 

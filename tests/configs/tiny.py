@@ -20,16 +20,26 @@ def get_config(variant="swav"):
     if variant == "swav":
         config.method = dict(name="swav", prototypes=16, queue_length=64, queue_starts_epoch=0.5, epsilon=0.05)
         config.augment = dict(
-            large=dict(size=8, count=2, scale=(0.6, 1.0)), small=dict(size=5, count=1, scale=(0.3, 0.6))
+            large=dict(size=8, count=2, scale=(0.6, 1.0)),
+            small=dict(size=5, count=1, scale=(0.3, 0.6), jitter=0.0, grayscale=0.0),
         )
         config.optim.groups = dict(prototypes=dict(pattern="^prototypes", frozen_epochs=1.0))
         config.stages = dict(first=dict(until_epoch=1.5, method=dict(epsilon=0.1), optim=dict(learning_rate=0.02)))
     elif variant == "instance":
         config.method = dict(name="instance", temperature=0.1)
-        config.augment = dict(one=dict(size=8, count=1))
+        config.augment = dict(one=dict(size=8, count=1, jitter=0.0, grayscale=0.0))
+    elif variant == "anchors":
+        config.method = dict(name="anchor_neighbourhood", rounds=1, neighbours=2)
+        config.optim.schedule.repeats = config.method.get_oneway_ref("rounds") + 1
+        config.augment = dict(one=dict(size=8, count=1, jitter=0.0, grayscale=0.0))
+        config.evals.neighbourhood = dict(k=2)
+    elif variant == "aggregation":
+        config.method = dict(name="local_aggregation", background=64, clusters=8, clusterings=3, refresh_steps=3)
+        config.stages.warmup = dict(until_epoch=0.5, method=dict(objective="nce", samples=32))
+        config.augment = dict(one=dict(size=8, count=1, jitter=0.0, grayscale=0.0))
     else:  # a method of the tests' own
         config.method = dict(name="target", momentum=0.9)
-        config.augment = dict(pair=dict(size=8, count=2))
+        config.augment = dict(pair=dict(size=8, count=2, jitter=0.0, grayscale=0.0))
     config.optim.momentum = 0.5
     config.evals = dict(
         knn=dict(k=5, temperature=0.1), linear=dict(steps=20, batch_size=64), clustering=dict(restarts=2, iterations=5)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from ssl_jax.interface import Aux, PositiveSet
+from ssl_jax.interface import Aux, PositiveSet, silent
 from ssl_jax.models.network import Network
 from ssl_jax.ops.vectors import dot, unit
 from ssl_jax.positives import Instance
@@ -57,7 +57,7 @@ class MovingTarget:
     def refresh_at(self, step):
         return step % self.steps_per_epoch == 0
 
-    def refresh(self, state, embed, key):
+    def refresh(self, state, embed, key, report=silent):
         centre = embed("embedding").mean(0, keepdims=True)
         return state.replace(method=state.method.replace(centre=centre)), {"centre": jnp.linalg.norm(centre)}
 

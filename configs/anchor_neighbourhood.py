@@ -1,0 +1,66 @@
+"""Anchor Neighbourhood Discovery (Huang et al. 2019).
+
+python -m ssl_jax.main --config=configs/anchor_neighbourhood.py                    # handwritten digits, embedded
+python -m ssl_jax.main --config=configs/anchor_neighbourhood.py:cifar10 --config.data.download
+python -m ssl_jax.main --config=configs/anchor_neighbourhood.py:svhn               # tfds:svhn_cropped, prepared
+
+Digits: two minutes on two CPU cores. Measured with this command, seed 0 (jax 0.10.2): kNN 0.947, cluster ACC 0.675; of
+the anchors' neighbours 92 to 96 % are of their class, round by round.
+CIFAR and SVHN: made for a GPU. The numbers in their docstrings are the paper's (ResNet-18, weighted kNN, the best epoch
+on the test set), none our own. The released code normalises CIFAR with a deviation of about 0.2, and CIFAR-100 with
+CIFAR-10's numbers; ours are the pixels' own.
+"""
+
+from ssl_jax import defaults
+
+
+def get_config(variant="digits"):
+    config = defaults.get_config()
+    config.method = dict(
+        name="anchor_neighbourhood",
+        rounds=4,  # after round 0
+        share=0.0,  # of all images become anchors with each round; 0 = 1 / rounds
+        neighbours=1,
+        curriculum=True,
+        temperature=0.1,
+        momentum=0.5,
+    )
+    config.optim.update(name="sgd", learning_rate=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    # Each round is a run of its own to the rate: it follows method.rounds.
+    config.optim.schedule.repeats = config.method.get_oneway_ref("rounds") + 1
+    config.evals.neighbourhood = dict(k=1)
+    variants = (digits, cifar10, cifar100, svhn)
+    return defaults.apply_variant(config, variant, {v.__name__: v for v in variants})
+
+
+def digits(config):
+    """1,437 handwritten digits of 8x8 pixels; five rounds of 16 epochs."""
+    shape = dict(count=1, scale=(0.6, 1.0), ratio=(3 / 5, 5 / 3), flip=0.0)
+    colours = dict(jitter=1.0, brightness=0.6, contrast=0.6, saturation=0.0, hue=0.0, grayscale=0.0)
+    config.augment = dict(one=defaults.view(8, **shape, **colours))
+    config.epochs, config.batch_size = 80, 64
+    config.eval_epochs = config.checkpoint_epochs = 16
+    config.model.width = 16
+    config.head.dim = 32
+
+
+def cifar10(config):
+    """The released settings: ResNet-18, batch 128, no flip; rounds of 200 epochs, drops at 120 and 160 (kNN 86.3 %)."""
+    config.data.name = "cifar10"
+    config.augment = dict(one=defaults.view(32, count=1, scale=(0.2, 1.0), flip=0.0, jitter=1.0, hue=0.4))
+    config.epochs, config.batch_size = 1000, 128
+    config.head.dim = 128
+    config.optim.schedule.update(name="drops", at_epochs=(120.0, 160.0), factor=0.1)
+    config.evals.knn.k = 200
+
+
+def cifar100(config):
+    """As CIFAR-10 (kNN 57.2 %)."""
+    cifar10(config)
+    config.data.name = "cifar100"
+
+
+def svhn(config):
+    """As CIFAR-10, on the 73,257 digits of the training split (kNN 94.4 %)."""
+    cifar10(config)
+    config.data.update(name="tfds:svhn_cropped", size=32)

@@ -1,0 +1,96 @@
+"""Local Aggregation (Zhuang et al. 2019).
+
+python -m ssl_jax.main --config=configs/local_aggregation.py                       # handwritten digits, embedded
+python -m ssl_jax.main --config=configs/local_aggregation.py:cifar10 --config.data.download
+python -m ssl_jax.main --config=configs/local_aggregation.py:imagenet_resnet18 --config.data.dir=IMAGENET
+
+Digits: two minutes on two CPU cores. Measured with this command, seed 0 (jax 0.10.2): kNN 0.939, cluster ACC 0.862.
+CIFAR: made for a GPU; no number is published and we have none yet. ImageNet: the numbers in the docstrings are the
+paper's.
+
+The paper's ablation, by override: --config.method.close=neighbours (the nearest rows are close),
+--config.method.clusterings=1 (one clustering), --config.method.background=0 (all rows are background).
+"""
+
+from ssl_jax import defaults
+
+
+def get_config(variant="digits"):
+    config = defaults.get_config()
+    config.method = dict(
+        name="local_aggregation",
+        objective="aggregation",
+        background=4096,  # 0 = all rows
+        close="clusters",  # or neighbours
+        clusters=30_000,
+        clusterings=10,
+        close_neighbours=10,
+        kmeans_iterations=20,
+        refresh_epochs=1.0,
+        refresh_steps=0,
+        samples=4096,
+        normaliser=0.0,
+        temperature=0.07,
+        momentum=0.5,
+    )
+    config.stages.warmup = dict(until_epoch=10.0, method=dict(objective="softmax"))
+    config.optim.update(name="sgd", learning_rate=0.03, momentum=0.9, weight_decay=1e-4)
+    config.optim.groups.batch_norm = defaults.group("bn[^/]*/(scale|bias)$", weight_decay=0.0)
+    variants = (digits, cifar10, cifar100, imagenet_resnet18, imagenet_resnet50)
+    return defaults.apply_variant(config, variant, {v.__name__: v for v in variants})
+
+
+def digits(config):
+    """1,437 handwritten digits of 8x8 pixels."""
+    shape = dict(count=1, scale=(0.6, 1.0), ratio=(3 / 5, 5 / 3), flip=0.0)
+    colours = dict(jitter=1.0, brightness=0.6, contrast=0.6, saturation=0.0, hue=0.0, grayscale=0.0)
+    config.augment = dict(one=defaults.view(8, **shape, **colours))
+    config.epochs, config.batch_size = 80, 64
+    config.model.width = 16
+    config.head.dim = 32
+    config.method.update(background=512, clusters=30, clusterings=10)
+
+
+def cifar10(config):
+    """Our own setting: Instance Discrimination's recipe, ImageNet's mean cluster size of 43 images.
+
+    The background is the 4,096 nearest rows, as on ImageNet, where they are a smaller share of all.
+    """
+    config.data.name = "cifar10"
+    config.augment = dict(one=defaults.view(32, count=1, scale=(0.2, 1.0), flip=0.5, jitter=1.0, hue=0.4))
+    config.epochs, config.batch_size = 200, 128
+    config.head.dim = 128
+    config.method.update(clusters=1170, clusterings=10)
+    config.optim.weight_decay = 5e-4
+    config.optim.schedule.update(name="drops", at_epochs=(120.0, 160.0), factor=0.1)
+    config.evals.knn.k = 200
+
+
+def cifar100(config):
+    """As CIFAR-10."""
+    cifar10(config)
+    config.data.name = "cifar100"
+
+
+def imagenet_resnet18(config):
+    """The authors' settings: pre-activation ResNet-18, m = 30,000, H = 10, drops at 160 and 187 of 200 (kNN 45.0 %).
+
+    The first ten epochs are Instance Discrimination by NCE. No weight decay on BatchNorm.
+    """
+    config.data.update(name="folder", size=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    config.augment = dict(one=defaults.view(224, count=1, scale=(0.2, 1.0), jitter=1.0, hue=0.4))
+    config.epochs, config.batch_size = 200, 128
+    config.model.update(name="preact_resnet", depth=18, stem="imagenet")
+    config.head.dim = 128
+    config.stages.warmup.method.objective = "nce"
+    config.optim.schedule.update(name="drops", at_epochs=(160.0, 187.0), factor=0.1)
+    config.baselines = False
+    config.evals = dict(knn=config.evals.knn)
+    config.evals.knn.update(k=200, temperature=0.07)
+
+
+def imagenet_resnet50(config):
+    """As ResNet-18, with drops at 152 and 189 (kNN 49.4 %, linear 60.2 % over ten crops)."""
+    imagenet_resnet18(config)
+    config.model.depth = 50
+    config.optim.schedule.at_epochs = (152.0, 189.0)

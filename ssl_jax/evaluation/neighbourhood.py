@@ -1,0 +1,59 @@
+"""Do neighbours share a class? The consistency of neighbourhoods (Huang et al. 2019)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.ops.neighbours import nearest
+from ssl_jax.ops.vectors import unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbourhood:
+    """Share of (image, neighbour) pairs of one class, labelled images only.
+
+    Yields `all`: of every training image and its `k` nearest others by the embedding as it is now. And where the
+    method keeps `neighbours` [N, k] and `is_anchor` [N], as Anchor Neighbourhood Discovery does, `anchors`: of this
+    round's frozen neighbourhoods. In round 0 there are none, and no such score.
+
+    Attributes:
+        k: neighbours of `all`, the image itself not counted.
+        feature: what they are nearest by.
+    """
+
+    k: int = 1
+    feature: str = "embedding"
+    examples: int = 0
+
+    def __post_init__(self):
+        if not 1 <= self.k < self.examples:
+            raise ValueError(f"k={self.k}: between 1 and the {self.examples - 1} other training images")
+
+    @property
+    def needs(self):
+        return (self.feature,)
+
+    def run(self, splits, state):
+        train = splits["train"]
+        labels, points = np.asarray(train.labels), unit(jnp.asarray(train.features[self.feature]))
+        near = np.asarray(nearest(points, points, self.k + 1)[1])
+        own = np.arange(len(labels))
+        # The row itself is usually the first; with doubles it may stand anywhere, or beyond the last.
+        others = np.stack([row[row != i][: self.k] for i, row in zip(own, near)])
+        yield "all", consistency(labels, own, others)
+        method = getattr(state, "method", None)
+        if hasattr(method, "is_anchor"):
+            anchors = np.flatnonzero(np.asarray(method.is_anchor)[: len(labels)])
+            if len(anchors):
+                yield "anchors", consistency(labels, anchors, np.asarray(method.neighbours)[anchors])
+
+
+def consistency(labels, rows, neighbours) -> float:
+    """Share of the pairs of `rows` [n] and `neighbours` [n, k] with one label; a label of -1 does not count."""
+    own, theirs = labels[rows][:, None], labels[neighbours]
+    known = (own >= 0) & (theirs >= 0)
+    return float(((own == theirs) & known).sum() / max(known.sum(), 1))
+
+
+Evaluator = Neighbourhood

@@ -1,0 +1,217 @@
+"""Local Aggregation for unsupervised learning of visual embeddings (Zhuang et al. 2019, arXiv 1903.12355)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ssl_jax import banks
+from ssl_jax.interface import Aux, silent
+from ssl_jax.models.network import Network
+from ssl_jax.ops.collapse import COLLAPSED, spread
+from ssl_jax.ops.kmeans import kmeans, random_rows
+from ssl_jax.ops.losses import aggregation_nll, close_probability
+from ssl_jax.ops.memory import init_bank, update_bank
+from ssl_jax.ops.mesh import padded_rows
+from ssl_jax.ops.neighbours import cluster_mates, nearest
+
+CLOSE = ("clusters", "neighbours")
+
+
+class AggregationState(struct.PyTreeNode):
+    """The memory bank, and what says which of its rows are close; use the first N rows or columns of each.
+
+    `bank` [N padded, D], as Instance Discrimination's. `labels` [H, N padded] int32: clusters of every row, where close
+    means clusters. `neighbours` [N padded, k] int32: rows near each row, where close means those. `normaliser`: of the
+    warm-up by NCE.
+    """
+
+    bank: jax.Array
+    labels: jax.Array | None
+    neighbours: jax.Array | None
+    normaliser: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalAggregation:
+    """Each image moves toward its close neighbours, against the scale that its background neighbours set.
+
+    Background neighbours are the bank rows nearest to the feature; close ones are those among them that share a cluster
+    with the image in at least one of H k-means clusterings of the bank. A random bank has no neighbourhoods to speak
+    of, so training starts with Instance Discrimination, a stage with `objective="softmax"` ("nce" in the paper's
+    ImageNet runs). The clusterings are made before the first step of the aggregation and every so often after it.
+
+    k-means is as in the released code (20 iterations from random rows, distances of unit vectors), but a cluster that
+    runs empty takes the farthest row. Unlike the released PyTorch port, clusters exist before the first step, every row
+    is weighed by its own background, and the last partial batch of an epoch is left out.
+
+    Attributes:
+        network: filled by `train.build`; the head's output is the embedding.
+        objective: "aggregation"; or, for the warm-up, "softmax", "nce" or "sampled" as in Instance Discrimination.
+        background: k of the background neighbours; 0 for all rows (the published ablation).
+        close: "clusters"; or "neighbours", the `close_neighbours` bank rows nearest to the image's own (ours; in the
+            paper's ablation this is the nearest neighbours' set).
+        clusters: m of each clustering.
+        clusterings: H.
+        close_neighbours: the image's own row counted.
+        kmeans_iterations: of each clustering.
+        refresh_epochs: epochs from one set of clusterings to the next.
+        refresh_steps: likewise in steps, instead of epochs; 0 for epochs.
+        samples: noise rows of a warm-up by "nce" or "sampled".
+        normaliser: Z of "nce"; 0 estimates it on the first batch.
+        temperature: of the similarities.
+        momentum: share of the old row that stays in the bank.
+    """
+
+    network: Network
+    objective: str = "aggregation"
+    background: int = 4096
+    close: str = "clusters"
+    clusters: int = 30_000
+    clusterings: int = 10
+    close_neighbours: int = 10
+    kmeans_iterations: int = 20
+    refresh_epochs: float = 1.0
+    refresh_steps: int = 0
+    samples: int = 4096
+    normaliser: float = 0.0
+    temperature: float = 0.07
+    momentum: float = 0.5
+    examples: int = 0
+    steps_per_epoch: int = 1
+    first_step: int = 0
+
+    def __post_init__(self):
+        settings = dict(temperature=self.temperature, momentum=self.momentum, normaliser=self.normaliser)
+        banks.check(self.objective, self.samples, self.examples, others=("aggregation",), **settings)
+        if self.close not in CLOSE:
+            raise ValueError(f"close={self.close!r}: choose {' or '.join(CLOSE)}")
+        if not 0 <= self.background <= self.examples:
+            raise ValueError(f"background={self.background}: between 0 (all) and the {self.examples} training images")
+        if self.close == "clusters" and not 2 <= self.clusters <= self.examples:
+            raise ValueError(f"clusters={self.clusters}: between 2 and the {self.examples} training images")
+        if self.close == "neighbours" and not 1 <= self.close_neighbours <= self.examples:
+            raise ValueError(
+                f"close_neighbours={self.close_neighbours}: between 1 and the {self.examples} training images"
+            )
+        if self.clusterings < 1 or self.kmeans_iterations < 1:
+            raise ValueError(
+                f"clusterings={self.clusterings} and kmeans_iterations={self.kmeans_iterations} are at least 1"
+            )
+        if self.refresh_steps < 0 or not self.refresh_epochs > 0:
+            raise ValueError("refresh_steps is at least 0 (0: by epochs), refresh_epochs above 0")
+
+    def init(self, key, batch):
+        """Network, bank, and clusters or neighbours that are yet to be found."""
+        if len(batch.views) != 1:
+            raise ValueError(f"local aggregation takes one view of an image, not {len(batch.views)}")
+        network_key, bank_key = jax.random.split(key)
+        variables = self.network.init(network_key, batch.views, train=False)
+        rows = padded_rows(self.examples)
+        by_cluster = self.close == "clusters"
+        state = AggregationState(
+            bank=init_bank(bank_key, rows, self.network.head.dim),
+            labels=jnp.zeros((self.clusterings, rows), jnp.int32) if by_cluster else None,
+            neighbours=None if by_cluster else jnp.zeros((rows, self.close_neighbours), jnp.int32),
+            normaliser=jnp.float32(self.normaliser),
+        )
+        return {"network": variables["params"]}, variables["batch_stats"], state
+
+    def loss(self, state, batch, key):
+        """-log of the close neighbours' share among the background neighbours; or the warm-up's loss."""
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+        embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
+        bank, normaliser = state.method.bank[: self.examples], state.method.normaliser
+        features = jax.lax.stop_gradient(embedding[0])
+        metrics = {"spread": spread(features)}
+        settings = dict(temperature=self.temperature)
+        if self.objective == "aggregation":
+            close = self._close(state.method, batch.index)
+            p, count = close_probability(embedding[0], bank, close, background=self.background, **settings)
+            loss = aggregation_nll(p)
+            nothing = jnp.mean(p < 1e-6, dtype=jnp.float32)
+            metrics |= {"nothing_close": nothing, "close": jnp.mean(count, dtype=jnp.float32)}
+        else:
+            settings |= dict(samples=self.samples, normaliser=normaliser)
+            loss, normaliser = banks.instance_loss(self.objective, embedding[0], bank, batch.index, key, **settings)
+        return loss, Aux(updated["batch_stats"], (features, normaliser), metrics)
+
+    def _close(self, own, index):
+        """[B, N] bool: the rows that are close to the images `index`."""
+        if self.close == "clusters":
+            return cluster_mates(own.labels[:, : self.examples], index)
+        near = own.neighbours[index]
+        rows = jnp.broadcast_to(jnp.arange(len(index))[:, None], near.shape)
+        return jnp.zeros((len(index), self.examples), bool).at[rows, near].set(True)
+
+    def post_step(self, state, aux, batch):
+        """The batch's rows of the bank move toward this step's embeddings."""
+        features, normaliser = aux.carry
+        bank = update_bank(state.method.bank, batch.index, features, momentum=self.momentum)
+        return state.replace(method=state.method.replace(bank=bank, normaliser=normaliser))
+
+    def refresh_at(self, step):
+        """Before the first step of the aggregation, and every `refresh_epochs` or `refresh_steps` after it."""
+        every = self.refresh_steps or max(round(self.refresh_epochs * self.steps_per_epoch), 1)
+        return self.objective == "aggregation" and (step - self.first_step) % every == 0
+
+    def refresh(self, state, embed, key, report=silent):
+        """H clusterings of the bank, or the nearest neighbours in it."""
+        own, padding = state.method, len(state.method.bank) - self.examples
+        if self.close == "neighbours":
+            found = _neighbours(own.bank, self.examples, self.close_neighbours)
+            return state.replace(method=own.replace(neighbours=jnp.pad(found, ((0, padding), (0, 0))))), {}
+        labels, sizes = [], []
+        for h in range(self.clusterings):
+            report(f"clustering {h + 1} of {self.clusterings}")
+            clustering = _cluster(
+                jax.random.fold_in(key, h), own.bank, self.examples, self.clusters, self.kmeans_iterations
+            )
+            labels.append(jnp.pad(clustering.labels, (0, padding)))
+            sizes.append(jnp.bincount(clustering.labels, length=self.clusters))
+            jax.block_until_ready(labels)
+        sizes = jnp.stack(sizes)
+        values = {
+            "cluster_size_min": sizes.min(),
+            "cluster_size_median": jnp.median(sizes),
+            "cluster_size_max": sizes.max(),
+        }
+        return state.replace(method=own.replace(labels=jnp.stack(labels))), values
+
+    def diagnose(self, metrics):
+        """Images that nothing is close to, or embeddings that are all the same."""
+        if metrics["spread"] <= COLLAPSED:
+            return (
+                f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1). In a new folder try more "
+                "method.clusters, a larger method.background, or a lower optim.learning_rate"
+            )
+        if metrics.get("nothing_close", 0.0) > 0.5:
+            return (
+                f"{metrics['nothing_close']:.0%} of the images have no close neighbour in their background, so they "
+                "learn nothing. In a new folder try a longer warm-up (stages.warmup.until_epoch), a larger "
+                "method.background, or fewer method.clusters"
+            )
+        return None
+
+    def features(self, state, images, names):
+        """The network's features."""
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+        features = self.network.apply(variables, images, method=Network.features)
+        return {name: features[name] for name in names}
+
+
+def _clustered(key, bank, examples, clusters, iterations):
+    points, (start, rest) = bank[:examples], jax.random.split(key)
+    init = random_rows(start, points, clusters)
+    return kmeans(rest, points, clusters, iterations=iterations, metric="euclidean", init=init)
+
+
+def _nearest(bank, examples, k):
+    return nearest(bank[:examples], bank[:examples], k)[1]
+
+
+_cluster = jax.jit(_clustered, static_argnums=(2, 3, 4))
+_neighbours = jax.jit(_nearest, static_argnums=(1, 2))
+
+Method = LocalAggregation
