@@ -39,23 +39,33 @@ class Row:
     published: str = "-"
 
 
-def _cifar(method, classes, published):
+def _cifar(method, classes, published, schedules=(100, 200)):
     config = f"configs/{method}.py:cifar{classes}"
-    rows = {epochs: {"epochs": epochs, "evals.knn.k": 200} for epochs in (100, 200)}
-    if method == "instance":  # its rate drops at 60 % and 80 % of the way
+    rows = {epochs: {"epochs": epochs, "evals.knn.k": 200} for epochs in schedules}
+    if method in ("instance", "local_aggregation") and 100 in rows:  # the rate drops at 60 % and 80 % of the way
         rows[100]["optim.schedule.at_epochs"] = (60.0, 80.0)
     return {f"{method}-cifar{classes}-{e}": Row(config, s, published.get(e, "-")) for e, s in rows.items()}
 
 
 _SMALL = {"data.limit": 10_000, "model.width": 16, "batch_size": 128, "epochs": 10}  # a quarter of an hour on a CPU
+# One view an image, so twice the epochs; both methods with one schedule.
+_SMALL_BANK = _SMALL | {"epochs": 20, "optim.schedule.name": "constant", "optim.nesterov": True}
+_SMALL_ANCHORS = _SMALL_BANK | {"eval_epochs": 4}
 ROWS = {
     "swav-digits": Row("configs/swav.py"),
     "instance-digits": Row("configs/instance.py"),
+    "anchor_neighbourhood-digits": Row("configs/anchor_neighbourhood.py"),
+    "local_aggregation-digits": Row("configs/local_aggregation.py"),
     "swav-cifar10-small": Row("configs/swav.py:cifar10", _SMALL),
+    "instance-cifar10-small": Row("configs/instance.py:cifar10", _SMALL_BANK),
+    "anchor_neighbourhood-cifar10-small": Row("configs/anchor_neighbourhood.py:cifar10", _SMALL_ANCHORS),
     **_cifar("swav", 10, {200: "kNN 84.2 (lightly, best epoch)"}),
     **_cifar("swav", 100, {}),
     **_cifar("instance", 10, {200: "kNN 80.8 (authors, best epoch)"}),
     **_cifar("instance", 100, {200: "kNN 50.7 (AND authors)"}),
+    **_cifar("anchor_neighbourhood", 10, {1000: "kNN 86.3 (authors, best epoch)"}, (1000,)),
+    **_cifar("anchor_neighbourhood", 100, {1000: "kNN 57.2 (authors, best epoch)"}, (1000,)),
+    **_cifar("local_aggregation", 10, {}),
 }
 
 
