@@ -44,12 +44,14 @@ PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace of five steps
 
 SHAPES = {"digits": (8, 1), "cifar10": (32, 3), "cifar100": (32, 3)}
 
+NEEDED = ("prototypes", "queue_length", "background", "clusters", "samples")  # settings that images must suffice for
+
 
 def plan_of(config, folder):
     """The parts of a run of `config` on random images in the shape of its data set."""
     config = completed(config)
     size, channels = SHAPES.get(config.data.name, (config.data.size, 3))
-    wanted = max(2 * config.batch_size, config.method.get("prototypes", 0), config.method.get("queue_length", 0))
+    wanted = max(2 * config.batch_size, *(config.method.get(name, 0) for name in NEEDED))
     rng, count = np.random.default_rng(0), EXAMPLES.value or wanted
     images = rng.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
     labels = np.arange(count) % 10
