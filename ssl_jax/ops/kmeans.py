@@ -90,7 +90,7 @@ def _assign_rows(points, centroids, metric, chunk):
         return jnp.argmax(half, axis=0), jnp.sqrt(jnp.maximum(square, 0.0))
 
     rows = len(points)
-    table = 2**22 if jax.default_backend() == "cpu" else 2**26  # 16 MB suit a CPU's caches; at most 256 MB
+    table = 2**24 if jax.default_backend() == "cpu" else 2**26  # 64 MB suit a CPU; at most 256 MB
     parts = -(-rows // max(1, min(chunk, table // len(centroids))))
     chunk = -(-rows // parts)
     if rows == chunk:
