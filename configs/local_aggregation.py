@@ -43,9 +43,7 @@ def get_config(variant="digits"):
 
 def digits(config):
     """1,437 handwritten digits of 8x8 pixels."""
-    shape = dict(count=1, scale=(0.6, 1.0), ratio=(3 / 5, 5 / 3), flip=0.0)
-    colours = dict(jitter=1.0, brightness=0.6, contrast=0.6, saturation=0.0, hue=0.0, grayscale=0.0)
-    config.augment = dict(one=defaults.view(8, **shape, **colours))
+    config.augment = dict(one=defaults.digits_view(count=1))
     config.epochs, config.batch_size = 80, 64
     config.model.width = 16
     config.head.dim = 32

@@ -38,10 +38,8 @@ def _paper_view(size, **changes):
 
 
 def digits(config):
-    """1,437 handwritten digits of 8x8 pixels; a crop keeps most of a digit, and only its contrast changes."""
-    shape = dict(scale=(0.6, 1.0), ratio=(3 / 5, 5 / 3), flip=0.0)
-    colours = dict(jitter=1.0, brightness=0.6, contrast=0.6, saturation=0.0, hue=0.0, grayscale=0.0)
-    config.augment = dict(large=defaults.view(8, **shape, **colours))
+    """1,437 handwritten digits of 8x8 pixels."""
+    config.augment = dict(large=defaults.digits_view())
     config.epochs, config.batch_size = 100, 64
     config.model.width = 16
     config.head.update(dim=32, hidden=(128,))

@@ -113,6 +113,13 @@ def view(size: int, **changes) -> dict:
     return values | changes
 
 
+def digits_view(**changes) -> dict:
+    """A view for handwritten digits of 8x8 pixels: a crop keeps most of a digit, and only its contrast changes."""
+    shape = dict(scale=(0.6, 1.0), ratio=(3 / 5, 5 / 3), flip=0.0)
+    colours = dict(jitter=1.0, brightness=0.6, contrast=0.6, saturation=0.0, hue=0.0, grayscale=0.0)
+    return view(8, **shape | colours | changes)
+
+
 def group(pattern: str, **changes) -> dict:
     """A group of parameters with all its settings, for `optim.groups`."""
     values = dict(pattern=pattern, name="", factor=1.0, fixed_rate=False, weight_decay=-1.0, frozen_epochs=0.0)

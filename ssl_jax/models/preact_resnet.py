@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssl_jax.models.layers import BatchNorm, Conv
-from ssl_jax.models.resnet import STAGES, check
+from ssl_jax.models.resnet import STAGES, check, convolutions
 
 
 class PreActBlock(nn.Module):
@@ -22,11 +22,8 @@ class PreActBlock(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         conv = partial(Conv, dtype=self.dtype)
-        out = self.width * (4 if self.bottleneck else 1)
-        if self.bottleneck:
-            layers = ((self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1))
-        else:
-            layers = ((out, 3, self.stride), (out, 3, 1))
+        layers = convolutions(self.width, self.stride, self.bottleneck)
+        out = layers[-1][0]
         y = x
         for i, (features, kernel, stride) in enumerate(layers, start=1):
             y = nn.relu(BatchNorm(groups=self.bn_groups, name=f"bn{i}")(y, train=train))

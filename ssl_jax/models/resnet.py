@@ -10,8 +10,15 @@ from ssl_jax.models.layers import BatchNorm, Conv
 STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
+def convolutions(width: int, stride: int, bottleneck: bool):
+    """(channels, kernel, stride) of each convolution of a block: two 3x3; or 1x1, 3x3 with the stride (v1.5), 1x1."""
+    if bottleneck:
+        return (width, 1, 1), (width, 3, stride), (4 * width, 1, 1)
+    return (width, 3, stride), (width, 3, 1)
+
+
 class Block(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 with the stride in the 3x3 (v1.5), and a shortcut."""
+    """The convolutions of `convolutions`, each with BatchNorm, and a shortcut."""
 
     width: int
     stride: int
@@ -23,11 +30,8 @@ class Block(nn.Module):
     def __call__(self, x, train: bool):
         conv = partial(Conv, dtype=self.dtype)
         norm = partial(BatchNorm, groups=self.bn_groups)
-        out = self.width * (4 if self.bottleneck else 1)
-        if self.bottleneck:
-            layers = ((self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1))
-        else:
-            layers = ((out, 3, self.stride), (out, 3, 1))
+        layers = convolutions(self.width, self.stride, self.bottleneck)
+        out = layers[-1][0]
         y = x
         for i, (features, kernel, stride) in enumerate(layers, start=1):
             y = conv(features, kernel, stride, name=f"conv{i}")(y)
