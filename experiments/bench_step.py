@@ -11,7 +11,12 @@ overlaps them:
     forward     backbone and head, training mode
     method      loss, codes and whatever else the method computes of the embeddings, and its state's update
     backward    gradient of all that, less the forward pass
+    target      the target network's forward pass, where there is one
     optimiser   from gradients to new parameters
+
+Where positives are not the images themselves (CoNR), `base` is the step without them, `overhead` what they add (the
+difference of two long times: look at its scatter), `positives` what choosing them takes in a program of its own, and
+`refresh` what the boundary filter's clustering takes, once an epoch, for this many images.
 
 FLOP are those that XLA counts in the step before it is compiled, over all devices. `without` is the step on views
 drawn once.
@@ -35,7 +40,11 @@ from ssl_jax.build import build, completed
 from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import draw_views
 from ssl_jax.interface import Batch
+from ssl_jax.models.network import Network
 from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.ops.vectors import unit
+from ssl_jax.positives import Instance
+from ssl_jax.refreshing import refresh
 from ssl_jax.sharding import batch_sharding, replicated, state_shardings
 
 RUNS = flags.DEFINE_integer("runs", 10, "Timed runs of each part, after two that are not.", lower_bound=1)
@@ -69,9 +78,20 @@ def parts_of(plan, state, images, index, key):
     draw = lambda images, index, key: draw_views(key, images[index], stage.views, stage.mean, stage.std)
     views = jax.jit(draw)(images, index, key)
 
+    two = "predictor" in state.params or hasattr(state.method, "target")  # views apart, statistics by network
+    apart = dict(separate=True, method=Network.project) if two else {}
+    of_network = lambda stats: stats["network"] if two else stats
+
     def forward(state, views):
-        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
-        return method.network.apply(variables, views, train=True, mutable="batch_stats")
+        views = views if getattr(method, "symmetric", True) else views[:1]
+        variables = {"params": state.params["network"], "batch_stats": of_network(state.batch_stats)}
+        return method.network.apply(variables, views, train=True, mutable="batch_stats", **apart)
+
+    def target(state, views):
+        own = state.method.target
+        views = views if getattr(method, "symmetric", True) else views[:1]
+        variables = {"params": own.params, "batch_stats": own.batch_stats}
+        return method.network.apply(variables, views, train=True, mutable="batch_stats", **apart)
 
     def loss(params, state, views, index):
         return method.loss(state.replace(params=params), Batch(views, index), key)
@@ -81,9 +101,13 @@ def parts_of(plan, state, images, index, key):
 
     def method_alone(state, views, index, embedding):
         # The loss on embeddings as they are, and what follows the optimiser.
-        with_network = dataclasses.replace(method, network=_Given(embedding, state.batch_stats))
+        given = _Given(embedding, of_network(state.batch_stats), method.network.head)
+        with_network = dataclasses.replace(method, network=given)
         value, aux = with_network.loss(state, Batch(views, index), key)
         return value, method.post_step(state.replace(step=state.step + 1), aux, Batch(views, index))
+
+    def choose(state, index, embedding):
+        return [method.positives.select(state.positives, unit(k), index, state.step) for k in embedding]
 
     def update(grads, state):
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -97,7 +121,12 @@ def parts_of(plan, state, images, index, key):
 
     grads = jax.jit(gradient)(state, views, index)[1]
     embedding = jax.jit(forward)(state, views)[0]
-    return {
+    more = {"target": (target, (state, views))} if hasattr(state.method, "target") else {}
+    if type(getattr(method, "positives", Instance())) is not Instance:
+        plain = dataclasses.replace(stage, method=dataclasses.replace(method, positives=Instance()))
+        more["base"] = (functools.partial(train.train_step, plain), (state, images, index, key))
+        more["positives"] = (choose, (state, index, embedding))
+    return more | {
         "step": (functools.partial(train.train_step, stage), (state, images, index, key)),
         "without": (without, (state, views, index, key)),
         "augment": (draw, (images, index, key)),
@@ -111,11 +140,11 @@ def parts_of(plan, state, images, index, key):
 class _Given:
     """Stands for a network whose embeddings are known."""
 
-    def __init__(self, embedding, batch_stats):
-        self._embedding, self._batch_stats = embedding, batch_stats
+    def __init__(self, embedding, batch_stats, head):
+        self._embedding, self._batch_stats, self.head = embedding, batch_stats, head
 
     def apply(self, variables, views, **_):
-        return self._embedding, {"batch_stats": self._batch_stats}
+        return self._embedding[: len(views)], {"batch_stats": self._batch_stats}
 
 
 def measure(parts, runs):
@@ -140,14 +169,20 @@ def measure(parts, runs):
 def report(plan, step, flops, seconds):
     """Lines of the table."""
     batch, whole = plan.batch_size, seconds["step"]
-    rows = {name: seconds[name] for name in ("augment", "forward", "method", "optimiser")}
-    rows["backward"] = max(seconds["gradient"] - seconds["forward"] - rows["method"], 0.0)
+    rows = {name: seconds[name] for name in ("augment", "forward", "target", "method", "optimiser") if name in seconds}
+    rest = seconds["forward"] + seconds.get("target", 0.0) + rows["method"]
+    rows["backward"] = max(seconds["gradient"] - rest, 0.0)
     yield f"{'part':<10} {'ms':>9} {'of step':>8}"
-    for name in ("augment", "forward", "method", "backward", "optimiser"):
+    for name in rows:
         yield f"{name:<10} {1e3 * rows[name]:9.2f} {rows[name] / whole:8.1%}"
     yield f"{'step':<10} {1e3 * whole:9.2f} {batch / whole:,.0f} images/s, {flops / whole / 1e9:,.1f} GFLOP/s"
     without = seconds["without"]
     yield f"{'without':<10} {1e3 * without:9.2f} {batch / without:,.0f} images/s without augmentation"
+    if "base" in seconds:
+        yield f"{'base':<10} {1e3 * seconds['base']:9.2f} {batch / seconds['base']:,.0f} images/s"
+        more = whole - seconds["base"]
+        for name, time_of in (("overhead", more), ("positives", seconds["positives"])):
+            yield f"{name:<10} {1e3 * time_of:9.2f} {time_of / seconds['base']:8.2%} of the base's step"
     memory = step.memory_analysis()
     if memory:
         sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
@@ -155,6 +190,18 @@ def report(plan, step, flops, seconds):
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     if peak:
         yield f"           peak on the device {peak / 1e6:,.0f} MB"
+
+
+def refresh_time(plan, state, images, shardings, key):
+    """Seconds of a later refresh of the positives (the second, warm-started one), or None where there are none."""
+    if not jax.tree.leaves(state.positives):
+        return None
+    for _ in range(3):
+        began = time.perf_counter()
+        step = plan.stages[-2].until if len(plan.stages) > 1 else 0
+        state, _ = refresh(plan.stages[-1], state, images, shardings, step, key)
+        jax.block_until_ready(state)
+    return time.perf_counter() - began
 
 
 def trace(plan, state, images, index, key, shardings, mesh):
@@ -181,12 +228,15 @@ def main():
         images = jax.device_put(plan.dataset.train.images, replicated(mesh))
         index = jax.device_put(jnp.arange(plan.batch_size, dtype=jnp.int32), batch_sharding(mesh))
         measured = measure(parts_of(plan, state, images, index, key), RUNS.value)
+        refreshed = refresh_time(plan, state, images, shardings, key)
         device, views = jax.devices()[0].device_kind, plan.stages[-1].views
         shown = " + ".join(f"{v.count}x{v.size}" for v in views)
         model = plan.config.model
         print(f"{len(jax.devices())} x {device}, jax {jax.__version__}, medians of {RUNS.value} runs")
         print(f"{model.name}{model.depth} width {model.width} {model.dtype}, batch {plan.batch_size}, views {shown}")
         print("\n".join(report(plan, *measured)))
+        if refreshed:
+            print(f"{'refresh':<10} {1e3 * refreshed:9.2f} for {len(images):,} images")
         if PROFILE.value:
             trace(plan, state, images, index, key, shardings, mesh)
 

@@ -47,6 +47,28 @@ def _cifar(method, classes, published, schedules=(100, 200)):
     return {f"{method}-cifar{classes}-{e}": Row(config, s, published.get(e, "-")) for e, s in rows.items()}
 
 
+_BASES = ("byol", "simsiam", "moco")
+_PUBLISHED = {  # NMI / ACC / ARI of CoNR's tables 1 and 4: the base, and with CoNR
+    ("byol", 10): ("79.4 / 87.8 / 76.6", "86.7 / 93.2 / 86.1"),
+    ("byol", 20): ("55.5 / 53.9 / 37.6", "60.4 / 60.4 / 44.3"),
+    ("simsiam", 10): ("78.6 / 85.6 / 73.6, ResNet-34", "85.2 / 91.4 / 83.6"),
+    ("simsiam", 20): ("52.2 / 48.5 / 32.7, ResNet-34", "59.4 / 59.2 / 43.1"),
+    ("moco", 10): ("66.9 / 77.6 / 60.8, ResNet-34", "81.4 / 88.9 / 79.1"),
+    ("moco", 20): ("39.0 / 39.7 / 24.2, ResNet-34", "52.6 / 54.5 / 37.7"),
+}
+
+
+def _clustering(base, classes):
+    """The base and CoNR on it, 1,000 epochs as published, and 250 as rows of their own."""
+    config, found = f"configs/conr.py:paper_cifar{classes}+{base}", {}
+    for epochs in (250, 1000):
+        for kind, settings in enumerate(({"positives.name": "instance"}, {})):
+            published = f"NMI / ACC / ARI {_PUBLISHED[base, classes][kind]}" if epochs == 1000 else "-"
+            name = f"{'conr-' * kind}{base}-cifar{classes}-{epochs}"
+            found[name] = Row(config, settings | {"epochs": epochs}, published)
+    return found
+
+
 _SMALL = {"data.limit": 10_000, "model.width": 16, "batch_size": 128, "epochs": 10}  # a quarter of an hour on a CPU
 # One view an image, so twice the epochs; both methods with one schedule.
 _SMALL_BANK = _SMALL | {"epochs": 20, "optim.schedule.name": "constant", "optim.nesterov": True}
@@ -66,6 +88,9 @@ ROWS = {
     **_cifar("anchor_neighbourhood", 10, {1000: "kNN 86.3 (authors, best epoch)"}, (1000,)),
     **_cifar("anchor_neighbourhood", 100, {1000: "kNN 57.2 (authors, best epoch)"}, (1000,)),
     **_cifar("local_aggregation", 10, {}),
+    **{f"{base}-digits": Row(f"configs/{base}.py") for base in _BASES},
+    **{f"conr-{base}-digits": Row(f"configs/conr.py:digits+{base}") for base in _BASES},
+    **{name: row for base, classes in _PUBLISHED for name, row in _clustering(base, classes).items()},
 }
 
 

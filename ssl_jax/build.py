@@ -50,14 +50,14 @@ def build(config: ConfigDict) -> Plan:
     config = completed(config)
     dataset = load_data(config)
     facts = _facts(config, len(dataset.train), len(dataset.classes))
-    evaluators, notes = {}, dataset.notes
+    parts, evaluators, notes = stages(config, dataset, facts), {}, dataset.notes
     if dataset.classes and (dataset.test.labels >= 0).any():
         evaluators = _evaluators(config, facts)
     elif config.evals:
         lacking = "no labelled test images" if dataset.classes else "no labels"
         notes += (f"{lacking}, so no scores ({', '.join(config.evals)}); watch the loss and train/spread",)
     counts = (facts[name] for name in ("batch_size", "steps_per_epoch", "total_steps"))
-    plan = Plan(config, dataset, stages(config, dataset, facts), evaluators, *counts, notes)
+    plan = Plan(config, dataset, parts, evaluators, *counts, notes)
     plan = dataclasses.replace(plan, shapes=_shapes(plan))
     _check_memory(plan.shapes)
     _check_features(plan)
@@ -116,6 +116,10 @@ def completed(config: ConfigDict) -> ConfigDict:
         raise SettingError(f"seed={config.seed}: between 0 and {2**32 - 1}")
     if "name" not in config.method:
         raise SettingError("method.name is missing: name a file of ssl_jax/methods")
+    if config.base and config.base != config.method.name:
+        raise SettingError(
+            f"base={config.base!r}, but method.name={config.method.name!r}; choose the base with the config"
+        )
     key = config.best.split("/")[1:2]
     if config.evals and (not config.best.startswith("eval/") or key[0] not in config.evals):
         raise SettingError(
@@ -139,10 +143,13 @@ def _shapes(plan) -> TrainState:
         shapes = [jax.eval_shape(lambda k, s=s: init_state(plan, s, k), jax.random.key(0)) for s in plan.stages]
     except ValueError as error:
         raise SettingError(f"method: {error}") from error
-    for stage in shapes[:-1]:
-        same = jax.tree.structure(stage) == jax.tree.structure(shapes[-1])
-        if not same or jax.tree.leaves(stage) != jax.tree.leaves(shapes[-1]):
-            raise SettingError("stages: a stage changes the shape of the train state; it may change only how it moves")
+    differ = lambda a, b: jax.tree.structure(a) != jax.tree.structure(b) or jax.tree.leaves(a) != jax.tree.leaves(b)
+    if any(differ(stage, shapes[-1]) for stage in shapes):
+        raise SettingError("stages: a stage changes the shape of the train state; it may change only how it moves")
+    for stage in plan.stages:
+        own = jax.eval_shape(lambda k, s=stage: _positives_state(plan, s, k), jax.random.key(0))
+        if jax.tree.leaves(own) and differ(own, shapes[-1].positives):
+            raise SettingError("stages: positives of two stages keep states of different shapes")
     return shapes[-1]
 
 
@@ -184,12 +191,18 @@ def init_state(plan: Plan, stage: Stage, key) -> TrainState:
     views = tuple(jnp.zeros((1, size, size, channels)) for size in sizes)
     method_key, positives_key = jax.random.split(key)
     params, batch_stats, method = stage.method.init(method_key, Batch(views, np.zeros(1, np.int32)))
-    chosen = getattr(stage.method, "positives", positives.Instance())
+    # Stages whose positives keep nothing carry the state of those that do.
+    states = [_positives_state(plan, s, positives_key) for s in plan.stages]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=stage.tx.init(params),
         method=method,
-        positives=chosen.init(positives_key, len(plan.dataset.train), plan.config.head.dim),
+        positives=next((s for s in states if jax.tree.leaves(s)), ()),
     )
+
+
+def _positives_state(plan, stage, key):
+    chosen = getattr(stage.method, "positives", positives.Instance())
+    return chosen.init(key, len(plan.dataset.train), plan.config.head.dim)

@@ -28,7 +28,7 @@ def start(main):
 def parse(argv):
     """absl's flags, with every mistake as one line and exit code 2."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(with_base(argv))
         if CONFIG.value is None:
             raise SettingError("--config is missing; try --config=configs/swav.py")
         if len(rest) > 1:
@@ -41,6 +41,19 @@ def parse(argv):
         fail(unknown_setting(error, argv), 2)
     except (flags.Error, SettingError, TypeError, ValueError, OSError) as error:
         fail(error, 2)
+
+
+def with_base(argv) -> list[str]:
+    """`argv` with --config.base=NAME also at the end of --config=FILE:VARIANT+NAME, which makes the config by it."""
+    args = iter(argv)  # "--config FILE" as "--config=FILE"
+    argv = [f"{arg}={next(args, '')}" if re.fullmatch(r"--?config(\.base)?", arg) else arg for arg in args]
+    named = [i for i, arg in enumerate(argv) if re.match("--?config=", arg)]
+    bases = [arg.partition("=")[2] for arg in argv if re.match(r"--?config\.base=", arg)]
+    if not (named and bases):
+        return argv
+    path, _, variant = argv[named[-1]].partition(":")
+    variant = variant.partition("+")[0] or "digits"
+    return [*argv[: named[-1]], f"{path}:{variant}+{bases[-1]}", *argv[named[-1] + 1 :]]
 
 
 def unknown_setting(error, argv) -> str:

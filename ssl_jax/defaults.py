@@ -13,6 +13,9 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.epochs = 200
     config.batch_size = 256  # over all devices
+    config.init_from = ""  # a run folder: go on from its last checkpoint, under this config's stages and schedules
+    config.init_epoch = 0.0  # which of its checkpoints; 0 = the last
+    config.init_fresh = False  # from that checkpoint take networks, banks and queues only; epochs start at zero
     config.resident_gb = 8.0  # training images up to this lie on the device; larger sets stay on the host
 
     config.data = ConfigDict(
@@ -22,6 +25,8 @@ def get_config() -> ConfigDict:
             "limit": 0,  # first so many training images; 0 = all
             "labels": "fine",  # or coarse (CIFAR-100), or none
             "size": 128,  # side in pixels of the squares that images of folder and tfds are stored as
+            "whole": False,  # train on the test images, too (deep clustering)
+            "unlabelled": "",  # a split of a tfds data set, added to the training images
             "test_share": 0.1,  # held out of each class where there is no test split
             "skip_corrupt": False,  # leave out image files that cannot be read
             "download": False,  # fetch what is missing (CIFAR)
@@ -44,13 +49,23 @@ def get_config() -> ConfigDict:
             "bn_groups": 1,  # BatchNorm statistics over so many parts of the batch; 1 = over all of it
         }
     )
-    config.head = ConfigDict({"dim": 128, "hidden": (), "batch_norm": True})
+    config.head = ConfigDict(
+        {
+            "dim": 128,
+            "hidden": (),
+            "batch_norm": True,  # of the hidden layers
+            "bias": True,  # of the hidden linear layers
+            "output_norm": "",  # BatchNorm on the output: affine or plain
+            "output_bias": True,
+        }
+    )
+    config.base = ""  # of configs/conr.py: byol, simsiam, moco; chosen when the config is made
     config.method = ConfigDict()
     config.positives = ConfigDict({"name": "instance"})
 
     config.optim = ConfigDict(
         {
-            "name": "sgd",  # larc, sgd, adam; each takes those of the settings below that it has
+            "name": "sgd",  # larc, lars, sgd, adam; each takes those of the settings below that it has
             "learning_rate": 0.03,
             "base_batch_size": 0,  # rates are for a batch of this size and scale with it; 0 = rates as given
             "weight_decay": 0.0,  # coupled, as in torch.optim
@@ -61,8 +76,9 @@ def get_config() -> ConfigDict:
             "b1": 0.9,
             "b2": 0.999,
             "schedule": {
-                "name": "warmup_cosine",  # constant, warmup_cosine, drops
+                "name": "warmup_cosine",  # constant, warmup_cosine, line_cosine, drops
                 "warmup_epochs": 0.0,
+                "cosine_epochs": 0.0,  # of line_cosine, after the warm-up; 0 = to the end of the run
                 "start": 0.0,
                 "final": 0.0,
                 "at_epochs": (),
@@ -74,7 +90,7 @@ def get_config() -> ConfigDict:
             "groups": {},
         }
     )
-    # name -> until_epoch, and overrides of method, positives, augment or optim that hold until then.
+    # name -> until_epoch, and overrides of method, positives, augment or optim that hold until then; 0: never.
     config.stages = ConfigDict()
 
     # What follows does not change the training: it may differ when a run is resumed.
@@ -124,6 +140,12 @@ def group(pattern: str, **changes) -> dict:
     """A group of parameters with all its settings, for `optim.groups`."""
     values = dict(pattern=pattern, name="", factor=1.0, fixed_rate=False, weight_decay=-1.0, frozen_epochs=0.0)
     return values | changes
+
+
+def line_cosine(config: ConfigDict, *, warmup: float, cosine: float) -> None:
+    """The schedule `line_cosine` with parts that are shares of `config.epochs`, also where those are overridden."""
+    epochs = config.get_oneway_ref("epochs").to_float()
+    config.optim.schedule.update(name="line_cosine", warmup_epochs=epochs * warmup, cosine_epochs=epochs * cosine)
 
 
 def with_later_settings(record: dict) -> dict:

@@ -54,10 +54,14 @@ class Aux(struct.PyTreeNode):
 
 
 class PositiveSet(struct.PyTreeNode):
-    """`rows` [B, P] int32, rows of this batch; `weight` [B, P], 0 = no positive. A row of zeros: example left out."""
+    """`rows` [B, P] int32, rows of this batch; `weight` [B, P], 0 = no positive. A row of zeros: example left out.
+
+    `counted`: examples that a loss divides by; None for those that are not left out.
+    """
 
     rows: jax.Array
     weight: jax.Array
+    counted: int | None = struct.field(pytree_node=False, default=None)
 
 
 class Method(Protocol):
@@ -99,6 +103,9 @@ class Positives(Protocol):
     def select(self, pos_state, keys, index, step) -> PositiveSet:
         """Positives among the target features `keys` [B, D] of the examples `index` [B]."""
 
+    def metrics(self, pos_state, chosen: PositiveSet) -> Mapping[str, jax.Array]:
+        """Scalars for the log: how many examples stay, what the state tells."""
+
     def refresh_at(self, step: int) -> bool:
         """On the host: is `refresh` due before the batch of this step?"""
 
@@ -122,4 +129,7 @@ class Evaluator(Protocol):
     needs: tuple[str, ...]
 
     def run(self, splits: Mapping[str, Split], state) -> Iterator[tuple[str, float]]:
-        """Yields (name, value) from the splits `train` and `test`; `state` is None for baselines."""
+        """Yields (name, value) from the splits `train`, `test` and `trained`; `state` is None for baselines.
+
+        `trained`, everything that was trained on, is `train` unless `data.whole` adds the test images.
+        """

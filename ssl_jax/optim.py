@@ -93,8 +93,14 @@ def _adam(weight_decay, *, b1=0.9, b2=0.999):
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam(b1, b2))
 
 
+def _lars(weight_decay, *, momentum=0.9, trust=0.001):
+    """As BYOL was trained with: trust |p| / |g + wd p|, into the momentum buffer; the rate outside it."""
+    scale = optax.scale_by_trust_ratio(trust_coefficient=trust)
+    return optax.chain(optax.add_decayed_weights(weight_decay), scale, optax.trace(momentum))
+
+
 # name -> direction(weight_decay, **settings); weight decay is coupled in all, as in torch.optim.
-DIRECTIONS = {"larc": _larc, "sgd": _sgd, "adam": _adam}
+DIRECTIONS = {"larc": _larc, "lars": _lars, "sgd": _sgd, "adam": _adam}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
+from ssl_jax.boundary import Boundary
 from ssl_jax.interface import PositiveSet
+from ssl_jax.ops.neighbours import contextual_neighbours
+from ssl_jax.ops.vectors import dot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +24,10 @@ class Instance:
         rows = jnp.arange(len(index), dtype=jnp.int32)[:, None]
         return PositiveSet(rows, jnp.ones(rows.shape))
 
+    def metrics(self, pos_state, chosen):
+        """None."""
+        return {}
+
     def refresh_at(self, step) -> bool:
         """Never."""
         return False
@@ -29,4 +37,109 @@ class Instance:
         return pos_state, {}
 
 
-KINDS = {"instance": Instance}
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """The k nearest target features of the batch, by cosine: CoNR's local neighbourhood (LN).
+
+    Attributes:
+        k: the example itself counted (it comes first).
+        boundary: who is left out; from the section `positives.boundary`.
+    """
+
+    k: int = 10
+    boundary: Boundary = Boundary(keep=1.0)
+    batch_size: int = 0
+
+    def __post_init__(self):
+        if not 1 <= self.k < self.batch_size:
+            raise ValueError(f"k={self.k}: at least 1 and below batch_size={self.batch_size}")
+
+    def init(self, key, examples, dim):
+        """The boundary filter's clusters."""
+        return self.boundary.init(dim)
+
+    def select(self, pos_state, keys, index, step) -> PositiveSet:
+        """The k nearest, of equal weight."""
+        rows = jax.lax.top_k(dot(keys, keys), self.k)[1]
+        return _filtered(self.boundary, rows, pos_state, keys, index, step)
+
+    def metrics(self, pos_state, chosen):
+        """Share of the examples that stay, and of the clusters in use."""
+        return _metrics(self.boundary, pos_state, chosen)
+
+    def refresh_at(self, step) -> bool:
+        """When the boundary filter clusters."""
+        return self.boundary.refresh_at(step)
+
+    def refresh(self, pos_state, embed, key):
+        """New clusters for the boundary filter."""
+        return self.boundary.refresh(pos_state, embed, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contextual:
+    """The k nearest of the batch by context: CoNR's contextually affinitive neighbourhood (section 2.2).
+
+    Two examples are near where the same examples are reciprocal neighbours of both; see
+    `neighbours.contextual_features`. Computed from the target features of the whole batch, over all devices.
+
+    Attributes:
+        k: the example itself counted.
+        k1: neighbours that make the graph, likewise; below the batch size.
+        k2: neighbours that features are propagated over, likewise; 2 to k1.
+        alpha: power of the similarities that weigh the edges.
+        layers: of the propagation.
+        boundary: who is left out; from the section `positives.boundary`.
+    """
+
+    k: int = 10
+    k1: int = 10
+    k2: int = 2
+    alpha: float = 2.0
+    layers: int = 2
+    boundary: Boundary = Boundary(keep=1.0)
+    batch_size: int = 0
+
+    def __post_init__(self):
+        for name in ("k", "k1"):
+            if not 1 <= getattr(self, name) < self.batch_size:
+                raise ValueError(f"{name}={getattr(self, name)}: at least 1 and below batch_size={self.batch_size}")
+        if not 2 <= self.k2 <= self.k1:
+            raise ValueError(f"k2={self.k2}: between 2 and k1={self.k1}")
+        if self.layers < 1 or not self.alpha >= 0:
+            raise ValueError(f"layers={self.layers} is at least 1, alpha={self.alpha} at least 0")
+
+    def init(self, key, examples, dim):
+        """The boundary filter's clusters."""
+        return self.boundary.init(dim)
+
+    def select(self, pos_state, keys, index, step) -> PositiveSet:
+        """The k nearest by context, of equal weight."""
+        settings = dict(k1=self.k1, k2=self.k2, alpha=self.alpha, layers=self.layers)
+        return _filtered(self.boundary, contextual_neighbours(keys, self.k, **settings), pos_state, keys, index, step)
+
+    def metrics(self, pos_state, chosen):
+        """Share of the examples that stay, and of the clusters in use."""
+        return _metrics(self.boundary, pos_state, chosen)
+
+    def refresh_at(self, step) -> bool:
+        """When the boundary filter clusters."""
+        return self.boundary.refresh_at(step)
+
+    def refresh(self, pos_state, embed, key):
+        """New clusters for the boundary filter."""
+        return self.boundary.refresh(pos_state, embed, key)
+
+
+def _filtered(boundary, rows, pos_state, keys, index, step):
+    kept = boundary.kept(pos_state, keys, index, step)
+    weight = jnp.broadcast_to(kept[:, None].astype(jnp.float32), rows.shape)
+    return PositiveSet(rows, weight, len(index) if boundary.count_left_out else None)
+
+
+def _metrics(boundary, pos_state, chosen):
+    found = {"kept": jnp.mean(jnp.any(chosen.weight > 0, axis=1), dtype=jnp.float32)}
+    return found | ({"clusters_used": pos_state.used} if boundary.active else {})
+
+
+KINDS = {"instance": Instance, "neighbours": Neighbours, "contextual": Contextual}

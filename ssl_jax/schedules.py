@@ -30,6 +30,33 @@ def warmup_cosine(base, steps, *, warmup_steps=0, start=0.0, final=0.0):
     return schedule
 
 
+def line_cosine(base, steps, *, warmup_steps=0, cosine_steps=0, final=0.0):
+    """ProPos's schedule: a line from zero that reaches `base` with the last warm-up step, then a cosine.
+
+    BYOL's is the same, in DeepMind's code one step later: its first step's rate is zero.
+
+    Args:
+        base: the peak rate.
+        steps: total number of steps, warm-up included.
+        warmup_steps: of the line.
+        cosine_steps: from the end of the warm-up to `final`; 0: until the run ends. ProPos (and CoNR) count all epochs
+            of the run here, so that the run ends before the cosine does.
+        final: the rate that the cosine reaches.
+
+    Returns:
+        schedule: step -> rate (float32); the first step's is base / warmup_steps.
+    """
+    length = cosine_steps or max(steps - warmup_steps, 1)
+
+    def schedule(step):
+        number = jnp.asarray(step, jnp.float32) + 1.0
+        remaining = jnp.clip(1.0 - (number - warmup_steps) / length, 0.0, 1.0)
+        cosine = final + (base - final) * jnp.sin(0.5 * jnp.pi * remaining) ** 2
+        return jnp.where(number <= warmup_steps, base * number / max(warmup_steps, 1), cosine).astype(jnp.float32)
+
+    return schedule
+
+
 def constant(base, steps):
     """The base rate throughout; `steps` is ignored."""
     return lambda step: jnp.full((), base, jnp.float32)

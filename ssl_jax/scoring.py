@@ -12,7 +12,12 @@ from ssl_jax.interface import Split
 from ssl_jax.stages import Stage
 
 # Prefix of the scores in metrics.jsonl, and how these features are called.
-FEATURES = {"pixels": "raw pixels", "untrained": "untrained encoder", "eval": "trained encoder"}
+FEATURES = {
+    "pixels": "raw pixels",
+    "untrained": "untrained encoder",
+    "adopted": "before this run",
+    "eval": "trained encoder",
+}
 
 
 class Scorer:
@@ -24,17 +29,27 @@ class Scorer:
 
     def encoder(self, prefix: str, stage: Stage, state) -> dict[str, float]:
         """Scores of the encoder in `state`, as {"<prefix>/knn/top1": ...}."""
-        return self._run(prefix, *(features(stage, state, x, self._names) for x in self._images), state)
+        joined = self._plan.dataset.joined  # then the test images are among the others
+        found = [features(stage, state, x, self._names) for x in self._images[: 1 if joined else 2]]
+        return self._run(prefix, *found, state=state)
 
     def pixels(self, stage: Stage) -> dict[str, float]:
         """Scores of normalised pixels, in place of every feature."""
         data = self._plan.dataset
-        flat = [_pixels(split.images, stage) for split in (data.train, data.test)]
-        return self._run("pixels", *(dict.fromkeys(self._names, x) for x in flat), None)
+        flat = [_pixels(split.images, stage) for split in (data.train, data.test)[: 1 if data.joined else 2]]
+        return self._run("pixels", *(dict.fromkeys(self._names, x) for x in flat))
 
-    def _run(self, prefix, train, test, state):
+    def _run(self, prefix, trained, test=None, state=None):
         data = self._plan.dataset
-        splits = {"train": Split(train, data.train.labels), "test": Split(test, data.test.labels)}
+        own = len(data.train) - data.joined
+        train = {name: x[:own] for name, x in trained.items()}
+        if data.joined:
+            test = {name: x[own:] for name, x in trained.items()}
+        splits = {
+            "trained": Split(trained, data.train.labels),
+            "train": Split(train, data.train.labels[:own]),
+            "test": Split(test, data.test.labels),
+        }
         scores = {}
         for key, evaluator in self._plan.evaluators.items():
             scores.update({f"{prefix}/{key}/{name}": value for name, value in evaluator.run(splits, state)})

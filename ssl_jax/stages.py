@@ -8,6 +8,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ssl_jax import defaults, optim, positives, schedules
+from ssl_jax.boundary import Boundary
 from ssl_jax.data.augment import View
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
@@ -54,8 +55,8 @@ def _stage_configs(config, facts):
     for name, stage in config.stages.items():
         epoch = convert(section(stage, f"stages.{name}").get("until_epoch", 0), float, f"stages.{name}.until_epoch")
         until = round(epoch * facts["steps_per_epoch"])
-        if not 0 < until < facts["total_steps"]:
-            raise SettingError(f"stages.{name}.until_epoch={epoch}: inside the {config.epochs} epochs")
+        if not 0 <= until < facts["total_steps"]:
+            raise SettingError(f"stages.{name}.until_epoch={epoch}: inside the {config.epochs} epochs; 0 leaves it out")
         merged = config.copy_and_resolve_references().unlock()
         for part in stage:
             if part not in (*allowed, "until_epoch"):
@@ -66,7 +67,8 @@ def _stage_configs(config, facts):
             replaced = renamed and part in ("method", "positives")
             merged[part] = override if replaced else _merge(merged[part], override)
         complete(merged.optim, defaults.get_config().optim, f"stages.{name}.optim")
-        stages.append((until, merged))
+        if until:
+            stages.append((until, merged))
     return [*sorted(stages, key=lambda stage: stage[0]), (facts["total_steps"], config)]
 
 
@@ -105,10 +107,21 @@ def _method(config, facts):
     kind = config.positives.get("name", "")
     if kind not in positives.KINDS:
         raise SettingError(f"positives.name={kind!r} is not known; choose one of: {', '.join(positives.KINDS)}")
-    positive = fill(positives.KINDS[kind], config.positives, "positives", **facts)
+    positive = _positive(positives.KINDS[kind], config.positives, facts)
     if kind != "instance" and "positives" not in {f.name for f in dataclasses.fields(cls)}:
         raise SettingError(f"positives.name={kind!r} has no published meaning for {config.method.name}; use 'instance'")
     return fill(cls, config.method, "method", network=network, positives=positive, **facts)
+
+
+def _positive(kind, settings, facts):
+    """Positives of the class `kind`; settings of the other kinds may stand beside its own, and do not count."""
+    names = lambda cls: {f.name for f in dataclasses.fields(cls)}
+    others = set().union(*map(names, positives.KINDS.values())) - names(kind)
+    own = {k: v for k, v in settings.items() if k not in others | {"boundary"}}
+    if "boundary" in names(kind):
+        boundary = fill(Boundary, settings.get("boundary", {}), "positives.boundary", **facts)
+        facts = facts | dict(boundary=boundary)
+    return fill(kind, own, "positives", **facts)
 
 
 def rate_scale(settings, batch_size: int) -> float:
@@ -135,6 +148,14 @@ def _one_schedule(settings, per_epoch, total, scale):
         if not 0 <= warmup <= total:
             raise SettingError(f"optim.schedule.warmup_epochs={schedule.warmup_epochs}: within the run's epochs")
         return schedules.warmup_cosine(rate, total, warmup_steps=warmup, start=start, final=final)
+    if schedule.name == "line_cosine":
+        warmup, length = (round(e * per_epoch) for e in (schedule.warmup_epochs, schedule.cosine_epochs))
+        if not 0 <= warmup <= total or length < 0:
+            raise SettingError(
+                f"optim.schedule.warmup_epochs={schedule.warmup_epochs}, cosine_epochs={schedule.cosine_epochs}: the "
+                "first within the run's epochs, the second at least 0"
+            )
+        return schedules.line_cosine(rate, total, warmup_steps=warmup, cosine_steps=length, final=final)
     if schedule.name == "drops":
         epochs = convert(schedule.at_epochs, tuple[float, ...], "optim.schedule.at_epochs")
         return schedules.drops(
@@ -143,7 +164,8 @@ def _one_schedule(settings, per_epoch, total, scale):
     if schedule.name == "constant":
         return schedules.constant(rate, total)
     raise SettingError(
-        f"optim.schedule.name={schedule.name!r} is not known; choose one of: constant, drops, warmup_cosine"
+        f"optim.schedule.name={schedule.name!r} is not known; choose one of: constant, drops, line_cosine, "
+        "warmup_cosine"
     )
 
 

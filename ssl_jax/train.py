@@ -8,15 +8,16 @@ import jax
 import optax
 from rich.console import Console
 
-from ssl_jax import checkpoint, scoring, signals, writer
+from ssl_jax import adoption, checkpoint, scoring, signals, writer
 from ssl_jax.build import Plan, build, init_state
 from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import draw_views
-from ssl_jax.data.pipeline import INIT, LOSS, REFRESH, VIEWS, stream
+from ssl_jax.data.pipeline import INIT, LOSS, VIEWS, stream
 from ssl_jax.feed import Feed
 from ssl_jax.folder import claim
-from ssl_jax.interface import Batch, silent
+from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.refreshing import refresh
 from ssl_jax.scoring import Scorer
 from ssl_jax.sharding import replicated, state_shardings
 from ssl_jax.stages import Stage
@@ -68,31 +69,6 @@ def jit_step(mesh, shardings):
     return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=out, compiler_options=options)
 
 
-def refresh(stage: Stage, state, images, shardings, step: int, key, report=silent):
-    """Clustering or discovery before the batch of `step`, where the method or its positives ask for it.
-
-    `report` takes progress lines.
-
-    Returns:
-        the state, and what was found as {"refresh/name": value}, or None where nothing was due.
-    """
-    method, positives = stage.method, getattr(stage.method, "positives", None)
-    of_method, of_positives = method.refresh_at(step), bool(positives) and positives.refresh_at(step)
-    if not of_method and not of_positives:
-        return state, None
-    clean = lambda name, state=state: scoring.features(stage, state, images, (name,))[name]
-    method_key, positives_key = jax.random.split(stream(key, REFRESH, step))
-    found = {}
-    if of_method:
-        state, values = method.refresh(state, clean, method_key, report)
-        found.update(values)
-    if of_positives:
-        pos_state, values = positives.refresh(state.positives, clean, positives_key)
-        state = state.replace(positives=pos_state)
-        found.update(values)
-    return jax.device_put(state, shardings), {f"refresh/{k}": float(v) for k, v in found.items()}
-
-
 def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     """Trains as `config` says in the folder `workdir`, or goes on where it stopped, and returns the last scores.
 
@@ -109,14 +85,16 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     console = console or Console()
     plan = build(config)
     folder, mesh = Path(workdir), make_mesh()
+    adopted = adoption.find(plan, folder)
     with claim(folder, plan.config, plan.dataset.fingerprint()), jax.set_mesh(mesh), signals.StopRequest() as stop:
-        return _Loop(plan, folder, mesh, console, stop).run()
+        return _Loop(plan, folder, mesh, console, stop, adopted).run()
 
 
 class _Loop:
     """One run: its devices, files and the state that is being trained."""
 
-    def __init__(self, plan: Plan, folder, mesh, console, stop):
+    def __init__(self, plan: Plan, folder, mesh, console, stop, adopted=None):
+        self.adopted = adopted
         self.plan, self.folder, self.mesh, self.console, self.stop = plan, folder, mesh, console, stop
         self.shardings = state_shardings(mesh, plan.shapes)
         self.step_fn = jit_step(mesh, self.shardings)
@@ -132,7 +110,8 @@ class _Loop:
         self.said = None  # the step of the last refresh that was told of
 
     def run(self):
-        start = self.checkpoints.latest() or 0
+        saved = self.checkpoints.latest() or 0
+        start = saved or (self.adopted.first_step if self.adopted else 0)
         for record in writer.read(self.folder):
             if record["step"] <= start:
                 self.observe(record["step"], record)
@@ -142,15 +121,15 @@ class _Loop:
             self.checkpoints.close()
             self.console.print(f"{self.folder} is finished ({start} steps)", highlight=False, soft_wrap=True)
             return self.conclude()
-        state = self.restore(start) if start else self.fresh()
+        state = self.restore(saved) if saved else self.fresh()
         self.metrics = writer.Metrics(self.folder, start)
         self.scores, self.bar = self.last_scores(), None
         try:
-            if start:
-                text = f"resuming {self.folder} at step {start} of {self.plan.total_steps}"
-                self.console.print(text, highlight=False, soft_wrap=True)
-            else:
-                self.introduce(state)
+            if start or self.adopted:
+                how = f"resuming {self.folder}" if saved else f"going on from {self.plan.config.init_from}"
+                self.console.print(f"{how} at step {start} of {self.plan.total_steps}", highlight=False, soft_wrap=True)
+            if not saved:
+                self.introduce(state, start)
             epochs = self.plan.config.epochs
             self.bar = writer.Bar(self.console, epochs, self.plan.total_steps, start)
             self.train(state, start)
@@ -171,24 +150,25 @@ class _Loop:
             out_shardings=self.shardings,
             compiler_options=options,
         )
-        return make(stream(self.key, INIT))
+        state = make(stream(self.key, INIT))
+        return self.adopted.adopt(state, self.shardings, replicated(self.mesh)) if self.adopted else state
 
     def restore(self, step):
         return self.checkpoints.restore(step, self.plan.shapes, self.shardings)
 
-    def introduce(self, state):
-        """Parameter table, and the scores of raw pixels and the untrained encoder."""
+    def introduce(self, state, start):
+        """Parameter table, and the scores of raw pixels and of the encoder as it is."""
         from clu import parameter_overview  # nothing else of a step needs clu
 
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
         self.console.print(table, markup=False, highlight=False, soft_wrap=True)
         if self.plan.config.baselines and self.plan.evaluators:
-            stage = self.plan.stages[0]
-            self.metrics.write(0, 0.0, self.scorer.pixels(stage))
-            self.metrics.write(0, 0.0, self.scorer.encoder("untrained", stage, state))
+            stage, epoch = self.plan.stage_at(start), start / self.plan.steps_per_epoch
+            self.metrics.write(start, epoch, self.scorer.pixels(stage))
+            kind = "adopted" if self.adopted else "untrained"
+            self.metrics.write(start, epoch, self.scorer.encoder(kind, stage, state))
             self.metrics.flush()
-            table = writer.table("before training", scoring.on_record(self.folder))
-            self.console.print(table, width=writer.wide(self.console))
+            self.show("before training", scoring.on_record(self.folder))
         if self.stop.signum:
             raise signals.Stopped(self.stop.signum, "stopped before the first step; the same command begins anew")
 
@@ -197,9 +177,8 @@ class _Loop:
         plan, pending, self.clock = self.plan, None, (time.monotonic(), start)
         for step in range(start, plan.total_steps):
             stage = plan.stage_at(step)
-            state, found = refresh(
-                stage, state, self.feed.images, self.shardings, step, self.key, report=self.bar.status
-            )
+            where, anew = (self.feed.images, self.shardings, step, self.key), step == start and self.adopted
+            state, found = refresh(stage, state, *where, report=self.bar.status, anew=bool(anew))
             if found is not None:
                 self.refreshed(step, found)
             images, index = self.feed.batch(step)
@@ -282,12 +261,16 @@ class _Loop:
         """The final table, from the records of the run; returns the last scores."""
         rows = scoring.on_record(self.folder)
         if rows:
-            self.console.print(writer.table(str(self.folder), rows), width=writer.wide(self.console))
+            self.show(str(self.folder), rows)
         for sentence in writer.comparison(rows) if len(rows) > 1 else ():
             self.console.print(sentence, highlight=False, soft_wrap=True)
         if self.watch.standing:
             self.console.print(self.watch.standing, highlight=False, soft_wrap=True)
         return self.last_scores()
+
+    def show(self, title, rows):
+        """A table of scores."""
+        self.console.print(writer.table(title, rows), width=writer.wide(self.console))
 
     def last_scores(self):
         """The newest scores on record, as {"eval/knn/top1": ...}."""

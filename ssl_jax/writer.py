@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -117,7 +118,10 @@ SCORES = {
     "clustering/ari": "ARI",
     "neighbourhood/all": "neighbours",
     "neighbourhood/anchors": "anchors'",
+    "purity/local_10": "purity",
+    "purity/contextual_10": "in context",
 }
+MANY = 4  # an evaluator with more scores shows those of SCORES only; the others are on record
 
 
 def wide(console: Console) -> int | None:
@@ -131,9 +135,12 @@ def label(name: str) -> str:
 
 
 def names(rows: dict[str, dict]) -> list[str]:
-    """All scores of `rows`, the well-known ones first."""
+    """The scores of `rows` that are shown, the well-known ones first."""
     found = dict.fromkeys(name for row in rows.values() for name in row)
-    return [n for n in SCORES if n in found] + [n for n in found if n not in SCORES]
+    counts = Counter(n.partition("/")[0] for n in found)
+    return [n for n in SCORES if n in found] + [
+        n for n in found if n not in SCORES and counts[n.partition("/")[0]] <= MANY
+    ]
 
 
 def listed(scores: dict) -> str:

@@ -9,38 +9,61 @@ import numpy as np
 from ssl_jax.methods.target import MovingTarget, SameSign
 
 from ssl_jax import optim
+from ssl_jax.boundary import Boundary
 from ssl_jax.data.augment import View
 from ssl_jax.interface import Batch, TrainState
 from ssl_jax.methods.anchor_neighbourhood import AnchorNeighbourhood
+from ssl_jax.methods.byol import BYOL
 from ssl_jax.methods.instance import InstanceDiscrimination
 from ssl_jax.methods.local_aggregation import LocalAggregation
+from ssl_jax.methods.moco import MoCo
+from ssl_jax.methods.simsiam import SimSiam
 from ssl_jax.methods.swav import SwAV
 from ssl_jax.models.layers import BatchNorm, Conv, Head
 from ssl_jax.models.network import Network
-from ssl_jax.positives import Instance
+from ssl_jax.positives import Contextual, Instance, Neighbours
 from ssl_jax.stages import Stage
 
 EXAMPLES, BATCH, STEPS_PER_EPOCH = 70, 8, 8
 IMAGES = np.random.default_rng(0).integers(0, 256, (EXAMPLES, 8, 8, 3), dtype=np.uint8)
 
 
+BOUNDARY = Boundary(
+    clusters=4,
+    restarts=2,
+    iterations=5,
+    examples=EXAMPLES,
+    batch_size=BATCH,
+    steps_per_epoch=STEPS_PER_EPOCH,
+    total_steps=5 * STEPS_PER_EPOCH,
+)
+POSITIVES = {
+    "positives": SameSign(STEPS_PER_EPOCH),
+    "neighbours": Neighbours(k=3, boundary=BOUNDARY, batch_size=BATCH),
+    "context": Contextual(k=3, k1=4, k2=2, boundary=BOUNDARY, batch_size=BATCH),
+}
+
+
 class TinyBackbone(nn.Module):
     """One convolution with BatchNorm, pooled."""
 
     width: int = 8
+    bn_groups: int = 1
 
     @nn.compact
     def __call__(self, x, *, train):
-        x = nn.relu(BatchNorm(name="bn")(Conv(self.width, 3, 2, name="conv")(x), train=train))
+        x = nn.relu(BatchNorm(groups=self.bn_groups, name="bn")(Conv(self.width, 3, 2, name="conv")(x), train=train))
         return {"stage1": x, "backbone": x.mean((1, 2))}
 
 
-def network(dim=6):
-    return Network(TinyBackbone(), Head(dim, (10,)))
+def network(dim=6, groups=1):
+    return Network(TinyBackbone(bn_groups=groups), Head(dim, (10,), bn_groups=groups))
 
 
 def stage(name, tx=None) -> Stage:
     """A stage of the method `name`, with two views of 8 pixels (SwAV: and two of 6)."""
+    base, _, kind = name.partition(" with ")
+    positive, total = POSITIVES.get(kind, Instance()), dict(total_steps=5 * STEPS_PER_EPOCH)
     run = dict(examples=EXAMPLES, batch_size=BATCH, steps_per_epoch=STEPS_PER_EPOCH)
     plain = dict(examples=EXAMPLES, steps_per_epoch=STEPS_PER_EPOCH)
     view = View(size=8, count=2, jitter=0.0, grayscale=0.0)
@@ -61,12 +84,15 @@ def stage(name, tx=None) -> Stage:
             one,
             AnchorNeighbourhood(network(), rounds=4, neighbours=2, total_steps=5 * STEPS_PER_EPOCH, **plain),
         ),
-        "target": ((view,), MovingTarget(network(), steps_per_epoch=STEPS_PER_EPOCH)),
-        "target with positives": (
+        "byol": ((view,), BYOL(network(), positive, predictor=(10,), predictor_std=0.01, **total)),
+        "byol as released": (
             (view,),
-            MovingTarget(network(), SameSign(STEPS_PER_EPOCH), steps_per_epoch=STEPS_PER_EPOCH),
+            BYOL(network(groups=2), positive, predictor=(10,), moves="before", shuffle=True, **total),
         ),
-    }[name]
+        "simsiam": ((view,), SimSiam(network(), positive, predictor=(10,))),
+        "moco": ((view,), MoCo(network(groups=2), positive, queue_length=16, batch_size=BATCH)),
+        "target": ((view,), MovingTarget(network(), positive, steps_per_epoch=STEPS_PER_EPOCH)),
+    }[base]
     schedule = lambda step: jnp.full((), 0.05)
     tx = tx or optim.build("sgd", schedule, weight_decay=1e-4)
     return Stage(10_000, method, tx, schedule, views, (0.5,) * 3, (0.25,) * 3)

@@ -122,3 +122,13 @@ def test_files_that_are_none(tmp_path):
     np.savez(tmp_path / "d.npz", images=IMAGES)
     with pytest.raises(SettingError, match="holds 2 .npz files"):
         datasets.load("array", dir=str(tmp_path))
+
+
+def test_the_whole_data_set_is_trained_on_and_the_test_images_stay_what_they_are(load):
+    arrays = dict(images=IMAGES, labels=LABELS, test_images=IMAGES[:8], test_labels=LABELS[:8])
+    data = load(dict(whole=True, limit=20), **arrays)
+    np.testing.assert_array_equal(data.train.images, np.concatenate([IMAGES[:20], IMAGES[:8]]))
+    np.testing.assert_array_equal(data.train.labels, np.concatenate([LABELS[:20], LABELS[:8]]))
+    np.testing.assert_array_equal(data.test.images, IMAGES[:8])
+    assert data.joined == 8
+    assert load(**arrays).joined == 0

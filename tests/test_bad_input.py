@@ -41,7 +41,7 @@ def cli(*flags):
         ([f"--config={TINY}", "epochs=3"], "'epochs=3' is not a flag"),
         (
             [f"--config={TINY}", "--config.method.name=swaw", "--workdir=/nonexistent/x"],
-            "choose one of: anchor_neighbourhood, instance, local_aggregation, swav",
+            "choose one of: anchor_neighbourhood, byol, instance, local_aggregation, moco, simsiam, swav",
         ),
         ([f"--config={TINY}", "--workdir=/proc/x"], "workdir /proc/x cannot be written"),
         ([f"--config={TINY}", "--config.data.name=folder"], "data.dir is empty: give the folder that holds the images"),
@@ -90,7 +90,7 @@ def put(path, value):
         (
             "method.name",
             "swaw",
-            "method.name='swaw' is not known; choose one of: anchor_neighbourhood, instance, local_aggregation, swav",
+            "method.name='swaw' is not known; choose one of: anchor_neighbourhood, byol, instance, local_aggregation,",
         ),
         ("method.epsilom", 0.1, "method.epsilom is not a setting; did you mean 'epsilon'"),
         ("method.epsilon", "small", "method.epsilon='small' has the wrong type; it takes float"),
@@ -103,7 +103,7 @@ def put(path, value):
         ("positives.name", "friends", "positives.name='friends' is not known; choose one of: instance"),
         ("augment.large.size", 0, "augment.large: size and count are at least 1"),
         ("augment.large.blurr", 0.1, "augment.large.blurr is not a setting"),
-        ("optim.name", "lars", "optim.name='lars' is not known; choose one of: larc, sgd, adam"),
+        ("optim.name", "adamw", "optim.name='adamw' is not known; choose one of: larc, lars, sgd, adam"),
         ("optim.schedule.name", "linear", "optim.schedule.name='linear' is not known"),
         ("optim.schedule.warmup_epochs", 9.0, "optim.schedule.warmup_epochs=9.0: within the run's epochs"),
         ("optim.groups.prototypes.pattern", "^heads", "pattern '\\^heads' matches no parameter"),
@@ -144,9 +144,9 @@ def put(path, value):
         ("stages.first.optim.learning_rat", 0.5, "did you mean 'learning_rate'"),
         ("stages.first.optim.learning_rate", "x", "has the wrong type"),
         (
-            "evals.purity",
+            "evals.puriti",
             {},
-            "evals.purity='purity' is not known; choose one of: clustering, knn, linear, neighbourhood",
+            "evals.puriti='puriti' is not known; choose one of: clustering, knn, linear, neighbourhood, purity",
         ),
     ],
 )
@@ -175,8 +175,8 @@ def test_settings_are_checked_before_images_are_decoded(tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     cache = tmp_path / "cache"
     config.data = dict(name="folder", dir=str(tmp_path), size=8, cache=str(cache))
-    config.optim.name = "lars"
-    with pytest.raises(SettingError, match="optim.name='lars' is not known"):
+    config.optim.name = "adamw"
+    with pytest.raises(SettingError, match="optim.name='adamw' is not known"):
         build(config)
     config.optim.name, config.data.size = "sgd", 7
     with pytest.raises(SettingError, match="data.size=7 is below the largest view, 8 pixels"):

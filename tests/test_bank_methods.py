@@ -134,11 +134,11 @@ def test_neighbourhood_evaluator(key):
     labels = np.repeat(np.arange(10), 7)
     method, state, _ = refreshed("anchors", 16, key)
     points = state.method.bank[:70]
-    splits = {"train": Split({"embedding": points}, labels)}
+    splits = {"trained": Split({"embedding": points}, labels)}
     scores = dict(Neighbourhood(k=2, examples=70).run(splits, state))
     assert scores["anchors"] > 0.8
     assert scores["all"] > 0.8
-    doubles = {"train": Split({"embedding": jnp.ones((70, 6))}, np.zeros(70, int))}
+    doubles = {"trained": Split({"embedding": jnp.ones((70, 6))}, np.zeros(70, int))}
     assert dict(Neighbourhood(k=3, examples=70).run(doubles, None)) == {"all": 1.0}
     empty = AnchorState(points, jnp.zeros((70, 2), jnp.int32), jnp.zeros(70, bool))
     assert set(dict(Neighbourhood(k=2, examples=70).run(splits, state.replace(method=empty)))) == {"all"}

@@ -11,7 +11,7 @@ from rich.console import Console
 from test_run import tiny
 
 from ssl_jax import train, writer
-from ssl_jax.ops.collapse import code_entropy, spread, usage
+from ssl_jax.ops.collapse import code_entropy, evenness, spread, usage
 from ssl_jax.ops.vectors import unit
 from ssl_jax.watch import Watch
 
@@ -88,6 +88,26 @@ def test_instance_discrimination_tells_of_collapse():
     method, metrics = healthy("instance")
     assert method.diagnose(metrics | {"spread": 0.5}) is None
     assert "collapsed" in method.diagnose(metrics | {"spread": 0.05})
+
+
+@pytest.mark.parametrize("name", ["byol with context", "simsiam with context", "moco with context"])
+def test_methods_with_targets_tell_of_one_point_and_of_few_clusters(name):
+    method, metrics = healthy(name)
+    assert 0 < metrics["spread"] <= 1.1
+    assert metrics["clusters_used"] == 1.0  # before the first clustering
+    well = metrics | {"spread": 0.7}
+    assert method.diagnose(well) is None
+    assert method.diagnose(well | {"spread": 0.02}).startswith("the embeddings have collapsed (spread 0.020")
+    few = method.diagnose(well | {"clusters_used": 0.3})
+    assert few.startswith("the embeddings fall into 30% of the clusters")
+    assert "\n" not in few
+
+
+def test_evenness_counts_clusters_in_use():
+    np.testing.assert_allclose(evenness(jnp.array([5, 5, 5, 5])), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(evenness(jnp.array([7, 7, 0, 0])), 0.5, rtol=1e-6)
+    assert evenness(jnp.array([997, 1, 1, 1])) < 0.3  # filled again by k-means with a row each
+    assert evenness(jnp.array([0, 0])) == 0.5  # no rows: no NaN
 
 
 def test_a_collapsed_run_says_so_and_what_to_try(tmp_path):

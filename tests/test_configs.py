@@ -19,6 +19,19 @@ VARIANTS = {
     "swav": ("digits", "cifar10", "cifar10_multicrop", "cifar100", "folder", "imagenet", "imagenet_bs256"),
     "instance": ("digits", "cifar10", "cifar100"),
     "anchor_neighbourhood": ("digits", "cifar10", "cifar100", "svhn"),
+    "byol": ("digits", "cifar10", "cifar20", "imagenet"),
+    "simsiam": ("digits", "cifar10", "cifar10_propos", "cifar20_propos", "imagenet"),
+    "moco": ("digits", "cifar10", "cifar10_propos", "cifar20_propos", "imagenet"),
+    "conr": (
+        "digits",
+        "digits+moco",
+        "paper_cifar10",
+        "paper_cifar20+simsiam",
+        "released_cifar10",
+        "stl10",
+        "imagenet10",
+        "imagenet_dogs",
+    ),
     "local_aggregation": ("digits", "cifar10", "cifar100", "imagenet_resnet18", "imagenet_resnet50"),
 }
 
@@ -154,6 +167,53 @@ def test_instance_recipe_is_the_released_one():
     assert (o.name, o.learning_rate, o.momentum, o.weight_decay) == ("sgd", 0.03, 0.9, 5e-4)
     assert (o.schedule.name, tuple(o.schedule.at_epochs), o.schedule.factor) == ("drops", (120.0, 160.0), 0.1)
     assert (config.batch_size, config.epochs, config.method.temperature, config.method.momentum) == (128, 200, 0.1, 0.5)
+
+
+BASES = {
+    # optimiser (name, rate, for a batch of, decay), schedule, epochs, batch, head (dim, hidden), view's smallest crop
+    "byol:cifar10": (("sgd", 0.05, 256, 5e-4), "line_cosine", 1000, 512, (256, (4096,)), 0.08),
+    "byol:imagenet": (("lars", 0.2, 256, 1.5e-6), "line_cosine", 1000, 4096, (256, (4096,)), 0.08),
+    "simsiam:cifar10": (("sgd", 0.03, 256, 5e-4), "warmup_cosine", 800, 512, (2048, (2048,)), 0.2),
+    "simsiam:cifar10_propos": (("sgd", 0.06, 256, 5e-4), "line_cosine", 1000, 512, (2048, (2048,)), 0.08),
+    "simsiam:imagenet": (("sgd", 0.05, 256, 1e-4), "warmup_cosine", 100, 512, (2048, (2048, 2048)), 0.2),
+    "moco:cifar10": (("sgd", 0.06, 0, 5e-4), "warmup_cosine", 200, 512, (128, ()), 0.08),
+    "moco:cifar10_propos": (("sgd", 0.06, 256, 5e-4), "line_cosine", 1000, 512, (128, (512,)), 0.08),
+    "moco:imagenet": (("sgd", 0.03, 0, 1e-4), "warmup_cosine", 200, 256, (128, (2048,)), 0.2),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_recipes_of_conrs_bases_are_the_published_ones(name):
+    config = completed(config_of(*name.split(":")))
+    o = config.optim
+    found = (
+        (o.name, o.learning_rate, o.base_batch_size, o.weight_decay),
+        o.schedule.name,
+        config.epochs,
+        config.batch_size,
+        (config.head.dim, tuple(config.head.hidden)),
+        next(iter(config.augment.values())).scale[0],
+    )
+    assert found == BASES[name]
+    if o.schedule.name == "line_cosine" and "imagenet" not in name:
+        assert (o.schedule.warmup_epochs, o.schedule.cosine_epochs) == (50.0, 1000.0)
+
+
+def test_methods_of_conrs_bases_are_the_published_ones():
+    byol, paper = (completed(config_of("byol", v)) for v in ("cifar10", "imagenet"))
+    m = byol.method
+    assert (m.momentum, m.momentum_schedule, m.moves) == (0.996, "cosine", "after")
+    assert (m.loss_scale, tuple(m.predictor)) == (2.0, (4096,))
+    assert (m.predictor_std, byol.optim.groups.predictor.factor, byol.data.whole) == (0.01, 10.0, True)
+    assert (paper.method.loss_scale, paper.method.fresh_target, paper.head.output_bias) == (4.0, True, False)
+    plain = paper.optim.groups.plain
+    assert (plain.name, plain.weight_decay) == ("sgd", 0.0)
+    simsiam = completed(config_of("simsiam", "cifar10"))
+    assert (simsiam.optim.groups.predictor.fixed_rate, tuple(simsiam.method.predictor)) == (True, (512,))
+    assert (simsiam.head.output_norm, simsiam.head.bias, simsiam.method.joint_views) == ("plain", False, False)
+    small, large = (completed(config_of("moco", v)).method for v in ("cifar10", "imagenet"))
+    assert (small.queue_length, small.temperature, small.momentum, small.symmetric) == (4096, 0.1, 0.99, False)
+    assert (large.queue_length, large.temperature, large.momentum, large.shuffle) == (65536, 0.2, 0.999, True)
 
 
 def test_bn_groups_divide_the_batch(tmp_path):

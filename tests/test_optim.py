@@ -98,9 +98,25 @@ def test_a_group_may_have_another_direction():
 
 
 def test_errors_name_the_way_out():
-    with pytest.raises(SettingError, match="larc, sgd, adam"):
-        optim.build("lars", lambda s: 0.1)
+    with pytest.raises(SettingError, match="larc, lars, sgd, adam"):
+        optim.build("adamw", lambda s: 0.1)
     with pytest.raises(SettingError, match="did you mean 'momentum'"):
         optim.build("sgd", lambda s: 0.1, momentun=0.9)
     with pytest.raises(SettingError, match="'head' matches no parameter"):
         optim.build("sgd", lambda s: 0.1, groups=(optim.Group("head"),)).init({"bias": jnp.ones(1)})
+
+
+def test_lars_scales_each_tensor_by_its_own_lengths():
+    rng = np.random.default_rng(0)
+    p, m, rate, wd = rng.normal(size=(4, 3)).astype(np.float32), 0.0, 0.3, 0.1
+    tx = optim.build("lars", lambda step: rate, weight_decay=wd, momentum=0.9, trust=0.01)
+    params = {"w": jnp.asarray(p)}
+    state = tx.init(params)
+    for _ in range(3):
+        g = rng.normal(size=p.shape).astype(np.float32)
+        updates, state = tx.update({"w": jnp.asarray(g)}, state, params)
+        params = optax.apply_updates(params, updates)
+        u = g + wd * p
+        m = 0.9 * m + 0.01 * np.linalg.norm(p) / np.linalg.norm(u) * u
+        p = p - rate * m
+        np.testing.assert_allclose(params["w"], p, rtol=1e-5)

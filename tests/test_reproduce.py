@@ -29,7 +29,7 @@ def test_every_row_loads(reproduce):
             assert config.epochs == int(name.rpartition("-")[2])
             assert config.evals.knn.k == 200
             assert config.evals.knn.temperature == 0.1
-        own = {"neighbourhood"} if "anchor" in name else set()
+        own = {"neighbourhood"} if "anchor" in name else {"purity"} if "conr.py" in row.config else set()
         assert set(config.evals) == {"knn", "linear", "clustering"} | own
 
 

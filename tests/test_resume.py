@@ -41,7 +41,7 @@ def stop_at(monkeypatch):
     return arrange
 
 
-@pytest.mark.parametrize("variant", ["swav", "anchors", "aggregation", "target", "positives"])
+@pytest.mark.parametrize("variant", ["swav", "anchors", "aggregation", "conr", "target", "positives"])
 def test_exact_resume(variant, tmp_path, stop_at, monkeypatch):
     monkeypatch.setitem(positives.KINDS, "same_sign", SameSign)
     scores = train.run(short(variant), tmp_path / "whole", console=quiet())
@@ -55,7 +55,7 @@ def test_exact_resume(variant, tmp_path, stop_at, monkeypatch):
         assert train.run(short(variant), folder, console=quiet()) == scores
         assert_same_run(folder, tmp_path / "whole", last=16)
     refreshed = [r["step"] for r in records(tmp_path / "whole") if "refresh" in r]
-    expected = dict(target=[0, 8], positives=[0, 8], anchors=[8], aggregation=[4, 7, 10, 13])
+    expected = dict(target=[0, 8], positives=[0, 8], anchors=[8], aggregation=[4, 7, 10, 13], conr=[6, 14])
     assert refreshed == expected.get(variant, [])
 
 

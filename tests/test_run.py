@@ -282,3 +282,14 @@ def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
     metrics.write(9, 1.5, {"train/loss": 2.0})
     metrics.close()
     assert writer.read(tmp_path) == [*lines[:2], {"step": 9, "epoch": 1.5, "train/loss": 2.0}]
+
+
+def test_scores_of_a_run_on_everything(tmp_path):
+    config = tiny("byol")
+    config.epochs, config.data.whole, config.data.limit = 1, True, 0
+    config.evals = dict(knn=dict(k=5), clustering=dict(restarts=1, iterations=3), purity=dict(batch_size=64))
+    plan = train.build(config)
+    assert (len(plan.dataset.train), plan.dataset.joined) == (1797, 360)
+    scores = train.run(config, tmp_path / "run", console=quiet())
+    assert 0.2 < scores["eval/knn/top1"] < 1.0  # by the labels of the others alone
+    assert {"eval/purity/local_10", "eval/purity/contextual_kept_30"} <= scores.keys()

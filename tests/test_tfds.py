@@ -117,3 +117,14 @@ def test_configs(load, prepared, tmp_path):
     copied(prepared, tmp_path / "many", "two")
     with pytest.raises(SettingError, match="name its config, one of: one, two"):
         load("many", dir=str(tmp_path))
+
+
+def test_a_further_split_is_trained_on_without_its_labels(load):
+    plain, more = load("tiny_shapes"), load("tiny_shapes", unlabelled="test", test_share=0.25)
+    assert len(more.train) + len(more.test) == len(plain.train) + len(plain.test)
+    assert (more.train.labels == -1).sum() == len(plain.test)
+    assert (more.test.labels >= 0).all()
+    with pytest.raises(SettingError, match="data.unlabelled='extra': the splits of tfds:tiny_shapes are"):
+        load("tiny_shapes", unlabelled="extra")
+    with pytest.raises(SettingError, match="only data sets of tfds have further splits"):
+        datasets.load("digits", unlabelled="extra")

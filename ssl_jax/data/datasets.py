@@ -33,6 +33,8 @@ def load(name: str, **settings) -> Dataset:
         raise SettingError(f"data.name={name!r} is not known; choose one of: {', '.join(LOADERS)}, tfds:<name>")
     if source.labels == "coarse" and not name.startswith(_COARSE):
         raise SettingError(f"data.labels='coarse': {name} has no coarse labels; choose fine or none")
+    if source.unlabelled and not name.startswith(_TFDS):
+        raise SettingError(f"data.unlabelled={source.unlabelled!r}: only data sets of tfds have further splits")
     if source.download and name not in _FETCHED:
         raise SettingError(f"data.download=True: {name} cannot be downloaded, only {' and '.join(_FETCHED)}")
     if name.startswith(_TFDS):
@@ -46,7 +48,12 @@ def load(name: str, **settings) -> Dataset:
         raise SettingError(f"data.limit={source.limit}: {name} has {len(dataset.train)} training images; 0 takes all")
     train = Images(*(a[: source.limit or None] for a in (dataset.train.images, dataset.train.labels)))
     check_classes(train.labels, dataset.classes, source.dir or name, "the first" if source.limit else "all")
-    return dataclasses.replace(dataset, train=train, mean=source.mean or dataset.mean, std=source.std or dataset.std)
+    if source.whole:
+        both = lambda name: np.concatenate([getattr(train, name), getattr(dataset.test, name)])
+        train = Images(both("images"), both("labels"))
+    joined = len(dataset.test) if source.whole else 0
+    statistics = dict(mean=source.mean or dataset.mean, std=source.std or dataset.std)
+    return dataclasses.replace(dataset, train=train, joined=joined, **statistics)
 
 
 def _unlabelled(dataset) -> Dataset:

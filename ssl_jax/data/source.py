@@ -28,7 +28,7 @@ class Dataset:
     """Training and test images, class names, and the channel statistics that views are normalised with.
 
     `test` may be empty, [0, H, W, C], and `classes` too, where there are no labels. `notes` are sentences that the
-    user should read.
+    user should read. `joined`: so many images at the end of `train` are those of `test`, in their order.
     """
 
     train: Images
@@ -37,6 +37,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    joined: int = 0
 
     def fingerprint(self) -> str:
         """A short hash of what is trained on: counts, labels, classes, and every so many images."""
@@ -57,6 +58,9 @@ class Source:
         limit: keep the first `limit` training images; 0 keeps all.
         labels: "fine"; "coarse", for CIFAR-100; or "none", as if the data set had no labels.
         size: side in pixels of the squares that images of folders and of tfds are stored as.
+        whole: train on the test images, too, as deep clustering does; kNN and linear scores then are of images that
+            were trained on without labels, and clusterings are scored on all images.
+        unlabelled: a split of a tfds data set, added to the training images without labels ("unlabelled" of stl10).
         test_share: share of each class that is held out where a labelled data set has no test split.
         skip_corrupt: leave out files that cannot be read.
         download: fetch what is missing, for the data sets that can.
@@ -68,6 +72,8 @@ class Source:
     limit: int = 0
     labels: str = "fine"
     size: int = 128
+    whole: bool = False
+    unlabelled: str = ""
     test_share: float = 0.1
     skip_corrupt: bool = False
     download: bool = False

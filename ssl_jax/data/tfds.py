@@ -33,7 +33,7 @@ def tfds(name: str, source) -> Dataset:
     top = Path(source.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     folder = _prepared(top, name, **match.groupdict())
     files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir() if p.is_file())
-    facts = [str(folder.relative_to(top)), files, source.size, source.labels, source.test_share]
+    facts = [str(folder.relative_to(top)), files, source.size, source.labels, source.test_share, source.unlabelled]
     return cache.dataset(source, "tfds", facts, f"tfds:{name}", lambda: _work(folder, name, top, source))
 
 
@@ -90,16 +90,22 @@ def _work(folder, name, top, source) -> cache.Work:
     splits = list(builder.info.splits)
     if "train" not in splits:
         raise SettingError(f"tfds:{name} has no split 'train', only {', '.join(splits)}")
+    if source.unlabelled and source.unlabelled not in splits:
+        raise SettingError(f"data.unlabelled={source.unlabelled!r}: the splits of tfds:{name} are {', '.join(splits)}")
     parts = {"train": _read(builder, "train", key, name, top)}
-    for part in [p for p in ("test", "validation") if p in splits]:
+    if source.unlabelled:
+        parts[source.unlabelled] = _read(builder, source.unlabelled, None, name, top)
+    trained = len(parts)
+    for part in [p for p in ("test", "validation") if p in splits and p not in parts]:
         examples, labels = _read(builder, part, key, name, top)
         if not key or (labels != UNLABELLED).all():
             parts[part] = examples, labels
             break
     where = [(part, i) for part, (examples, _) in parts.items() for i in range(len(examples))]
     labels = np.concatenate([labels for _, labels in parts.values()])
-    train, test = np.split(np.arange(len(where)), [len(parts["train"][0])])
-    if key and len(parts) == 1:
+    counts = [len(examples) for examples, _ in parts.values()]
+    train, test = np.split(np.arange(len(where)), [sum(counts[:trained])])
+    if key and len(parts) == trained:
         train, test = held_out(labels, source.test_share)
     classes = _classes(builder, key, labels)
     check_classes(labels[train], classes, f"tfds:{name}")

@@ -11,7 +11,7 @@ from ssl_jax.ops.kmeans import kmeans
 
 @dataclasses.dataclass(frozen=True)
 class Clustering:
-    """Hungarian accuracy, NMI and ARI of k-means with restarts on the training split's features.
+    """Hungarian accuracy, NMI and ARI of k-means with restarts on the features of all images trained on.
 
     Attributes:
         clusters: K; 0 takes the number of classes.
@@ -46,7 +46,7 @@ class Clustering:
         return (self.feature,)
 
     def run(self, splits, state):
-        points, labels = jnp.asarray(splits["train"].features[self.feature]), splits["train"].labels
+        points, labels = jnp.asarray(splits["trained"].features[self.feature]), splits["trained"].labels
         found = kmeans(
             jax.random.key(self.seed),
             points,

@@ -35,7 +35,13 @@ def weighted_knn(train, train_labels, test, *, k: int = 200, temperature: float 
 
 @dataclasses.dataclass(frozen=True)
 class KNN:
-    """Top-1 of the test split by the training split's labels."""
+    """Top-1 of the test split by the labelled images of the training split.
+
+    Attributes:
+        k: neighbours; all labelled images where they are fewer.
+        temperature: of the weights.
+        feature: what images are near by.
+    """
 
     k: int = 200
     temperature: float = 0.1
@@ -55,8 +61,11 @@ class KNN:
 
     def run(self, splits, state):
         train, test = splits["train"], splits["test"]
-        rows = unit(train.features[self.feature]), jnp.asarray(train.labels), unit(test.features[self.feature])
-        scores = weighted_knn(*rows, k=self.k, temperature=self.temperature, classes=self.classes)
+        labels, points = jnp.asarray(train.labels), unit(train.features[self.feature])
+        if not (known := labels >= 0).all():
+            labels, points = labels[known], points[known]
+        rows, k = (points, labels, unit(test.features[self.feature])), min(self.k, len(labels))
+        scores = weighted_knn(*rows, k=k, temperature=self.temperature, classes=self.classes)
         yield "top1", metrics.accuracy(test.labels, scores.argmax(1))
 
 

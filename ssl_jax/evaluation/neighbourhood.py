@@ -35,7 +35,7 @@ class Neighbourhood:
         return (self.feature,)
 
     def run(self, splits, state):
-        train = splits["train"]
+        train = splits["trained"]
         labels, points = np.asarray(train.labels), unit(jnp.asarray(train.features[self.feature]))
         near = np.asarray(nearest(points, points, self.k + 1)[1])
         own = np.arange(len(labels))

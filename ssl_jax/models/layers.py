@@ -29,15 +29,21 @@ class Conv(nn.Module):
 
 
 class Linear(nn.Module):
-    """Dense layer with torch's uniform start of weight and bias."""
+    """Dense layer with torch's uniform start of weight and bias; with `std` weights are normal and biases zero."""
 
     features: int
+    bias: bool = True
+    std: float = 0.0
 
     @nn.compact
     def __call__(self, x):
         bound = x.shape[-1] ** -0.5
         uniform = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
-        return nn.Dense(self.features, kernel_init=uniform_fan_in, bias_init=uniform, name="linear")(x)
+        kernel, bias = uniform_fan_in, uniform
+        if self.std:
+            kernel, bias = nn.initializers.normal(self.std), nn.initializers.zeros
+        dense = nn.Dense(self.features, self.bias, kernel_init=kernel, bias_init=bias, name="linear")
+        return dense(x)
 
 
 class BatchNorm(nn.Module):
@@ -47,60 +53,92 @@ class BatchNorm(nn.Module):
     parts of neighbouring rows, each normalised by its own statistics, as on so many devices without
     synchronisation; running statistics take the mean over the groups. Mean and variance come from one
     pass (sums of x and of x * x); running statistics move by 0.1 a batch and hold torch's unbiased variance.
+    `train` may be a number: so many batches whose rows lie interleaved (row i of each, then row i + 1), each with its
+    own statistics, as if one came after the other. Without `affine` there are no scale and no bias to learn; `zero`
+    starts the scale at zero instead of one.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     groups: int = 1
+    affine: bool = True
+    zero: bool = False
 
     @nn.compact
-    def __call__(self, x, *, train: bool):
-        features = x.shape[-1]
+    def __call__(self, x, *, train: bool | int):
+        features, batches = x.shape[-1], max(int(train), 1)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
-        scale = self.param("scale", nn.initializers.ones, (features,))
-        bias = self.param("bias", nn.initializers.zeros, (features,))
+        scale, bias = jnp.ones(features), jnp.zeros(features)
+        if self.affine:
+            start = nn.initializers.zeros if self.zero else nn.initializers.ones
+            scale = self.param("scale", start, (features,))
+            bias = self.param("bias", nn.initializers.zeros, (features,))
         groups = self.groups if train else 1
-        if len(x) % groups:
-            raise ValueError(f"bn_groups={groups} does not divide a batch of {len(x)} rows")
-        grouped = jnp.asarray(x, jnp.float32).reshape(groups, -1, features)
+        if len(x) % (groups * batches):
+            raise ValueError(f"bn_groups={groups} does not divide a batch of {len(x) // batches} rows")
+        # [groups, rows, batches, pixels, C]; a lone batch keeps rows and pixels in one axis.
+        shape = (len(x) // (groups * batches), batches, -1) if batches > 1 else (-1, 1, 1)
+        grouped = jnp.asarray(x, jnp.float32).reshape(groups, *shape, features)
         if train:
-            mean = grouped.mean(1)
-            var = jnp.maximum((grouped * grouped).mean(1) - mean * mean, 0.0)
+            mean = grouped.mean((1, 3), keepdims=True)
+            var = jnp.maximum((grouped * grouped).mean((1, 3), keepdims=True) - mean * mean, 0.0)
             if not self.is_initializing():
-                rows = grouped.shape[1]
-                unbiased = var.mean(0) * (rows / max(rows - 1, 1))
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1.0 - keep) * mean.mean(0)
-                running_var.value = keep * running_var.value + (1.0 - keep) * unbiased
+                rows, keep = grouped.shape[1] * grouped.shape[3], self.momentum
+                unbiased = var * (rows / max(rows - 1, 1))
+                for i in range(batches):
+                    of_batch = lambda x, i=i: x[:, 0, i, 0].mean(0)
+                    running_mean.value = keep * running_mean.value + (1.0 - keep) * of_batch(mean)
+                    running_var.value = keep * running_var.value + (1.0 - keep) * of_batch(unbiased)
         else:
-            mean, var = running_mean.value[None], running_var.value[None]
-        factor = scale[None] * jax.lax.rsqrt(var + self.epsilon)
-        offset = bias[None] - mean * factor
-        return (grouped * factor[:, None] + offset[:, None]).reshape(x.shape).astype(x.dtype)
+            mean, var = (x.value.reshape(1, 1, 1, 1, -1) for x in (running_mean, running_var))
+        factor = scale.reshape(1, 1, 1, 1, -1) * jax.lax.rsqrt(var + self.epsilon)
+        offset = bias.reshape(1, 1, 1, 1, -1) - mean * factor
+        return (grouped * factor + offset).reshape(x.shape).astype(x.dtype)
 
 
 class Head(nn.Module):
-    """Projection head: hidden layers of Linear, BatchNorm, ReLU, then one Linear to `dim`.
+    """Projection or prediction head: hidden layers of Linear, BatchNorm, ReLU, then one Linear to `dim`.
 
     `hidden=()` is a single linear layer (Instance Discrimination); (2048,) is SwAV's. Always float32.
+
+    Attributes:
+        dim: of the output.
+        hidden: widths of the hidden layers.
+        batch_norm: of the hidden layers.
+        bias: of the hidden linear layers.
+        output_norm: BatchNorm on the output: "" (none), "affine", or "plain" (nothing to learn).
+        output_bias: of the last linear layer.
+        std: of normal weights at the start, biases zero; 0 for torch's uniform start.
+        bn_groups: parts of the batch with BatchNorm statistics of their own.
     """
 
     dim: int
     hidden: tuple[int, ...] = ()
     batch_norm: bool = True
+    bias: bool = True
+    output_norm: str = ""
+    output_bias: bool = True
+    std: float = 0.0
     bn_groups: int = 1
 
     def __post_init__(self):
         super().__post_init__()
         if min(self.dim, *self.hidden, self.dim) < 1:
             raise ValueError(f"dim={self.dim} and hidden={self.hidden}: at least 1")
+        if self.output_norm not in ("", "affine", "plain"):
+            raise ValueError(f"output_norm={self.output_norm!r}: choose affine, plain or '' (none)")
 
     @nn.compact
     def __call__(self, x, *, train: bool):
         for i, features in enumerate(self.hidden):
-            x = Linear(features, name=f"linear{i + 1}")(x)
+            x = Linear(features, self.bias, self.std, name=f"linear{i + 1}")(x)
             if self.batch_norm:
                 x = BatchNorm(groups=self.bn_groups, name=f"bn{i + 1}")(x, train=train)
             x = nn.relu(x)
-        return Linear(self.dim, name=f"linear{len(self.hidden) + 1}")(x)
+        last = len(self.hidden) + 1
+        x = Linear(self.dim, self.output_bias, self.std, name=f"linear{last}")(x)
+        if self.output_norm:
+            norm = BatchNorm(groups=self.bn_groups, affine=self.output_norm == "affine", name=f"bn{last}")
+            x = norm(x, train=train)
+        return x

@@ -20,7 +20,13 @@ class Network(nn.Module):
     head: nn.Module
 
     def __call__(self, views, *, train: bool):
-        """Unit embeddings [V, B, D] of V views, each [B, H, W, C], in the order given.
+        """Unit embeddings [V, B, D] of V views; see `project`."""
+        return unit(self.project(views, train=train))
+
+    def project(self, views, *, train: bool, separate: bool = False):
+        """The head's output [V, B, D] for V views, each [B, H, W, C], in the order given, as long as it comes.
+
+        With `separate` each view is a BatchNorm batch of its own, in backbone and head. Otherwise:
 
         Neighbouring views of one size go through the backbone together, so BatchNorm sees one batch
         per resolution and its running statistics move once for each; the head sees all views at once.
@@ -30,11 +36,13 @@ class Network(nn.Module):
         for _, group in groupby(views, key=jnp.shape):
             group = jnp.stack(list(group), axis=1)
             batch, count, *image = group.shape
-            features = self.backbone(group.reshape(batch * count, *image), train=train)["backbone"]
+            own = count if train and separate else train
+            features = self.backbone(group.reshape(batch * count, *image), train=own)["backbone"]
             pooled.append(features.reshape(batch, count, -1))
         pooled = jnp.concatenate(pooled, axis=1)
         batch, count, channels = pooled.shape
-        embedding = unit(self.head(pooled.reshape(batch * count, channels), train=train))
+        own = count if train and separate else train
+        embedding = self.head(pooled.reshape(batch * count, channels), train=own)
         return embedding.reshape(batch, count, -1).swapaxes(0, 1)
 
     def features(self, images) -> dict:

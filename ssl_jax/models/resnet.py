@@ -25,6 +25,7 @@ class Block(nn.Module):
     bottleneck: bool
     dtype: str = "float32"
     bn_groups: int = 1
+    zero_init: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -35,8 +36,9 @@ class Block(nn.Module):
         y = x
         for i, (features, kernel, stride) in enumerate(layers, start=1):
             y = conv(features, kernel, stride, name=f"conv{i}")(y)
-            y = norm(name=f"bn{i}")(y, train=train)
-            y = nn.relu(y) if i < len(layers) else y
+            last = i == len(layers)
+            y = norm(zero=self.zero_init and last, name=f"bn{i}")(y, train=train)
+            y = y if last else nn.relu(y)
         if x.shape[-1] != out or self.stride != 1:
             x = conv(out, 1, self.stride, name="shortcut")(x)
             x = norm(name="shortcut_bn")(x, train=train)
@@ -67,6 +69,7 @@ class ResNet(nn.Module):
         dtype: of activations and products, "float32" or "bfloat16"; parameters, BatchNorm and pooling are float32.
         remat: keep only the input of each block and compute the block again in the backward pass.
         bn_groups: parts of the batch with BatchNorm statistics of their own.
+        zero_init_residual: blocks start as the identity: the scale of their last BatchNorm starts at zero.
     """
 
     depth: int = 18
@@ -75,6 +78,7 @@ class ResNet(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     bn_groups: int = 1
+    zero_init_residual: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -92,7 +96,14 @@ class ResNet(nn.Module):
         for stage, blocks in enumerate(STAGES[self.depth]):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                settings = (self.width * 2**stage, stride, self.depth >= 50, self.dtype, self.bn_groups)
+                settings = (
+                    self.width * 2**stage,
+                    stride,
+                    self.depth >= 50,
+                    self.dtype,
+                    self.bn_groups,
+                    self.zero_init_residual,
+                )
                 x = block_type(*settings, name=f"layer{stage + 1}_{block}")(x, train)
             features[f"stage{stage + 2}"] = x
         return features | {"backbone": jnp.asarray(x, jnp.float32).mean((1, 2))}

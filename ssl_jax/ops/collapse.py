@@ -27,3 +27,31 @@ def usage(codes):
     preferred = codes.reshape(-1, prototypes).argmax(1)
     used = jnp.zeros(prototypes).at[preferred].set(1.0).sum()
     return used / min(prototypes, len(preferred))
+
+
+def evenness(sizes):
+    """How many of the K clusters of these `sizes` [K] are in use, as a share: exp(entropy of the shares) / K.
+
+    1 when all are as large; k of K when so many share everything. k-means that fills empty clusters again has none,
+    but a cluster of a single row hardly counts here.
+    """
+    share = sizes / jnp.maximum(jnp.sum(sizes), 1)
+    entropy = -jnp.sum(share * jnp.log(jnp.maximum(share, 1e-30)))
+    return jnp.exp(entropy) / len(sizes)
+
+
+def warning(metrics, remedies: str) -> str | None:
+    """One line where targets have collapsed, to one point or to less than half of the clusters; else None.
+
+    Args:
+        metrics: means with `spread`, and `clusters_used` (`evenness`) where positives cluster.
+        remedies: what to try, after "In a new folder try".
+    """
+    if metrics["spread"] <= COLLAPSED:
+        return f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1). In a new folder try {remedies}"
+    if metrics.get("clusters_used", 1.0) < 0.5:
+        return (
+            f"the embeddings fall into {metrics['clusters_used']:.0%} of the clusters. In a new folder try a later "
+            f"second stage, fewer positives.k, {remedies}"
+        )
+    return None

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.ops.mesh import COLUMNS, REPLICATED, constrain, local_top_k
-from ssl_jax.ops.vectors import dot
+from ssl_jax.ops.vectors import dot, unit
 
 _EPSILON = 1e-7  # of the released NCE and Local Aggregation
 
@@ -191,3 +191,92 @@ def instance_nll_at_chance(rows: int, dim: int, *, temperature: float) -> float:
         term *= 0.25 / temperature**2 / ((n + 1) * (dim / 2 + n))
         total, n = total + term, n + 1
     return math.log(rows) + math.log(total)
+
+
+def negative_cosine(prediction, target):
+    """Minus the mean cosine of each prediction with its target (SimSiam, eq. 1; BYOL's eq. 2 is 2 + 2 times it).
+
+    Args:
+        prediction: [B, D], of any length.
+        target: [B, D]; a constant.
+
+    Returns:
+        scalar in -1..1; methods scale it.
+    """
+    return -jnp.mean(jnp.sum(unit(prediction) * unit(jax.lax.stop_gradient(target)), axis=1))
+
+
+def neighbour_cosine(prediction, targets, positives):
+    """Group-aware concordance (CoNR, eq. 14): minus the mean cosine of predictions with their positives' targets.
+
+    Args:
+        prediction: [B, D], of any length.
+        targets: [M, D]; constants.
+        positives: a `PositiveSet` into the rows of `targets`.
+
+    Returns:
+        scalar: the mean over the examples that have positives, or over `positives.counted` examples where that is
+        given, of the weighted mean over the positives.
+    """
+    targets = constrain(unit(jax.lax.stop_gradient(targets)), REPLICATED)
+    mean = jnp.einsum("bp,bpd->bd", _shares(positives), targets[positives.rows], precision="highest")
+    return -_mean_of_kept(jnp.sum(unit(prediction) * mean, axis=1), positives)
+
+
+def info_nce(query, key, queue, *, temperature: float):
+    """The contrastive loss of MoCo (He et al. 2020, eq. 1): the own key among the rows of a queue.
+
+    Args:
+        query: [B, D], of any length.
+        key: [B, D]; constants.
+        queue: [Q, D] unit rows; constants.
+        temperature: of the softmax.
+
+    Returns:
+        scalar, the mean over the batch.
+    """
+    query, key = unit(query), unit(jax.lax.stop_gradient(key))
+    own = jnp.sum(query * key, axis=1) / temperature
+    return jnp.mean(jnp.logaddexp(own, _against(query, queue, temperature)) - own)
+
+
+def neighbour_info_nce(query, keys, queue, positives, *, temperature: float, denominator="each"):
+    """`info_nce` with several positives (CoNR, eq. 17, which can be read in two ways).
+
+    Args:
+        query: [B, D], of any length.
+        keys: [M, D], the own key of row i at row i; constants.
+        queue: [Q, D] unit rows; constants.
+        positives: a `PositiveSet` into the rows of `keys`.
+        temperature: of the softmax.
+        denominator: "each": every positive stands against itself and the queue; "own": against the own key and the
+            queue.
+
+    Returns:
+        scalar: means as in `neighbour_cosine`.
+    """
+    if denominator not in ("each", "own"):
+        raise ValueError(f"denominator={denominator!r}: choose each or own")
+    query, keys = unit(query), constrain(unit(jax.lax.stop_gradient(keys)), REPLICATED)
+    near = jnp.einsum("bd,bpd->bp", query, keys[positives.rows], precision="highest") / temperature
+    others = _against(query, queue, temperature)[:, None]
+    own = jnp.sum(query * keys[: len(query)], axis=1, keepdims=True) / temperature
+    cost = jnp.logaddexp(near if denominator == "each" else own, others) - near
+    return _mean_of_kept(jnp.sum(_shares(positives) * cost, axis=1), positives)
+
+
+def _against(query, queue, temperature):
+    """[B]: log of the queue's part of the denominator."""
+    return jax.nn.logsumexp(dot(query, jax.lax.stop_gradient(queue)) / temperature, axis=1)
+
+
+def _shares(positives):
+    """Weights [B, P] that sum to one, or are all zero."""
+    weight = positives.weight
+    return weight / jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), _EPSILON)
+
+
+def _mean_of_kept(values, positives):
+    kept = jnp.any(positives.weight > 0, axis=1)
+    counted = jnp.sum(kept) if positives.counted is None else positives.counted
+    return jnp.sum(jnp.where(kept, values, 0.0)) / jnp.maximum(counted, 1)

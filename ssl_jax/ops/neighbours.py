@@ -1,10 +1,10 @@
-"""Neighbourhoods: nearest rows, cluster mates, and the anchors of Anchor Neighbourhood Discovery."""
+"""Neighbourhoods: nearest rows, cluster mates, AND's anchors, CoNR's contextual neighbours and boundaries."""
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.ops.mesh import COLUMNS, REPLICATED, constrain, local_top_k
-from ssl_jax.ops.vectors import dot
+from ssl_jax.ops.vectors import dot, unit
 
 
 def nearest(queries, keys, k: int, *, chunk: int = 1024):
@@ -128,3 +128,90 @@ def _entropy(logits):
     add = lambda a, b: (a[0] + b[0], a[1] + b[1])
     total, moment = jax.lax.reduce((weight, weight * shifted), (0.0, 0.0), add, (1,))
     return jnp.log(total) - moment / total
+
+
+def reciprocal_adjacency(features, k1: int):
+    """Who is among whose k1 nearest rows (CoNR, eq. 3): 1 both ways, 0.5 one way, 0 neither.
+
+    Args:
+        features: [B, D] unit rows.
+        k1: neighbours, the row itself counted (it comes first), at most B.
+
+    Returns:
+        [B, B], symmetric.
+    """
+    adjacency = _membership(jax.lax.top_k(dot(features, features), k1)[1], len(features))
+    return 0.5 * (adjacency + adjacency.T)
+
+
+def contextual_features(features, *, k1: int, k2: int, alpha: float = 2.0, layers: int = 2):
+    """Rows that describe each example by its context: reciprocal neighbours, propagated (CoNR, eq. 3 to 6).
+
+    Edges run to the k2 nearest rows, weighted by similarity to the power alpha. As released, where eq. 6 is silent: the
+    row itself is one of its k2 neighbours, the adjacency is made symmetric again in every layer, and rows are brought
+    to unit length after it. A negative similarity with an even alpha weighs as a positive one does.
+
+    Args:
+        features: [B, D] unit rows of the whole batch.
+        k1: neighbours that the adjacency knows, the row itself counted.
+        k2: neighbours that are propagated over, the row itself counted; at least 2 and at most k1.
+        alpha: of the edge weights.
+        layers: of the propagation.
+
+    Returns:
+        [B, B] unit rows.
+
+    Raises:
+        ValueError: k1 or k2 out of range.
+    """
+    if not 2 <= k2 <= k1 <= len(features):
+        raise ValueError(f"k2={k2} and k1={k1}: 2 <= k2 <= k1 <= {len(features)} rows")
+    similarity, rank = jax.lax.top_k(dot(features, features), k1)
+    context = _membership(rank, len(features))
+    rows = jnp.broadcast_to(jnp.arange(len(features))[:, None], (len(features), k2))
+    edges = jnp.zeros_like(context).at[rows, rank[:, :k2]].set(_power(similarity[:, :k2], alpha))
+    for _ in range(layers):
+        context = unit(dot(edges, context + context.T))  # symmetric, so a product with its rows
+    return context
+
+
+def contextual_neighbours(features, k: int, *, k1: int, k2: int, alpha: float = 2.0, layers: int = 2):
+    """The k rows nearest by `contextual_features`, [B, k] int32: the row itself, as a rule, and k - 1 others."""
+    context = contextual_features(features, k1=k1, k2=k2, alpha=alpha, layers=layers)
+    return jax.lax.top_k(dot(context, context), k)[1]
+
+
+def _membership(index, columns):
+    """[B, columns] of ones where `index` [B, k] points, else zeros."""
+    rows = jnp.broadcast_to(jnp.arange(len(index))[:, None], index.shape)
+    return jnp.zeros((len(index), columns)).at[rows, index].set(1.0)
+
+
+def _power(similarity, alpha):
+    """similarity ** alpha; whole powers as products, which negative similarities survive."""
+    return similarity ** int(alpha) if float(alpha).is_integer() else jnp.maximum(similarity, 0.0) ** alpha
+
+
+def boundary_ratio(features, centroids, labels):
+    """How near each row is to the boundary of its cluster: distance to the own centroid over the nearest other one.
+
+    Small inside a cluster; above 1 where another centroid is nearer. Its order is that of CoNR's eq. 11.
+
+    Args:
+        features: [B, D] unit rows.
+        centroids: [K, D], plain means, not unit length; K at least 2.
+        labels: [B] clusters of the rows.
+    """
+    square = (
+        jnp.sum(features**2, axis=1)[:, None] - 2.0 * dot(features, centroids) + jnp.sum(centroids**2, axis=1)[None]
+    )
+    distance = jnp.sqrt(jnp.maximum(square, 0.0))
+    own = jnp.arange(len(centroids))[None] == labels[:, None]
+    nearest_other = jnp.min(jnp.where(own, jnp.inf, distance), axis=1)
+    return jnp.sum(jnp.where(own, distance, 0.0), axis=1) / jnp.maximum(nearest_other, 1e-12)
+
+
+def inside(ratio, count, *, strict: bool = False):
+    """[B] bool: the `count` rows with the smallest boundary ratios; `strict`, as released, leaves the last one out."""
+    cut = jnp.sort(ratio)[jnp.maximum(count, 1) - 1]
+    return ratio < cut if strict else ratio <= cut

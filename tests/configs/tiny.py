@@ -37,6 +37,13 @@ def get_config(variant="swav"):
         config.method = dict(name="local_aggregation", background=64, clusters=8, clusterings=3, refresh_steps=3)
         config.stages.warmup = dict(until_epoch=0.5, method=dict(objective="nce", samples=32))
         config.augment = dict(one=dict(size=8, count=1, jitter=0.0, grayscale=0.0))
+    elif variant == "byol" or variant == "conr":
+        config.method = dict(name="byol", predictor=(16,), momentum=0.9)
+        config.augment = dict(pair=dict(size=8, count=2, jitter=0.0, grayscale=0.0))
+        if variant == "conr":
+            boundary = dict(keep=0.5, relax=False, clusters=5, restarts=2, iterations=5)
+            config.positives = dict(name="contextual", k=3, k1=5, k2=2, boundary=boundary)
+            config.stages.pretrain = dict(until_epoch=0.75, positives=dict(name="instance"))
     else:  # a method of the tests' own
         config.method = dict(name="target", momentum=0.9)
         config.augment = dict(pair=dict(size=8, count=2, jitter=0.0, grayscale=0.0))

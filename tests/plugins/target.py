@@ -84,6 +84,9 @@ class SameSign:
         rows = jnp.broadcast_to(jnp.arange(len(index), dtype=jnp.int32)[None], (len(index), len(index)))
         return PositiveSet(rows, (sign[:, None] == sign[None]).astype(jnp.float32))
 
+    def metrics(self, pos_state, chosen):
+        return {}
+
     def refresh_at(self, step):
         return step % self.steps_per_epoch == 0
 

@@ -1,0 +1,123 @@
+"""CoNR's boundary filter: samples near the boundary of their cluster are left out, fewer of them epoch by epoch."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ssl_jax.ops.collapse import evenness
+from ssl_jax.ops.kmeans import kmeans
+from ssl_jax.ops.neighbours import boundary_ratio, inside
+
+
+class Clusters(struct.PyTreeNode):
+    """Clusters of the training set: centroids [K, D], labels [N] int32, and `used`; see `collapse.evenness`."""
+
+    centroids: jax.Array
+    labels: jax.Array
+    used: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Boundary:
+    """Of each batch, the fraction with the smallest boundary ratios stays (CoNR, section 2.3).
+
+    Clusters are those of cosine k-means on the embeddings of clean images: before the stage's first step, from
+    `restarts` starts, and before each later epoch from the centroids as they are. A sample's ratio is its distance to
+    its cluster's centroid (un-normalised, as released) over that to the nearest other one, both of the target feature
+    that the loss uses. A sample that is left out remains a neighbour of others.
+
+    Attributes:
+        keep: fr(t0), the fraction that stays in the first epochs; 1 leaves nobody out, and nothing is clustered.
+        relax: the fraction rises in a line to 1 (eq. 12); it is that of epoch t at its n-th epoch, n from 1.
+        relax_epochs: epochs until it is 1; 0: until the end of the run (eq. 12). Released: 50 of 200.
+        strict: as released, the sample at the cut is left out, too: one fewer, also at a fraction of 1.
+        count_left_out: as released, the loss divides by all samples of the batch, so that it shrinks with the fraction.
+        clusters: K; 0 takes the number of classes.
+        restarts: k-means starts before the first step.
+        iterations: of k-means, each time.
+    """
+
+    keep: float = 0.8
+    relax: bool = True
+    relax_epochs: float = 0.0
+    strict: bool = False
+    count_left_out: bool = False
+    clusters: int = 0
+    restarts: int = 10
+    iterations: int = 50
+    examples: int = 0
+    classes: int = 0
+    batch_size: int = 0
+    steps_per_epoch: int = 1
+    total_steps: int = 0
+    first_step: int = 0
+
+    def __post_init__(self):
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep={self.keep}: above 0 and at most 1 (1: nobody is left out)")
+        if self.relax_epochs < 0 or self.first_step + self.relax_epochs * self.steps_per_epoch > self.total_steps:
+            raise ValueError(f"relax_epochs={self.relax_epochs}: at least 0, and within the stage")
+        if self.active and not 2 <= self._clusters <= self.examples:
+            raise ValueError(
+                f"clusters={self._clusters}: between 2 and the {self.examples} training images"
+                + ("" if self.clusters else "; the data has no classes, so give their number")
+            )
+        if self.restarts < 1 or self.iterations < 1:
+            raise ValueError(f"restarts={self.restarts} and iterations={self.iterations} are at least 1")
+
+    @property
+    def active(self) -> bool:
+        """Whether anybody may be left out."""
+        return self.keep < 1
+
+    @property
+    def _clusters(self):
+        return self.clusters or self.classes
+
+    def fraction(self, epoch: int) -> float:
+        """fr in the n-th epoch of the stage, from 1."""
+        stage = (self.total_steps - self.first_step) / self.steps_per_epoch
+        length = self.relax_epochs or stage
+        return min(1.0, self.keep + (1.0 - self.keep) * epoch / length) if self.relax else self.keep
+
+    def counts(self) -> np.ndarray:
+        """Samples of a batch that stay, for each epoch of the stage; exact, so not computed on the device."""
+        epochs = math.ceil((self.total_steps - self.first_step) / self.steps_per_epoch)
+        stay = [int(self.fraction(n) * self.batch_size) for n in range(1, max(epochs, 1) + 1)]
+        return np.maximum(np.array(stay, np.int32), 1)
+
+    def init(self, dim: int):
+        """No clusters yet; `()` where nobody is left out."""
+        if not self.active:
+            return ()
+        labels = jnp.zeros(self.examples, jnp.int32)
+        return Clusters(jnp.zeros((self._clusters, dim)), labels, jnp.ones(()))
+
+    def kept(self, clusters, keys, index, step):
+        """[B] bool: which of the examples `index`, with target features `keys` [B, D], stay at `step`."""
+        if not self.active:
+            return jnp.ones(len(index), bool)
+        ratio = boundary_ratio(keys, clusters.centroids, clusters.labels[index])
+        epoch = (step - self.first_step) // self.steps_per_epoch
+        counts = self.counts()
+        return inside(ratio, jnp.asarray(counts)[jnp.clip(epoch, 0, len(counts) - 1)], strict=self.strict)
+
+    def refresh_at(self, step: int) -> bool:
+        """Before the first step of the stage, and before each later epoch."""
+        return self.active and (step - self.first_step) % self.steps_per_epoch == 0
+
+    def refresh(self, clusters, embed, key):
+        """Clusters of the embeddings, from those of the epoch before where there are any."""
+        points, known = embed("embedding"), bool(jnp.any(clusters.centroids))
+        start = dict(init=clusters.centroids) if known else dict(restarts=self.restarts)
+        found = kmeans(key, points, self._clusters, iterations=self.iterations, **start)
+        sizes = jnp.bincount(found.labels, length=self._clusters)
+        used = evenness(sizes)
+        moved = jnp.mean(found.labels != clusters.labels)
+        values = {"clusters_used": used, "cluster_size_min": sizes.min(), "cluster_size_max": sizes.max()}
+        values |= {"moved": moved} if known else {}
+        return Clusters(found.centroids, found.labels, used), values

@@ -1,0 +1,124 @@
+"""MoCo v2, Momentum Contrast (He et al. 2020, arXiv 1911.05722; Chen et al. 2020, arXiv 2003.04297)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ssl_jax import targets
+from ssl_jax.interface import Aux, silent
+from ssl_jax.models.network import Network
+from ssl_jax.ops.collapse import warning
+from ssl_jax.ops.losses import neighbour_info_nce
+from ssl_jax.ops.memory import push_queue
+from ssl_jax.ops.vectors import unit
+from ssl_jax.positives import Instance
+from ssl_jax.targets import Target
+
+
+class MoCoState(struct.PyTreeNode):
+    """The key network, and the queue [Q, D] of past keys, unit rows, newest first."""
+
+    target: Target
+    queue: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCo:
+    """Each image's query finds its key among a queue of past keys.
+
+    The key network follows after each step, so keys are made by what the released code makes them by (it moves the key
+    network at the start of a step, which differs in no step but the first, where both are equal). The queue starts with
+    random unit rows, so the loss rises first. With `model.bn_groups` above 1 and `shuffle`, one device behaves like
+    several: a query and its key as a rule have BatchNorm statistics of different images, which could else tell them
+    apart from the queue. With `positives` other than "instance" the keys of the image's neighbours are positives, too
+    (CoNR, eq. 17).
+
+    Attributes:
+        network: filled by `train.build`; MoCo v2's head is one hidden layer without BatchNorm.
+        positives: which keys of the batch a query finds.
+        queue_length: Q, at least the keys of a step.
+        temperature: of the softmax; 0.2 for v2, 0.07 for v1, 0.1 on CIFAR.
+        momentum: of the key network.
+        shuffle: shuffle the keys' batch before the key network, and back.
+        symmetric: both views are queries; the loss is the sum, and both views' keys enter the queue.
+        denominator: of the softmax with several positives, "each" or "own": see `losses.neighbour_info_nce`.
+    """
+
+    network: Network
+    positives: Any = Instance()
+    queue_length: int = 65536
+    temperature: float = 0.2
+    momentum: float = 0.999
+    shuffle: bool = True
+    symmetric: bool = False
+    denominator: str = "each"
+    batch_size: int = 0
+
+    def __post_init__(self):
+        entering = self.batch_size * (2 if self.symmetric else 1)
+        if self.queue_length < max(entering, 1) or entering and self.queue_length % entering:
+            raise ValueError(f"queue_length={self.queue_length}: a multiple of the {entering} keys of a step")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum={self.momentum}: between 0 and 1")
+        if self.denominator not in ("each", "own"):
+            raise ValueError(f"denominator={self.denominator!r}: choose each or own")
+
+    def init(self, key, batch):
+        """Query network, its copy for keys, and a random queue."""
+        targets.two_views("MoCo", batch)
+        network_key, queue_key = jax.random.split(key)
+        online = self.network.init(network_key, batch.views, train=False)
+        # Copies: donated arrays must not stand twice in the state.
+        target = jax.tree.map(jnp.copy, Target(online["params"], online["batch_stats"]))
+        queue = unit(jax.random.normal(queue_key, (self.queue_length, self.network.head.dim)))
+        return {"network": online["params"]}, {"network": online["batch_stats"]}, MoCoState(target, queue)
+
+    def loss(self, state, batch, key):
+        """The positives' keys against the queue as it was before this step."""
+        own, params, stats = state.method, state.params["network"], state.batch_stats["network"]
+        shuffle = key if self.shuffle and self.network.head.bn_groups > 1 else None
+        pairs = (batch.views, batch.views[::-1])[: 2 if self.symmetric else 1]
+        queries, stats = targets.project(self.network, params, stats, tuple(first for first, _ in pairs))
+        keys, target_stats = targets.project(
+            self.network, own.target.params, own.target.batch_stats, tuple(k for _, k in pairs), shuffle=shuffle
+        )
+        loss, keys = 0.0, jax.lax.stop_gradient(unit(keys))
+        settings = dict(temperature=self.temperature, denominator=self.denominator)
+        for query, k in zip(queries, keys):
+            chosen = self.positives.select(state.positives, k, batch.index, state.step)
+            loss = loss + neighbour_info_nce(query, k, own.queue, chosen, **settings)
+        found = targets.metrics(self.positives, state.positives, chosen, keys[0])
+        entering = keys[::-1].reshape(-1, keys.shape[-1])
+        return loss, Aux({"network": stats}, (target_stats, entering), found)
+
+    def post_step(self, state, aux, batch):
+        """The key network follows, and this step's keys enter the queue."""
+        stats, keys = aux.carry
+        params = targets.follow(state.method.target.params, state.params["network"], self.momentum)
+        return state.replace(method=MoCoState(Target(params, stats), push_queue(state.method.queue, keys)))
+
+    def refresh_at(self, step):
+        """Never; positives may."""
+        return False
+
+    def refresh(self, state, embed, key, report=silent):
+        """Nothing to refresh."""
+        return state, {}
+
+    def diagnose(self, metrics):
+        """Keys that are all the same, or fall into few clusters."""
+        return warning(
+            metrics, "a lower optim.learning_rate, method.momentum nearer to 1, a longer method.queue_length"
+        )
+
+    def features(self, state, images, names):
+        """The query network's features; `embedding` is the key network's, which clustering and filter read."""
+        return targets.features(self.network, state, state.method.target, images, names)
+
+
+Method = MoCo
