@@ -90,7 +90,8 @@ def put(path, value):
         (
             "method.name",
             "swaw",
-            "method.name='swaw' is not known; choose one of: anchor_neighbourhood, byol, instance, local_aggregation,",
+            "method.name='swaw' is not known; choose one of: "
+            "anchor_neighbourhood, byol, instance, local_aggregation, moco, simsiam, swav",
         ),
         ("method.epsilom", 0.1, "method.epsilom is not a setting; did you mean 'epsilon'"),
         ("method.epsilon", "small", "method.epsilon='small' has the wrong type; it takes float"),
