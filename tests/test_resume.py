@@ -47,13 +47,12 @@ def test_exact_resume(variant, tmp_path, stop_at, monkeypatch):
     scores = train.run(short(variant), tmp_path / "whole", console=quiet())
     # Inside an epoch (a step was under way when the signal came), and at its end, before the next refresh.
     for step, saved in ((4, 5), (8, 8)):
-        folder = tmp_path / f"stopped{step}"
         stop_at(step)
         with pytest.raises(signals.Stopped, match=f"stopped at step {saved} of 16, saved in"):
-            train.run(short(variant), folder, console=quiet())
-        stop_at(None)
-        assert train.run(short(variant), folder, console=quiet()) == scores
-        assert_same_run(folder, tmp_path / "whole", last=16)
+            train.run(short(variant), tmp_path / "stopped", console=quiet())
+    stop_at(None)
+    assert train.run(short(variant), tmp_path / "stopped", console=quiet()) == scores
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole", last=16)
     refreshed = [r["step"] for r in records(tmp_path / "whole") if "refresh" in r]
     expected = dict(target=[0, 8], positives=[0, 8], anchors=[8], aggregation=[4, 7, 10, 13], conr=[6, 14])
     assert refreshed == expected.get(variant, [])
