@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import defaults, positives
 from ssl_jax.data import datasets
+from ssl_jax.data.pipeline import INIT, stream
 from ssl_jax.interface import Batch, TrainState
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.settings import SettingError, choose, complete, convert, fill, section, unknown
@@ -41,18 +42,18 @@ class Plan:
         return step == self.total_steps or every > 0 and step > 0 and step % every == 0
 
 
-def build(config: ConfigDict) -> Plan:
-    """Data, methods, optimisers and evaluators of `config`.
+def build(config: ConfigDict, dataset: datasets.Dataset | None = None) -> Plan:
+    """Data, methods, optimisers and evaluators of `config`; of another `dataset` than the config's where one is given.
 
     Raises:
         SettingError: one line on the first setting or file that cannot be used.
     """
     config = completed(config)
-    dataset = load_data(config)
+    dataset = dataset or load_data(config)
     facts = _facts(config, len(dataset.train), len(dataset.classes))
     parts, evaluators, notes = stages(config, dataset, facts), {}, dataset.notes
     if dataset.classes and (dataset.test.labels >= 0).any():
-        evaluators = _evaluators(config, facts)
+        evaluators = evaluators_of(config, dataset)
     elif config.evals:
         lacking = "no labelled test images" if dataset.classes else "no labels"
         notes += (f"{lacking}, so no scores ({', '.join(config.evals)}); watch the loss and train/spread",)
@@ -60,7 +61,7 @@ def build(config: ConfigDict) -> Plan:
     plan = Plan(config, dataset, parts, evaluators, *counts, notes)
     plan = dataclasses.replace(plan, shapes=_shapes(plan))
     _check_memory(plan.shapes)
-    _check_features(plan)
+    check_features(plan)
     return plan
 
 
@@ -73,9 +74,8 @@ def load_data(config) -> datasets.Dataset:
         )
     if d.name == "folder" or d.name.startswith("tfds:") or d.download:
         none = datasets.Images(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int32))
-        facts = _facts(config, examples=2**40, classes=2)
-        stages(config, datasets.Dataset(none, none, (), d.mean, d.std), facts)
-        _evaluators(config, facts)
+        stages(config, datasets.Dataset(none, none, (), d.mean, d.std), _facts(config, examples=2**40, classes=2))
+        _evaluators(config, examples=2**40, labelled=2**40, classes=2)
     dataset = datasets.load(d.name, **{k: v for k, v in d.items() if k != "name"})
     if d.name.startswith("tfds:") and dataset.train.images.shape[1] == d.size < largest:
         raise SettingError(f"data.size={d.size} is below the largest view, {largest} pixels; raise it")
@@ -112,6 +112,8 @@ def completed(config: ConfigDict) -> ConfigDict:
     for key in ("epochs", "eval_epochs", "checkpoint_epochs", "log_steps"):
         if config[key] < 1:
             raise SettingError(f"{key}={config[key]}: at least 1")
+    if config.keep_checkpoints < 0:
+        raise SettingError(f"keep_checkpoints={config.keep_checkpoints}: at least 0 (0: all)")
     if not 0 <= config.seed < 2**32:
         raise SettingError(f"seed={config.seed}: between 0 and {2**32 - 1}")
     if "name" not in config.method:
@@ -128,12 +130,19 @@ def completed(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _evaluators(config, facts):
+def evaluators_of(config, dataset: datasets.Dataset) -> dict[str, Any]:
+    """The evaluators of `config` by name, for the images and classes of a data set."""
+    own = dataset.train.labels[: len(dataset.train) - dataset.joined]
+    labelled = int((own >= 0).sum())
+    return _evaluators(config, examples=len(dataset.train), labelled=labelled, classes=len(dataset.classes))
+
+
+def _evaluators(config, **facts):
     evaluators = {}
     for key, settings in config.evals.items():
         name = section(settings, f"evals.{key}").get("name", key)
         cls = choose("ssl_jax.evaluation", name, f"evals.{key}", "Evaluator")
-        evaluators[key] = fill(cls, settings, f"evals.{key}", **{k: facts[k] for k in ("examples", "classes")})
+        evaluators[key] = fill(cls, settings, f"evals.{key}", **facts)
     return evaluators
 
 
@@ -166,22 +175,31 @@ def _check_memory(shapes):
     )
 
 
-def _check_features(plan):
-    """Evaluators read flat features that the method has."""
+def check_features(plan: Plan) -> None:
+    """Evaluators read features that the network has, and what the method keeps.
+
+    Raises:
+        SettingError: names the first that is not there.
+    """
     stage = plan.stages[-1]
     size, channels = stage.views[0].size, plan.dataset.train.images.shape[-1]
-    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    images, method = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32), plan.config.method.name
     for key, evaluator in plan.evaluators.items():
-        for name in evaluator.needs:
-            give = lambda state, x, name=name: stage.method.features(state, x, (name,))[name]
-            try:
-                shape = jax.eval_shape(give, plan.shapes, images).shape
-            except KeyError as error:
-                raise SettingError(
-                    f"evals.{key}: {plan.config.method.name} has no feature {name!r}; choose backbone or embedding"
-                ) from error
-            if len(shape) != 2:
-                raise SettingError(f"evals.{key}: {name!r} is a map of shape {shape[1:]}; choose backbone or embedding")
+        try:
+            names = tuple(evaluator.needs)
+            jax.eval_shape(lambda s, x, names=names: stage.method.features(s, x, names), plan.shapes, images)
+        except KeyError as error:
+            maps = f"a map (stage1 to stage5) that model.name={plan.config.model.name!r} has"
+            choice = f"choose backbone, embedding or {maps}" if _chosen(evaluator) else "leave it out"
+            raise SettingError(f"evals.{key}: {method} has no feature {error}; {choice}") from error
+        for name in getattr(evaluator, "reads", ()):
+            if not hasattr(plan.shapes.method, name):
+                raise SettingError(f"evals.{key} reads the method's {name}, and {method} keeps none")
+
+
+def _chosen(evaluator):
+    """Whether its features are a setting."""
+    return hasattr(evaluator, "feature") or hasattr(evaluator, "features")
 
 
 def init_state(plan: Plan, stage: Stage, key) -> TrainState:
@@ -201,6 +219,14 @@ def init_state(plan: Plan, stage: Stage, key) -> TrainState:
         method=method,
         positives=next((s for s in states if jax.tree.leaves(s)), ()),
     )
+
+
+def fresh_state(plan: Plan, key, shardings=None) -> TrainState:
+    """The state that a run with the random key `key` begins with, laid out as `shardings`."""
+    # Many small random draws: on a CPU most of the time would go into optimising their code.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    make = lambda key: init_state(plan, plan.stages[0], key)
+    return jax.jit(make, out_shardings=shardings, compiler_options=options)(stream(key, INIT))
 
 
 def _positives_state(plan, stage, key):

@@ -1,5 +1,7 @@
-"""Checkpoints with orbax: the latest two and the best, none of a step whose loss was not read finite."""
+"""Checkpoints with orbax: the latest and the best, none of a step whose loss was not read finite."""
 
+import contextlib
+import re
 from pathlib import Path
 
 import jax
@@ -15,10 +17,11 @@ class Checkpoints:
         folder: the run folder.
         scores: step -> score, of the steps evaluated so far; the step with the highest is kept. The caller
             goes on filling it (orbax's own record of scores would not outlive the process).
+        keep: so many of the latest stay; 0 for all.
     """
 
-    def __init__(self, folder: Path, scores: dict[int, float]):
-        options = ocp.CheckpointManagerOptions(preservation_policy=_Keep(scores), cleanup_tmp_directories=True)
+    def __init__(self, folder: Path, scores: dict[int, float], keep: int = 2):
+        options = ocp.CheckpointManagerOptions(preservation_policy=_Keep(scores, keep), cleanup_tmp_directories=True)
         path = Path(folder).absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler(), options=options)
 
@@ -48,40 +51,45 @@ class Checkpoints:
 
 
 class _Keep:
-    """orbax's preservation policy: the latest two, and the best by `scores`."""
+    """orbax's preservation policy: the `latest` so many (0: all), and the best by `scores`."""
 
-    def __init__(self, scores):
-        self._scores = scores
+    def __init__(self, scores, latest):
+        self._scores, self._latest = scores, latest
 
     def should_preserve(self, checkpoints, *, context):
         steps = [c.step for c in checkpoints]
         best = max((s for s in steps if s in self._scores), key=self._scores.get, default=None)
-        return [step == best or step in steps[-2:] for step in steps]
+        return [step == best or step in steps[-self._latest :] for step in steps]
 
 
 class Donor:
-    """A checkpoint of another run, to go on from.
+    """A checkpoint of another run, to go on from or to read; nothing of it is changed.
 
     Args:
         folder: that run's folder.
         step: of the checkpoint; None for the last.
+        setting: that named the folder, for messages.
 
     Raises:
-        SettingError: it holds no checkpoint, or none of this step.
+        SettingError: it holds no checkpoint, none of this step, or one that is unfinished or of another program.
     """
 
-    def __init__(self, folder, step=None):
+    def __init__(self, folder, step=None, setting="init_from"):
         path = Path(folder).absolute() / "checkpoints"
-        self._folder, steps = folder, []
-        if path.is_dir():
-            self._manager = ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler())
-            steps = self._manager.all_steps()
-        if not steps:
-            raise SettingError(f"init_from={str(folder)!r} holds no checkpoint; give the folder of a run")
-        if step not in (None, *steps):
-            raise SettingError(f"init_from={str(folder)!r} holds no checkpoint of step {step}, only of {sorted(steps)}")
-        self.step = step or max(steps)
-        self._stored = {_path(p): x for p, x in _leaves(self._manager.item_metadata(self.step))}
+        self._name = f"{setting}={str(folder)!r}"
+        # Unfinished ones have longer names.
+        self.steps = sorted(int(p.name) for p in path.glob("*") if p.name.isdigit())
+        if not self.steps:
+            raise SettingError(f"{self._name} holds no checkpoint; give the folder of a run")
+        if step not in (None, *self.steps):
+            raise SettingError(f"{self._name} holds no checkpoint of step {step}, only of {self.steps}")
+        self.step = step or max(self.steps)
+        if not (path / str(self.step) / "default" / "_METADATA").is_file():
+            raise self._unusable("is unfinished or of another program")
+        self._manager = ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler())
+        with self._reading():
+            self._metadata = self._manager.item_metadata(self.step)
+        self._stored = {_path(p): x for p, x in _leaves(self._metadata)}
 
     def check(self, shapes, parts):
         """Raises a SettingError naming the first array of the trees `parts` of `shapes` that is not there."""
@@ -92,13 +100,13 @@ class Donor:
             shape = tuple(self._stored[name].shape) if name in self._stored else None
             if shape != tuple(leaf.shape):
                 said = "has no" if shape is None else f"has {shape} for"
-                raise SettingError(f"init_from={str(self._folder)!r} {said} {name}, this run needs {tuple(leaf.shape)}")
+                raise SettingError(f"{self._name} {said} {name}, this run needs {tuple(leaf.shape)}")
 
     def adopt(self, state, shardings, parts, everywhere):
         """`state`, laid out as `shardings`, with the trees `parts` of the checkpoint, read as `everywhere` says."""
-        metadata = self._manager.item_metadata(self.step)
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), metadata)
-        stored = self._manager.restore(self.step, args=ocp.args.StandardRestore(target))
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), self._metadata)
+        with self._reading():
+            stored = self._manager.restore(self.step, args=ocp.args.StandardRestore(target))
         found = {_path(p): x for p, x in jax.tree_util.tree_leaves_with_path(stored)}
 
         def take(path, own, place):
@@ -106,6 +114,18 @@ class Donor:
             return own if other is None else jax.device_put(other, place)
 
         return jax.tree_util.tree_map_with_path(take, state, shardings)
+
+    @contextlib.contextmanager
+    def _reading(self):
+        try:
+            yield
+        except Exception as error:  # orbax raises all kinds for missing and damaged files
+            why = re.split(r" \[tensorstore_spec|\. See full|\n", str(error))[0]
+            raise self._unusable(f"is damaged ({why})") from error
+
+    def _unusable(self, why):
+        others = [step for step in self.steps if step != self.step]
+        return SettingError(f"{self._name}: checkpoint {self.step} {why}" + f"; there are also {others}" * bool(others))
 
     def close(self):
         self._manager.close()

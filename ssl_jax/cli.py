@@ -12,26 +12,31 @@ from ssl_jax.settings import SettingError
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :variant where it has any.")
 
 
-def start(main):
-    """Runs `main()` of a command, its flags parsed; a SettingError is one line and exit code 2."""
+def start(main, prepare=None, operands=False):
+    """Runs `main()` of a command, its flags parsed; a SettingError is one line and exit code 2.
+
+    `prepare` makes the arguments that are parsed from those given. With `operands` arguments that are no flags are
+    allowed, and it is `main(those)`.
+    """
 
     def call(argv):
         logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
         try:
-            main()
+            main(*([argv[1:]] if operands else []))
         except SettingError as error:
             fail(error, 2)
 
-    app.run(call, flags_parser=parse)
+    app.run(call, flags_parser=lambda argv: parse(argv, prepare or with_base, operands))
 
 
-def parse(argv):
+def parse(argv, prepare, operands=False):
     """absl's flags, with every mistake as one line and exit code 2."""
     try:
-        rest = flags.FLAGS(with_base(argv))
+        sys.argv = argv = prepare(argv)  # ml_collections looks for --config.NAME there
+        rest = flags.FLAGS(argv)
         if CONFIG.value is None:
             raise SettingError("--config is missing; try --config=configs/swav.py")
-        if len(rest) > 1:
+        if len(rest) > 1 and not operands:
             raise SettingError(f"{rest[1]!r} is not a flag; settings are given as --config.NAME=VALUE")
         path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
         if not Path(path).is_file():
@@ -56,6 +61,29 @@ def with_base(argv) -> list[str]:
     return [*argv[: named[-1]], f"{path}:{variant}+{bases[-1]}", *argv[named[-1] + 1 :]]
 
 
+def with_run(argv, evals: str = "") -> list[str]:
+    """`argv` with --config naming the settings of the run of --workdir; --data.NAME stands for --config.data.NAME.
+
+    Args:
+        argv: the command and its arguments.
+        evals: names of evaluators, separated by commas; those of the run where there are none.
+
+    Raises:
+        SettingError: no --workdir.
+    """
+    args = iter(re.sub(r"^--?data\.", "--config.data.", arg) for arg in argv)
+    argv = [f"{arg}={next(args, '')}" if re.fullmatch("--?workdir", arg) else arg for arg in args]
+    workdir = next((arg.partition("=")[2] for arg in argv if re.match("--?workdir=", arg)), "")
+    if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
+        return argv
+    if not workdir:
+        raise SettingError("--workdir is missing; name a run folder")
+    if any(re.match("--?config=", arg) for arg in argv):
+        return argv
+    recorded = Path(__file__).with_name("recorded.py")
+    return [argv[0], f"--config={recorded}:{workdir}::{evals}", *argv[1:]]
+
+
 def unknown_setting(error, argv) -> str:
     """Which flag named a setting that is not there, with what ml_collections says of it."""
     said = str(error.args[0]) if error.args else ""
@@ -71,6 +99,11 @@ def config_name() -> tuple[str, str, dict]:
     flag = flags.FLAGS["config"]
     path, _, variant = config_flags.get_config_filename(flag).partition(":")
     return Path(path).stem, variant, config_flags.get_override_values(flag)
+
+
+def overrides(section: str) -> dict:
+    """Those of one section that were given on the command line, by name."""
+    return {k.partition(".")[2]: v for k, v in config_name()[2].items() if k.startswith(f"{section}.")}
 
 
 def fail(error, code: int):

@@ -40,10 +40,11 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict(
         {
-            "name": "resnet",
-            "depth": 18,  # 10, 18, 34, 50
-            "width": 64,  # channels of the first stage; 128 of a ResNet-50 is w2
+            "name": "resnet",  # resnet, preact_resnet, alexnet, vgg; each takes those of the settings below that it has
+            "depth": 18,  # of residual networks: 10, 18, 34, 50
+            "width": 64,  # channels of the first stage, the others in proportion; 128 of a ResNet-50 is w2
             "stem": "cifar",  # or imagenet
+            "hidden": (4096, 4096),  # of alexnet and vgg: fully connected layers; () pools the last map
             "dtype": "float32",  # bfloat16: the backbone's activations and products; all else stays float32
             "remat": False,  # keep only each block's input for the backward pass: less memory, a third more work
             "bn_groups": 1,  # BatchNorm statistics over so many parts of the batch; 1 = over all of it
@@ -115,6 +116,7 @@ def get_config() -> ConfigDict:
     )
     config.eval_epochs = 10  # every so many epochs, and at the end
     config.checkpoint_epochs = 10  # likewise
+    config.keep_checkpoints = 2  # so many of the latest, and the best; 0 = all
     config.log_steps = 10
     config.baselines = True  # score raw pixels and the untrained encoder once
     config.best = "eval/knn/top1"  # the score that the best checkpoint is kept by
@@ -170,7 +172,7 @@ def apply_variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
     return config
 
 
-_OBSERVING = ("evals", "eval_epochs", "checkpoint_epochs", "log_steps", "baselines", "best")
+_OBSERVING = ("evals", "eval_epochs", "checkpoint_epochs", "keep_checkpoints", "log_steps", "baselines", "best")
 
 
 def only_observes(name: str) -> bool:

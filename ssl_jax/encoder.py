@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.compilation import convolution_options
-from ssl_jax.data.augment import clean
+from ssl_jax.data.augment import clean, draw_views
+from ssl_jax.models.pooling import flat
 from ssl_jax.ops.mesh import REPLICATED, ROWS, constrain
 
 
 def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) -> dict:
-    """Named features [N, ...] of clean images, in their order, with running statistics.
+    """Named features [N, D] of clean images, in their order, with running statistics; maps pooled (`pooling.flat`).
 
     Args:
         method: gives the features.
@@ -32,7 +33,25 @@ def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) ->
         parts.append(take(images[index]))
         # One pass ahead is enough; many in flight can deadlock several virtual CPU devices.
         jax.block_until_ready(parts[-2:-1])
-    return {name: jnp.concatenate([p[name] for p in parts])[:rows] for name in names}
+    return {name: jnp.concatenate([p.pop(name) for p in parts])[:rows] for name in names}
+
+
+def draw(method, state, images, key, view, names, *, mean, std) -> dict:
+    """Named features [B, D] of one view, drawn as `view` says, of each image [B, H, W, C]; else as `embed`."""
+    return _drawn()(method, state, images, key, view, names=names, mean=mean, std=std)
+
+
+@cache
+def _drawn():
+    """The jitted pass over the views of one batch."""
+
+    def features(method, state, images, key, view, *, names, mean, std):
+        (batch,) = draw_views(key, images, (view,), mean, std)
+        found = method.features(state, constrain(batch, ROWS), names)
+        return {name: constrain(flat(x), REPLICATED) for name, x in found.items()}
+
+    named = ("names", "mean", "std")
+    return jax.jit(features, static_argnums=(0, 4), static_argnames=named, compiler_options=convolution_options())
 
 
 @cache
@@ -41,7 +60,7 @@ def _chunk():
 
     def features(method, state, images, *, names, size, mean, std):
         batch = constrain(clean(images, size, mean, std), ROWS)
-        return {name: constrain(x, REPLICATED) for name, x in method.features(state, batch, names).items()}
+        return {name: constrain(flat(x), REPLICATED) for name, x in method.features(state, batch, names).items()}
 
     named = ("names", "size", "mean", "std")
     return jax.jit(features, static_argnums=0, static_argnames=named, compiler_options=convolution_options())

@@ -8,6 +8,7 @@ from ssl_jax import defaults, writer
 from ssl_jax.settings import SettingError
 
 FINGERPRINT = "data_fingerprint"  # beside the settings in config.json
+FACTS = "data_facts"  # likewise; see `Dataset.facts`
 
 try:
     import fcntl
@@ -16,7 +17,7 @@ except ImportError:  # Windows has no such locks
 
 
 @contextlib.contextmanager
-def claim(folder: Path, config, fingerprint: str):
+def claim(folder: Path, config, fingerprint: str, facts=None):
     """Holds the run folder for this process alone, once it is new or of a run that trains the same way.
 
     The lock ends with the process, however that ends.
@@ -25,6 +26,7 @@ def claim(folder: Path, config, fingerprint: str):
         folder: the run folder.
         config: the complete config.
         fingerprint: of the data; `data.dir` may move, the images may not change.
+        facts: what else of the data goes on record, for those who read the run without it.
     """
     path = folder / "config.json"
     try:
@@ -34,11 +36,26 @@ def claim(folder: Path, config, fingerprint: str):
         raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
     with lock:
         _lock(lock, folder)
-        new = json.loads(config.to_json_best_effort()) | {FINGERPRINT: fingerprint}
+        new = json.loads(config.to_json_best_effort()) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
         if path.exists():
             _same_training(new, path)
         writer.replace(path, json.dumps(new, indent=2) + "\n")
         yield
+
+
+def recorded(folder) -> dict:
+    """The config.json of a run folder: all settings, the data's fingerprint and facts.
+
+    Raises:
+        SettingError: there is none, or it is damaged.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise SettingError(f"{folder} is not a run folder: it has no config.json; name one that ssl_jax.main made")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise SettingError(f"{path} is damaged ({error})") from error
 
 
 def _lock(file, folder):
@@ -62,7 +79,7 @@ def _same_training(new: dict, path: Path):
             "folder with --workdir"
         )
     for name, ours, theirs in _differences(*map(defaults.with_later_settings, (new, old))):
-        if name != FINGERPRINT and not defaults.only_observes(name):
+        if name.split(".")[0] not in (FINGERPRINT, FACTS) and not defaults.only_observes(name):
             raise SettingError(
                 f"{path.parent} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
             )

@@ -20,7 +20,7 @@ Embed = Callable[[str], jax.Array]
 
 
 def silent(text: str) -> None:
-    """Takes a progress line of a long refresh and shows it nowhere."""
+    """Takes a progress line of a long refresh or evaluation and shows it nowhere."""
 
 
 class TrainState(struct.PyTreeNode):
@@ -113,17 +113,29 @@ class Positives(Protocol):
         """New state from the embeddings of the whole training set."""
 
 
+Draw = Callable[..., Mapping[str, jax.Array]]
+"""`draw(key, rows, names, scale=..., ratio=..., flip=...) -> {name: [B, D]}`: features of a random crop of each image
+`rows` [B] of a split, at the size of the largest view trained on; the settings are those of `data.augment.View`."""
+
+
 class Split(NamedTuple):
-    """One split as evaluators see it: `features` by name [n, D], `labels` [n] int32 (-1: unlabelled)."""
+    """One split as evaluators see it: `features` by name [n, D], `labels` [n] int32 (-1: unlabelled), and `draw`.
+
+    Maps (`stage1`..) are pooled to about 9,000 numbers (`models.pooling.flat`). `features` are of clean images and made
+    once for all evaluators. `draw` makes those of random crops, for the evaluators that train on augmented images, when
+    it is called; it is None where the features are no encoder's (raw pixels).
+    """
 
     features: Mapping[str, Any]
     labels: Any
+    draw: Draw | None = None
 
 
 class Evaluator(Protocol):
     """A score of features: a frozen dataclass filled from `config.evals`. Its file ends with `Evaluator = ...`.
 
-    The fields `classes` and `examples` (training images) are filled where they are declared.
+    The fields `classes`, `examples` (training images) and `labelled` (those of them with a label) are filled where they
+    are declared. A property `reads` names what of `state.method` the evaluator needs (`bank`), where it needs any.
     """
 
     needs: tuple[str, ...]
@@ -131,5 +143,6 @@ class Evaluator(Protocol):
     def run(self, splits: Mapping[str, Split], state) -> Iterator[tuple[str, float]]:
         """Yields (name, value) from the splits `train`, `test` and `trained`; `state` is None for baselines.
 
-        `trained`, everything that was trained on, is `train` unless `data.whole` adds the test images.
+        `trained`, everything that was trained on, is `train` unless `data.whole` adds the test images. Where it takes
+        `report` too, that is called with progress lines (`silent` shows none).
         """

@@ -1,14 +1,16 @@
 """Scores of a run: one embedding pass for all evaluators, and the baselines that the scores stand beside."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import writer
 from ssl_jax.build import Plan
-from ssl_jax.data.augment import clean
-from ssl_jax.encoder import embed
-from ssl_jax.interface import Split
+from ssl_jax.data.augment import View, clean
+from ssl_jax.encoder import draw, embed
+from ssl_jax.interface import Split, silent
 from ssl_jax.stages import Stage
 
 # Prefix of the scores in metrics.jsonl, and how these features are called.
@@ -27,38 +29,69 @@ class Scorer:
         self._plan, self._images = plan, (images, test_images)
         self._names = tuple(sorted({name for e in plan.evaluators.values() for name in e.needs}))
 
-    def encoder(self, prefix: str, stage: Stage, state) -> dict[str, float]:
-        """Scores of the encoder in `state`, as {"<prefix>/knn/top1": ...}."""
+    def encoder(self, prefix: str, stage: Stage, state, report=silent) -> dict[str, float]:
+        """Scores of the encoder in `state`, as {"<prefix>/knn/top1": ...}; `report` takes progress lines."""
+        return self._run(prefix, self.splits(stage, state), state, report)
+
+    def splits(self, stage: Stage, state) -> dict[str, Split]:
+        """What evaluators read: all features that they need, of all images, and how to draw others."""
         joined = self._plan.dataset.joined  # then the test images are among the others
-        found = [features(stage, state, x, self._names) for x in self._images[: 1 if joined else 2]]
-        return self._run(prefix, *found, state=state)
+        parts = self._splits(*(features(stage, state, x, self._names) for x in self._images[: 1 if joined else 2]))
+        images = dict(trained=self._images[0], train=self._images[0], test=self._images[1])
+        return {name: split._replace(draw=_draw(stage, state, images[name])) for name, split in parts.items()}
 
     def pixels(self, stage: Stage) -> dict[str, float]:
-        """Scores of normalised pixels, in place of every feature."""
+        """Scores of normalised pixels in place of every feature; those of a method's own `scores` have no such."""
         data = self._plan.dataset
         flat = [_pixels(split.images, stage) for split in (data.train, data.test)[: 1 if data.joined else 2]]
-        return self._run("pixels", *(dict.fromkeys(self._names, x) for x in flat))
+        keys = [key for key, e in self._plan.evaluators.items() if "scores" not in e.needs]
+        return self._run("pixels", self._splits(*(dict.fromkeys(self._names, x) for x in flat)), None, keys=keys)
 
-    def _run(self, prefix, trained, test=None, state=None):
+    @property
+    def keys(self):
+        """Names of the evaluators."""
+        return tuple(self._plan.evaluators)
+
+    def one(self, key, splits, state, report=silent):
+        """Yields ("<key>/<name>", value) of one evaluator; `report` takes its progress lines."""
+        run = self._plan.evaluators[key].run
+        more = (
+            dict(report=lambda text: report(f"{key}: {text}")) if "report" in inspect.signature(run).parameters else {}
+        )
+        for name, value in run(splits, state, **more):
+            yield f"{key}/{name}", value
+
+    def _run(self, prefix, splits, state, report=silent, keys=None):
+        keys = self.keys if keys is None else keys
+        return {f"{prefix}/{name}": value for key in keys for name, value in self.one(key, splits, state, report)}
+
+    def _splits(self, trained, test=None):
         data = self._plan.dataset
         own = len(data.train) - data.joined
         train = {name: x[:own] for name, x in trained.items()}
         if data.joined:
             test = {name: x[own:] for name, x in trained.items()}
-        splits = {
+        return {
             "trained": Split(trained, data.train.labels),
             "train": Split(train, data.train.labels[:own]),
             "test": Split(test, data.test.labels),
         }
-        scores = {}
-        for key, evaluator in self._plan.evaluators.items():
-            scores.update({f"{prefix}/{key}/{name}": value for name, value in evaluator.run(splits, state)})
-        return scores
 
 
 def features(stage: Stage, state, images, names) -> dict:
     """Named features of clean images at the size of the stage's largest view."""
     return embed(stage.method, state, images, names, size=stage.views[0].size, mean=stage.mean, std=stage.std)
+
+
+def _draw(stage, state, images):
+    """`Split.draw` of some images."""
+    size, settings = stage.views[0].size, dict(mean=stage.mean, std=stage.std)
+
+    def make(key, rows, names, **shape):
+        view = View(size=size, count=1, jitter=0.0, grayscale=0.0, **shape)
+        return draw(stage.method, state, images[np.asarray(rows)], key, view, tuple(names), **settings)
+
+    return make
 
 
 PIXELS = 32  # side, at most, of the images whose raw pixels are scored

@@ -98,8 +98,7 @@ def _stage(config, until, dataset, facts) -> Stage:
 
 
 def _method(config, facts):
-    model = choose("ssl_jax.models", config.model.get("name", ""), "model.name", "Backbone")
-    backbone = fill(model, config.model, "model", name=None, parent=None)
+    backbone = _backbone(config.model)
     if facts["batch_size"] % (groups := config.model.get("bn_groups", 1)):
         raise SettingError(f"model.bn_groups={groups} does not divide batch_size={facts['batch_size']}")
     network = Network(backbone, fill(Head, config.head, "head", name=None, parent=None, bn_groups=groups))
@@ -111,6 +110,13 @@ def _method(config, facts):
     if kind != "instance" and "positives" not in {f.name for f in dataclasses.fields(cls)}:
         raise SettingError(f"positives.name={kind!r} has no published meaning for {config.method.name}; use 'instance'")
     return fill(cls, config.method, "method", network=network, positives=positive, **facts)
+
+
+def _backbone(settings):
+    """The backbone that is named. Of the settings that every config has, those that it lacks do not count."""
+    cls = choose("ssl_jax.models", settings.get("name", ""), "model.name", "Backbone")
+    others = {*defaults.get_config().model} - {f.name for f in dataclasses.fields(cls)}
+    return fill(cls, {k: v for k, v in settings.items() if k not in others}, "model", name=None, parent=None)
 
 
 def _positive(kind, settings, facts):

@@ -8,11 +8,11 @@ import jax
 import optax
 from rich.console import Console
 
-from ssl_jax import adoption, checkpoint, scoring, signals, writer
-from ssl_jax.build import Plan, build, init_state
+from ssl_jax import adoption, checkpoint, environment, scoring, signals, writer
+from ssl_jax.build import Plan, build, fresh_state, init_state
 from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import draw_views
-from ssl_jax.data.pipeline import INIT, LOSS, VIEWS, stream
+from ssl_jax.data.pipeline import LOSS, VIEWS, stream
 from ssl_jax.feed import Feed
 from ssl_jax.folder import claim
 from ssl_jax.interface import Batch
@@ -86,7 +86,8 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     plan = build(config)
     folder, mesh = Path(workdir), make_mesh()
     adopted = adoption.find(plan, folder)
-    with claim(folder, plan.config, plan.dataset.fingerprint()), jax.set_mesh(mesh), signals.StopRequest() as stop:
+    known = (plan.dataset.fingerprint(), plan.dataset.facts())
+    with claim(folder, plan.config, *known), jax.set_mesh(mesh), signals.StopRequest() as stop:
         return _Loop(plan, folder, mesh, console, stop, adopted).run()
 
 
@@ -99,7 +100,7 @@ class _Loop:
         self.shardings = state_shardings(mesh, plan.shapes)
         self.step_fn = jit_step(mesh, self.shardings)
         self.by_step = {r["step"]: r[plan.config.best] for r in writer.read(folder) if plan.config.best in r}
-        self.checkpoints = checkpoint.Checkpoints(folder, self.by_step)
+        self.checkpoints = checkpoint.Checkpoints(folder, self.by_step, plan.config.keep_checkpoints)
         self.key = jax.device_put(jax.random.key(plan.config.seed), replicated(mesh))
         resident = plan.stages[0].resident
         self.feed = Feed(plan.dataset.train.images, mesh, self.key, batch_size=plan.batch_size, resident=resident)
@@ -122,7 +123,7 @@ class _Loop:
             self.console.print(f"{self.folder} is finished ({start} steps)", highlight=False, soft_wrap=True)
             return self.conclude()
         state = self.restore(saved) if saved else self.fresh()
-        self.metrics = writer.Metrics(self.folder, start)
+        self.metrics, self.began = writer.Metrics(self.folder, start), environment.Start(self.folder, start)
         self.scores, self.bar = self.last_scores(), None
         try:
             if start or self.adopted:
@@ -143,14 +144,7 @@ class _Loop:
 
     def fresh(self):
         """The first state, laid out where the step wants it."""
-        # Many small random draws: on a CPU most of the time would go into optimising their code.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        make = jax.jit(
-            lambda key: init_state(self.plan, self.plan.stages[0], key),
-            out_shardings=self.shardings,
-            compiler_options=options,
-        )
-        state = make(stream(self.key, INIT))
+        state = fresh_state(self.plan, self.key, self.shardings)
         return self.adopted.adopt(state, self.shardings, replicated(self.mesh)) if self.adopted else state
 
     def restore(self, step):
@@ -161,6 +155,7 @@ class _Loop:
         from clu import parameter_overview  # nothing else of a step needs clu
 
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+        table = table.splitlines()[-1] if self.console.is_jupyter else table  # a page of it is too much between cells
         self.console.print(table, markup=False, highlight=False, soft_wrap=True)
         if self.plan.config.baselines and self.plan.evaluators:
             stage, epoch = self.plan.stage_at(start), start / self.plan.steps_per_epoch
@@ -204,7 +199,7 @@ class _Loop:
         """Evaluation and checkpoint where due, in this order: a checkpoint's scores are on disk before it."""
         stopping = self.stop.signum
         if self.plan.due(step, self.plan.config.eval_epochs) and self.plan.evaluators:
-            scores = self.scorer.encoder("eval", self.plan.stage_at(step), state)
+            scores = self.scorer.encoder("eval", self.plan.stage_at(step), state, self.bar.status)
             self.metrics.write(step, step / self.plan.steps_per_epoch, scores)
             self.scores = scores
             if self.plan.config.best in scores:
@@ -214,6 +209,7 @@ class _Loop:
         if stopping or self.plan.due(step, self.plan.config.checkpoint_epochs):
             self.check_finite(optax.tree_utils.tree_sum(state.params), "sum of the parameters", step)
             self.checkpoints.save(step, state)
+        self.began.reached(step)
         self.clock = time.monotonic(), step
         if stopping and step < self.plan.total_steps:
             self.checkpoints.close()

@@ -68,8 +68,45 @@ def replace(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+class Status:
+    """What is under way, as a context: a spinner with the last line told, gone at the end; or lines, now and then.
+
+    Args:
+        console: where to.
+        every: seconds between lines where there is no terminal.
+    """
+
+    def __init__(self, console: Console, every: float = 10.0):
+        self._console, self._every, self._said = console, every, time.monotonic()
+        self._live = console.status("") if console.is_terminal else None
+
+    def __enter__(self):
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._live:
+            self._live.stop()
+
+    def status(self, text: str) -> None:
+        """Shows `text` in place of what was told before."""
+        if self._live:
+            self._live.update(text)
+        elif time.monotonic() - self._said >= self._every:
+            self._said = time.monotonic()
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
 class Bar:
-    """Epoch, time left, loss, last score, images a second: a live bar, or lines where there is no terminal."""
+    """Epoch, time left, loss, last score, images a second.
+
+    A live bar in a terminal, one line that changes in a notebook, lines where there is neither.
+    """
 
     def __init__(self, console: Console, epochs: int, steps: int, start: int):
         columns = (
@@ -81,6 +118,7 @@ class Bar:
         )
         self._console, self._epochs, self._steps, self._began = console, epochs, steps, (time.monotonic(), start)
         self._bar = Progress(*columns, console=console) if console.is_terminal else None
+        self._line = None  # of a notebook
         if self._bar:
             self._task = self._bar.add_task("", total=steps, completed=start, epoch=f"0/{epochs}", text="compiling")
             self._bar.start()
@@ -93,7 +131,20 @@ class Bar:
         elif line:
             began, first = self._began
             left = (time.monotonic() - began) * (self._steps - step) / max(step - first, 1)
-            self._console.print(f"epoch {label}  {text}  {left:.0f} s left", highlight=False, soft_wrap=True)
+            text = f"epoch {label}  {text}  {left:.0f} s left"
+            if self._console.is_jupyter:
+                self._show(text)
+            else:
+                self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _show(self, text):
+        """`text` in place of the notebook's line before it."""
+        from IPython.display import Pretty, display  # there, as this is a notebook
+
+        if self._line:
+            self._line.update(Pretty(text))
+        else:
+            self._line = display(Pretty(text), display_id=True)
 
     def status(self, text: str) -> None:
         """What is under way, until the next update; nothing without a terminal."""
@@ -116,12 +167,17 @@ SCORES = {
     "clustering/acc": "cluster ACC",
     "clustering/nmi": "NMI",
     "clustering/ari": "ARI",
+    "assignment/acc": "own ACC",
+    "assignment/nmi": "own NMI",
+    "assignment/ari": "own ARI",
     "neighbourhood/all": "neighbours",
     "neighbourhood/anchors": "anchors'",
     "purity/local_10": "purity",
     "purity/contextual_10": "in context",
+    "probe/top1": "probe",
+    "augmented/top1": "augmented",
 }
-MANY = 4  # an evaluator with more scores shows those of SCORES only; the others are on record
+MANY = 3  # an evaluator with more scores shows those of SCORES only; the others are on record
 
 
 def wide(console: Console) -> int | None:
@@ -143,10 +199,13 @@ def names(rows: dict[str, dict]) -> list[str]:
     ]
 
 
-def listed(scores: dict) -> str:
-    """Scores by their full name ("eval/knn/top1") on one line."""
+def listed(scores: dict, *, every: bool = False) -> str:
+    """Scores by their full name ("eval/knn/top1") on one line: those of `names`, or `every` one."""
     short = {name.partition("/")[2]: value for name, value in scores.items()}
-    return "  ".join(f"{label(name)} {short[name]:.4f}" for name in names({"": short}))
+    shown = list(short) if every else names({"": short})
+    return "  ".join(
+        f"{label(name)} {short[name]:.4g}" if every else f"{label(name)} {short[name]:.4f}" for name in shown
+    )
 
 
 def table(title: str, rows: dict[str, dict]) -> Table:

@@ -34,7 +34,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # A method of the tests' own, found by its file's name like any other.
 ssl_jax.methods.__path__.append(str(Path(__file__).parent / "plugins"))
 
+# Workers take a file at a time, so that its fixtures are made once; the longest come first, and all end together.
+LONGEST = ("test_run", "test_contract", "test_resume", "test_targets", "test_conr", "test_models", "test_report")
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
 
 
 def pytest_unconfigure():

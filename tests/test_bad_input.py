@@ -75,6 +75,7 @@ def put(path, value):
         ("batchsize", 3, "batchsize is not a setting; did you mean 'batch_size'"),
         ("epochs", "ten", "epochs='ten' has the wrong type; it takes int"),
         ("epochs", 0, "epochs=0: at least 1"),
+        ("keep_checkpoints", -1, r"keep_checkpoints=-1: at least 0 \(0: all\)"),
         ("batch_size", 300, "batch_size=300: between 1 and the 256 training images"),
         ("batch_size", 33, "batch_size=33 does not divide by the 2 devices"),
         ("data.name", "mnist", "data.name='mnist' is not known; choose one of: digits, cifar10, cifar100"),
@@ -99,7 +100,7 @@ def put(path, value):
         ("method.prototypes", 257, "method: prototypes=257: between 2 and the 256 training images"),
         ("method.assign", (0, 3), r"assign=\(0, 3\) does not fit the 3 views"),
         ("method.examples", 3, "method.examples is not a setting"),
-        ("model.name", "vit", "model.name='vit' is not known; choose one of: preact_resnet, resnet"),
+        ("model.name", "vit", "model.name='vit' is not known; choose one of: alexnet, preact_resnet, resnet"),
         ("model.depth", 19, "model: depth=19: choose one of"),
         ("positives.name", "friends", "positives.name='friends' is not known; choose one of: instance"),
         ("augment.large.size", 0, "augment.large: size and count are at least 1"),
@@ -118,8 +119,8 @@ def put(path, value):
         ("stages.first.head", {}, "stages.first.head is not a setting"),
         ("evals.knn.k", 257, "evals.knn: k=257: between 1 and the 256 training images"),
         ("evals.clustering.clusters", 257, "evals.clustering: clusters=257"),
-        ("evals.knn.feature", "embeding", "evals.knn: swav has no feature 'embeding'; choose backbone or embedding"),
-        ("evals.knn.feature", "stage1", r"evals.knn: 'stage1' is a map of shape \(4, 4, 16\)"),
+        ("evals.knn.feature", "embeding", "evals.knn: swav has no feature 'embeding'; choose backbone, embedding or a"),
+        ("evals.knn.feature", "stage2", r"or a map \(stage1 to stage5\) that model.name='\w+' has"),
         ("evals.clustering.clusters", -1, "evals.clustering: clusters=-1"),
         ("evals.clustering.restarts", 0, "restarts=0"),
         ("evals.knn", 3, "evals.knn=3 is a section"),
@@ -147,7 +148,8 @@ def put(path, value):
         (
             "evals.puriti",
             {},
-            "evals.puriti='puriti' is not known; choose one of: clustering, knn, linear, neighbourhood, purity",
+            "evals.puriti='puriti' is not known; choose one of: assignment, augmented, clustering, knn, knn_grid, "
+            "linear, neighbourhood, probe, purity",
         ),
     ],
 )

@@ -52,6 +52,23 @@ def plan_of(name, variant, tmp_path, **changes):
     return build(config)
 
 
+@pytest.mark.parametrize("name", ["alexnet", "vgg"])
+def test_a_backbone_takes_those_of_the_model_settings_that_it_has(name, tmp_path):
+    config = config_of("byol", "imagenet")
+    config.model.update(name=name, width=4, hidden=(8,))
+    config.data.update(name="array", dir=str(tmp_path / "a.npz"))
+    images, labels = np.zeros((4096, 8, 8, 3), np.uint8), np.arange(4096) % 10
+    np.savez(tmp_path / "a.npz", images=images, labels=labels, test_images=images[:20], test_labels=labels[:20])
+    stages = ("stage1", "stage2", "stage3", "stage4", "stage5")
+    config.evals, config.best = dict(probe=dict(features=stages), augmented=dict(features=stages)), "eval/probe/top1"
+    plan = build(config)
+    backbone = plan.stages[-1].method.network.backbone
+    assert (backbone.width, backbone.hidden, backbone.stem, backbone.dtype) == (4, (8,), "imagenet", "bfloat16")
+    config.model.stem = "stl"
+    with pytest.raises(SettingError, match="model: stem='stl': choose imagenet or cifar"):
+        build(config)
+
+
 def test_a_view_lists_every_setting():
     ours = {f.name: f.default for f in dataclasses.fields(View) if f.name != "size"}
     assert {k: v for k, v in defaults.view(8).items() if k != "size"} == ours

@@ -5,10 +5,13 @@ import pytest
 
 from ssl_jax.interface import Batch
 from ssl_jax.methods.swav import SwAV
+from ssl_jax.models.alexnet import AlexNet
 from ssl_jax.models.layers import BatchNorm, Conv, Head, Linear
 from ssl_jax.models.network import Network
+from ssl_jax.models.pooling import adaptive, flat
 from ssl_jax.models.preact_resnet import PreActResNet
 from ssl_jax.models.resnet import ResNet
+from ssl_jax.models.vgg import VGG
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.sharding import batch_sharding
 
@@ -142,8 +145,8 @@ def gradients(model, variables, x):
 def test_remat_changes_memory_not_numbers(key):
     x = jax.random.normal(key, (4, 16, 16, 3))
     plain, remat = ResNet(10, 4, "cifar"), ResNet(10, 4, "cifar", remat=True)
-    variables = plain.init(key, x, train=False)
-    assert jax.tree.structure(remat.init(key, x, train=False)) == jax.tree.structure(variables)
+    variables, others = (jax.jit(lambda k, m=m: m.init(k, x, train=False))(key) for m in (plain, remat))
+    assert jax.tree.structure(others) == jax.tree.structure(variables)
     convolutions = lambda model: str(jax.make_jaxpr(lambda v: gradients(model, v, x))(variables)).count("conv_general")
     assert convolutions(remat) > convolutions(plain)
     (expected, stats), expected_grads = gradients(plain, variables, x)
@@ -188,7 +191,100 @@ def test_strided_convolution_pads_like_torch(key):
     np.testing.assert_array_equal(conv.apply(ones, image)[0, ..., 0], [[10, 24], [51, 90]])
 
 
+PLAIN = [
+    # backbone, its convolutions and BatchNorms, its first fully connected layer, at so many pixels
+    (AlexNet(), 3_745_824 + 2 * 1376, 9216 * 4096, 224, (55, 27, 13, 13, 13), (96, 256, 384, 384, 256)),
+    (AlexNet(stem="cifar"), 3_718_176 + 2 * 1376, 4096 * 4096, 32, (32, 16, 8, 8, 8), (96, 256, 384, 384, 256)),
+    (VGG(), 14_710_464 + 2 * 4224, 25_088 * 4096, 224, (224, 112, 56, 28, 14), (64, 128, 256, 512, 512)),
+    (VGG(stem="cifar"), 14_710_464 + 2 * 4224, 512 * 4096, 32, (32, 16, 8, 4, 2), (64, 128, 256, 512, 512)),
+]
+
+
+@pytest.mark.parametrize(("model", "maps", "first", "size", "sides", "channels"), PLAIN)
+def test_networks_without_shortcuts(model, maps, first, size, sides, channels):
+    image = jnp.zeros((2, size, size, 3))
+    variables = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))
+    assert count(variables["params"]) == maps + first + 4096 * 4096 + 4 * 4096
+    found = jax.eval_shape(lambda v: model.apply(v, image, train=False), variables)
+    shapes = [found[f"stage{i + 1}"].shape for i in range(5)]
+    assert shapes == [(2, s, s, c) for s, c in zip(sides, channels)]
+    assert found["backbone"].shape == (2, 4096)
+
+
+@pytest.mark.parametrize("kind", [AlexNet, VGG])
+def test_networks_without_shortcuts_learn(kind, key):
+    x, settings = 1.0 + jax.random.normal(key, (6, 12, 12, 3)), dict(width=4, stem="cifar", hidden=(8,))
+    model = kind(**settings)
+    variables = jax.jit(lambda k: model.init(k, x, train=False))(key)
+    evaluated = jax.jit(lambda v: model.apply(v, x, train=False))(variables)
+    trained, updated = jax.jit(lambda v: model.apply(v, x, train=True, mutable="batch_stats"))(variables)
+    for name in evaluated:
+        assert (evaluated[name] >= 0).all()  # after ReLU
+        assert np.abs(evaluated[name] - trained[name]).max() > 1e-3  # statistics of the batch
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), updated["batch_stats"], variables["batch_stats"])
+    assert min(jax.tree.leaves(moved)) > 0
+    shapes = lambda m, x: jax.eval_shape(lambda k: m.init_with_output(k, x, train=False), key)
+    assert shapes(model, x[:, :5, :5])[0]["backbone"].shape == (6, 8)  # a smaller view, as multi-crop draws
+    features, half = shapes(kind(**settings, dtype="bfloat16"), x)
+    assert (features["stage5"].dtype, features["backbone"].dtype) == (jnp.bfloat16, jnp.float32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("float32")}
+    pooled = shapes(kind(**settings | dict(hidden=())), x)[0]
+    assert pooled["backbone"].shape == (6, pooled["stage5"].shape[-1])
+
+
+def test_remat_of_networks_without_shortcuts(key):
+    x = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
+    plain, remat = (AlexNet(width=4, stem="cifar", hidden=(8,), remat=r) for r in (False, True))
+    variables = jax.eval_shape(lambda k, x: plain.init(k, x, train=False), key, x)
+    assert jax.tree.structure(jax.eval_shape(lambda k, x: remat.init(k, x, train=False), key, x)) == jax.tree.structure(
+        variables
+    )
+    text = lambda model: str(jax.make_jaxpr(lambda v, x: gradients(model, v, x))(variables, x))
+    assert text(remat).count("conv_general") > text(plain).count("conv_general")
+
+
+@pytest.mark.parametrize(
+    ("maps", "sizes"),
+    [
+        (((55, 96), (27, 256), (13, 384), (13, 384), (13, 256)), (9600, 9216, 9600, 9600, 9216)),  # AlexNet
+        (((112, 64), (56, 256), (28, 512), (14, 1024), (7, 2048)), (9216, 9216, 8192, 9216, 8192)),  # ResNet-50
+        (((32, 64), (32, 64), (16, 128), (8, 256), (4, 512)), (9216, 9216, 8192, 9216, 8192)),  # ResNet-18, CIFAR
+        (((8, 16), (4, 32), (1, 10_000)), (1024, 512, 10_000)),  # small enough
+    ],
+)
+def test_maps_are_pooled_to_the_published_sizes(maps, sizes):
+    shapes = [jax.eval_shape(flat, jax.ShapeDtypeStruct((3, s, s, c), jnp.bfloat16)) for s, c in maps]
+    assert [x.shape for x in shapes] == [(3, size) for size in sizes]
+    assert {x.dtype for x in shapes} == {jnp.dtype("float32")}
+
+
+def test_pools_against_loops(key):
+    x = np.asarray(jax.random.normal(key, (2, 13, 13, 256)))
+    expected = x[:, :12, :12].reshape(2, 6, 2, 6, 2, 256).mean((2, 4))  # AlexNet's conv5: window 2, stride 2
+    np.testing.assert_allclose(flat(x), expected.reshape(2, -1), atol=1e-6)
+    x = np.asarray(jax.random.normal(key, (2, 13, 13, 384)))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # conv3: window 3, stride 3, padding 1, counted as zeros
+    expected = padded.reshape(2, 5, 3, 5, 3, 384).mean((2, 4))
+    np.testing.assert_allclose(flat(x), expected.reshape(2, -1), atol=1e-6)
+    x = np.asarray(jax.random.normal(key, (2, 7, 10, 3)))
+    expected = np.zeros((2, 4, 4, 3))
+    for i in range(4):
+        for j in range(4):
+            rows = slice(i * 7 // 4, -(-(i + 1) * 7 // 4))
+            expected[:, i, j] = x[:, rows, j * 10 // 4 : -(-(j + 1) * 10 // 4)].mean((1, 2))
+    np.testing.assert_allclose(adaptive(x, 4), expected, atol=1e-6)
+    assert adaptive(x, 20).shape == x.shape
+    np.testing.assert_array_equal(adaptive(x[:, :1, :1], 3, grow=True), np.broadcast_to(x[:, :1, :1], (2, 3, 3, 3)))
+    np.testing.assert_array_equal(flat(x[:, 0, 0]), x[:, 0, 0])
+
+
 @pytest.mark.parametrize("settings", [dict(depth=19), dict(stem="stl"), dict(dtype="float16")])
 def test_refusals(settings):
     with pytest.raises(ValueError, match="choose"):
         ResNet(**settings)
+
+
+@pytest.mark.parametrize("settings", [dict(width=0), dict(hidden=(3, 0)), dict(stem="stl"), dict(bn_groups=0)])
+def test_refusals_of_networks_without_shortcuts(settings):
+    with pytest.raises(ValueError, match="choose|at least 1"):
+        VGG(**settings)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -20,8 +21,11 @@ from rich.console import Console
 from ssl_jax import train, writer
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.data import datasets
+from ssl_jax.evaluation.knn import KNN
 from ssl_jax.folder import claim
+from ssl_jax.interface import Split
 from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.pretrained import untrained
 from ssl_jax.settings import SettingError
 from ssl_jax.sharding import state_shardings
 
@@ -94,9 +98,6 @@ def uninterrupted(tmp_path_factory):
     return folder
 
 
-pytestmark = pytest.mark.xdist_group("run")
-
-
 def test_run_folder(uninterrupted):
     found = records(uninterrupted)
     steps = [r["step"] for r in found if "train/loss" in r]
@@ -114,6 +115,9 @@ def test_run_folder(uninterrupted):
         "eval/clustering/ari",
     }
     assert {k.split("/")[0] for r in found[:2] for k in r} == {"step", "epoch", "pixels", "untrained"}
+    began = json.loads((uninterrupted / "environment.json").read_text())
+    assert [(s["first_step"], s["last_step"]) for s in began] == [(0, LAST)]
+    assert began[0]["seconds"] > 0
     queue = [r["train/queue"] for r in found if "train/queue" in r]
     assert queue == [0.0] * 6 + [1.0] * 26  # starts at step 4, two batches long
     rates = [r["train/learning_rate"] for r in found if "train/learning_rate" in r]
@@ -261,18 +265,51 @@ def test_instance_discrimination_on_two_devices_resumes_on_one(tmp_path):
     checkpoints.close()
 
 
-def test_latest_two_and_the_best_checkpoint_stay(tmp_path):
+@pytest.mark.parametrize(("keep", "expected"), [(2, [2, 4, 5]), (1, [2, 5]), (0, [1, 2, 3, 4, 5])])
+def test_the_latest_and_the_best_checkpoint_stay(keep, expected, tmp_path):
     scores = {}
     for steps in (((1, 0.3), (2, 0.9), (3, 0.5)), ((4, None), (5, 0.6))):
         scores = dict(scores)
-        checkpoints = Checkpoints(tmp_path, scores)  # the second as after a restart
+        checkpoints = Checkpoints(tmp_path, scores, keep)  # the second as after a restart
         for step, score in steps:
             if score is not None:
                 scores[step] = score
             checkpoints.save(step, {"x": np.full(3, step)})
         checkpoints.close()
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert kept == [2, 4, 5]
+    assert kept == expected
+
+
+def test_the_untrained_encoder_is_the_one_that_the_run_began_with(uninterrupted):
+    encoder, digits = untrained(tiny()), datasets.load("digits", limit=256)
+    split = lambda x: Split({"embedding": encoder(x.images, "embedding")}, x.labels)
+    knn = KNN(k=5, temperature=0.1, classes=10, examples=256)
+    found = dict(knn.run({"train": split(digits.train), "test": split(digits.test)}, None))
+    recorded = next(r["untrained/knn/top1"] for r in records(uninterrupted) if "untrained/knn/top1" in r)
+    assert found["top1"] == pytest.approx(recorded, abs=1e-6)
+
+
+def test_a_notebook_shows_one_line_that_changes(monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, text):
+            shown[-1] = text
+
+    def display(text, display_id):
+        assert display_id
+        shown.append(text)
+        return Handle()
+
+    fake = types.SimpleNamespace(Pretty=str, display=display)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=fake))
+    monkeypatch.setitem(sys.modules, "IPython.display", fake)
+    bar = writer.Bar(Console(force_jupyter=True, file=io.StringIO()), epochs=2, steps=20, start=0)
+    for step in (5, 10, 20):
+        bar.update(step, step / 10, "loss 1.0", line=step != 5)
+    bar.close()
+    assert len(shown) == 1
+    assert shown[0].startswith("epoch 2/2  loss 1.0")
 
 
 def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
@@ -292,7 +329,7 @@ def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
 
 def test_scores_of_a_run_on_everything(tmp_path):
     config = tiny("byol")
-    config.epochs, config.data.whole, config.data.limit = 1, True, 0
+    config.epochs, config.data.whole, config.data.limit, config.batch_size = 1, True, 0, 128
     config.evals = dict(knn=dict(k=5), clustering=dict(restarts=1, iterations=3), purity=dict(batch_size=64))
     plan = train.build(config)
     assert (len(plan.dataset.train), plan.dataset.joined) == (1797, 360)

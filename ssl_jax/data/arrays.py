@@ -29,6 +29,7 @@ def arrays(source) -> Dataset:
     images = _images(path, found, "images")
     labels = _labels(path, found, "labels", len(images)) if source.labelled else _none(images)
     classes = _classes(path, found, labels)
+    parts, tests = (range(len(images)),), 0
     if "test_images" in found:
         test = _images(path, found, "test_images")
         if test.shape[1:] != images.shape[1:]:
@@ -37,12 +38,17 @@ def arrays(source) -> Dataset:
             )
         test_labels = _labels(path, found, "test_labels", len(test)) if classes else _none(test)
         _check_range(path, "test_labels", test_labels, classes)
-        splits = Images(images, labels), Images(test, test_labels)
+        splits, tests = (Images(images, labels), Images(test, test_labels)), len(test)
     elif classes:
-        splits = (Images(images[rows], labels[rows]) for rows in held_out(labels, source.test_share))
+        parts = held_out(labels, source.test_share)
+        splits = (Images(images[rows], labels[rows]) for rows in parts)
     else:
         splits = Images(images, labels), Images(images[:0], labels[:0])
-    return Dataset(*splits, classes, *statistics(images))
+    return Dataset(*splits, classes, *statistics(images), listed=lambda: _names(parts, tests))
+
+
+def _names(parts, tests):
+    return [f"images[{i}]" for rows in parts for i in rows] + [f"test_images[{i}]" for i in range(tests)]
 
 
 def _file(source) -> Path:

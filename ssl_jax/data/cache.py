@@ -80,7 +80,8 @@ def dataset(source, kind: str, facts, origin: str, work: Callable[[], Work]) -> 
         first = printable(f"{origin}/{name} ({why})")
         notes = (f"{len(skipped):,} of {total:,} images cannot be read and are left out, the first: {first}",)
     splits = (Images(images[rows], labels[rows]) for rows in (slice(train), slice(train, None)))
-    return Dataset(*splits, *(tuple(index[key]) for key in ("classes", "mean", "std")), notes)
+    facts = (tuple(index[key]) for key in ("classes", "mean", "std"))
+    return Dataset(*splits, *facts, notes, listed=lambda: json.loads((folder / "names.json").read_text("utf-8")))
 
 
 def _corrupt(origin, name, why):
@@ -201,13 +202,16 @@ def _clear(folder):
 
 @contextmanager
 def _progress(total, origin):
-    """A bar on standard error, where that is a terminal, else one line; gives what to call after every image."""
+    """A bar on standard error, where that is a terminal, else one line; gives what to call after every image.
+
+    In a notebook, where standard error looks like a mistake, the line is on standard output.
+    """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     console, text = Console(stderr=True), printable(f"decoding {total:,} images of {origin}")
     if not console.is_terminal:
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=sys.stdout if console.is_jupyter else sys.stderr, flush=True)
         yield lambda: None
         return
     columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()]

@@ -71,7 +71,8 @@ def _digits(source) -> Dataset:
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     rows = train_test_split(np.arange(len(images)), test_size=0.2, stratify=digits.target, random_state=0)
     train, test = (Images(images[r], digits.target[r].astype(np.int32)) for r in rows)
-    return Dataset(train, test, tuple("0123456789"), (0.305,), (0.376,))
+    names = lambda: [f"digits[{i}]" for part in rows for i in part]
+    return Dataset(train, test, tuple("0123456789"), (0.305,), (0.376,), listed=names)
 
 
 LOADERS = {"digits": _digits, "cifar10": cifar10, "cifar100": cifar100, "folder": folder, "array": arrays}

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class Dataset:
     """Training and test images, class names, and the channel statistics that views are normalised with.
 
     `test` may be empty, [0, H, W, C], and `classes` too, where there are no labels. `notes` are sentences that the
-    user should read. `joined`: so many images at the end of `train` are those of `test`, in their order.
+    user should read. `joined`: so many images at the end of `train` are those of `test`, in their order. `listed` reads
+    the names of all images that the source has, those for training first; see `names`.
     """
 
     train: Images
@@ -38,6 +40,27 @@ class Dataset:
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
     joined: int = 0
+    listed: Callable[[], Sequence[str]] | None = None
+
+    def names(self) -> list[str]:
+        """Where each image comes from: those trained on without the joined ones, then the test images.
+
+        Files by their path below `data.dir`; rows of arrays as "train[17]".
+        """
+        own, held = len(self.train) - self.joined, len(self.test)
+        if self.listed is None:
+            return [f"{split}[{i}]" for split, count in (("train", own), ("test", held)) for i in range(count)]
+        names = list(self.listed())
+        return names[:own] + names[len(names) - held :]
+
+    def facts(self) -> dict:
+        """What a trained encoder needs to know of the data, as JSON: see `stand_in`."""
+        return dict(
+            shape=self.train.images.shape,
+            classes=self.classes,
+            mean=[float(x) for x in self.mean],
+            std=[float(x) for x in self.std],
+        )
 
     def fingerprint(self) -> str:
         """A short hash of what is trained on: counts, labels, classes, and every so many images."""
@@ -47,6 +70,16 @@ class Dataset:
             for row in np.unique(np.linspace(0, max(len(split) - 1, 0), min(len(split), 64)).astype(int)):
                 found.update(np.ascontiguousarray(split.images[row]))
         return found.hexdigest()[:16]
+
+
+def stand_in(facts: dict) -> Dataset:
+    """A data set with the `facts` of another one and no images of its own, for those who need no more.
+
+    Its arrays have the right shapes and take no memory.
+    """
+    rows, *image = facts["shape"]
+    images = lambda n: Images(np.broadcast_to(np.uint8(0), (n, *image)), np.full(n, UNLABELLED, np.int32))
+    return Dataset(images(rows), images(0), *(tuple(facts[name]) for name in ("classes", "mean", "std")))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,16 +13,17 @@ uniform_fan_in = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"
 
 
 class Conv(nn.Module):
-    """Convolution without bias, padded by kernel // 2 on each side whatever the stride, computed in `dtype`."""
+    """Convolution without bias, padded by `pad` (-1: kernel // 2) on each side whatever the stride, in `dtype`."""
 
     features: int
     kernel: int = 3
     stride: int = 1
     dtype: str = "float32"
+    pad: int = -1
 
     @nn.compact
     def __call__(self, x):
-        pad = (self.kernel // 2, self.kernel // 2)
+        pad = (self.kernel // 2 if self.pad < 0 else self.pad,) * 2
         size, stride = (self.kernel, self.kernel), (self.stride, self.stride)
         settings = dict(use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype, name="conv")
         return nn.Conv(self.features, size, stride, (pad, pad), **settings)(x)
@@ -142,3 +143,52 @@ class Head(nn.Module):
             norm = BatchNorm(groups=self.bn_groups, affine=self.output_norm == "affine", name=f"bn{last}")
             x = norm(x, train=train)
         return x
+
+
+class ConvNorm(nn.Module):
+    """Convolution, BatchNorm, ReLU: a layer of the networks without shortcuts."""
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    pad: int = 1
+    dtype: str = "float32"
+    bn_groups: int = 1
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = Conv(self.features, self.kernel, self.stride, self.dtype, self.pad, name="conv")(x)
+        return nn.relu(BatchNorm(groups=self.bn_groups, name="bn")(x, train=train))
+
+
+class Hidden(nn.Module):
+    """From the last map [B, H, W, C] to [B, D]: fully connected layers with BatchNorm and ReLU; with none, its mean."""
+
+    widths: tuple[int, ...]
+    bn_groups: int = 1
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        x = jnp.asarray(x, jnp.float32)
+        if not self.widths:
+            return x.mean((1, 2))
+        *hidden, dim = self.widths
+        settings = dict(bias=False, output_norm="affine", output_bias=False, std=0.01, bn_groups=self.bn_groups)
+        return nn.relu(Head(dim, tuple(hidden), **settings, name="layers")(x.reshape(len(x), -1), train=train))
+
+
+def check_plain(backbone):
+    """Raises ValueError for settings that a network without shortcuts does not have."""
+    if backbone.width < 1 or min(backbone.hidden, default=1) < 1:
+        raise ValueError(f"width={backbone.width} and hidden={backbone.hidden}: at least 1")
+    check_common(backbone)
+
+
+def check_common(backbone):
+    """Raises ValueError for values that no backbone takes."""
+    if backbone.stem not in ("imagenet", "cifar"):
+        raise ValueError(f"stem={backbone.stem!r}: choose imagenet or cifar")
+    if backbone.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype={backbone.dtype!r}: choose float32 or bfloat16")
+    if backbone.bn_groups < 1:
+        raise ValueError(f"bn_groups={backbone.bn_groups}: at least 1")

@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ssl_jax.models.layers import BatchNorm, Conv
+from ssl_jax.models.layers import BatchNorm, Conv, check_common
 
 STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
@@ -51,12 +51,7 @@ def check(backbone):
         raise ValueError(f"depth={backbone.depth}: choose one of {sorted(STAGES)}")
     if backbone.width < 1:
         raise ValueError(f"width={backbone.width}: at least 1")
-    if backbone.stem not in ("imagenet", "cifar"):
-        raise ValueError(f"stem={backbone.stem!r}: choose imagenet or cifar")
-    if backbone.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={backbone.dtype!r}: choose float32 or bfloat16")
-    if backbone.bn_groups < 1:
-        raise ValueError(f"bn_groups={backbone.bn_groups}: at least 1")
+    check_common(backbone)
 
 
 class ResNet(nn.Module):

@@ -1,0 +1,47 @@
+"""Writes a run's encoder for other programs:  python -m ssl_jax.export --workdir=RUN --out=encoder.safetensors
+
+The file holds the backbone by torchvision's names, and says for itself what images it takes; with --head also the
+projection head and the prototypes, by the names of SwAV's authors. The command prints the lines that load it.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from ssl_jax import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main made it.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
+OUT = flags.DEFINE_string("out", "encoder.safetensors", "The file that is written.")
+HEAD = flags.DEFINE_boolean("head", False, "Also the projection head and prototypes, which torchvision does not know.")
+OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace the file.")
+
+
+def main():
+    import jax
+
+    from ssl_jax import snippets
+    from ssl_jax.ops.mesh import make_mesh
+    from ssl_jax.pretrained import export, writable
+    from ssl_jax.restored import open_run
+
+    out, mesh = Path(OUT.value), make_mesh()
+    writable(out, OVERWRITE.value)
+    with jax.set_mesh(mesh):
+        run = open_run(WORKDIR.value, mesh, CHECKPOINT.value)
+    tensors = export(run, out, head=HEAD.value)
+    learned = sum(x.size for name, x in tensors.items() if "running_" not in name)
+    print(
+        f"wrote {out}: {len(tensors)} tensors, {learned:,} parameters, {out.stat().st_size:,} bytes; {run.folder} at "
+        f"epoch {run.epoch:g}"
+    )
+    stage, channels = run.plan.stages[-1], tensors["conv1.weight"].shape[1]
+    print(snippets.images(stage.views[0].size, channels, stage.mean, stage.std))
+    print("\nhere:\n")
+    print(*snippets.here(out, channels), sep="\n")
+    print("\nin PyTorch, with torchvision:\n")
+    print(*snippets.torchvision(out, stage.method.network.backbone, channels, head=HEAD.value), sep="\n")
+
+
+if __name__ == "__main__":
+    cli.start(main, prepare=cli.with_run)

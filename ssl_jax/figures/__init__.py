@@ -1,0 +1,22 @@
+"""Figures: arrays or records in, a matplotlib `Figure` out, in one style; nothing is shown, no display is needed.
+
+figures.neighbour_grid(images, queries, neighbours, similarity, labels=labels).savefig("neighbours.png")
+"""
+
+from ssl_jax.figures.codes import prototypes
+from ssl_jax.figures.curves import purity_curves, training_curves
+from ssl_jax.figures.density import densities
+from ssl_jax.figures.discovery import rounds
+from ssl_jax.figures.maps import class_map, tsne
+from ssl_jax.figures.neighbours import neighbour_grid
+
+__all__ = [
+    "class_map",
+    "densities",
+    "neighbour_grid",
+    "prototypes",
+    "purity_curves",
+    "rounds",
+    "training_curves",
+    "tsne",
+]

@@ -1,0 +1,77 @@
+"""One page on one run or several, in a single file:  python -m ssl_jax.report RUN [RUN ...] [--out=FILE.html]
+
+Scores beside their baselines, curves, the figures that fit each method, settings, and where and when the runs trained.
+Of one run it becomes RUN/report/index.html, of several report.html. Data that have moved: --config.data.dir=DIR. What
+cannot be made is named, and the rest is there.
+"""
+
+import re
+from pathlib import Path
+
+from absl import flags
+
+from ssl_jax import cli
+from ssl_jax.settings import SettingError
+
+OUT = flags.DEFINE_string("out", "", "The file; default RUN/report/index.html, of several runs report.html.")
+IMAGES = flags.DEFINE_integer(
+    "images", 10_000, "Training images to embed, at most, drawn by a fixed seed.", lower_bound=50
+)
+
+
+def with_runs(argv) -> list[str]:
+    """`argv` with --config naming the settings of the first run; flags first, as absl wants them, then the runs."""
+    args = iter(argv[1:])  # "--out FILE" as "--out=FILE"
+    taking = r"--?(out|images|config\.data\.(name|dir|cache))"
+    given = [f"{arg}={next(args, '')}" if re.fullmatch(taking, arg) else arg for arg in args]
+    runs = [arg for arg in given if not arg.startswith("-")]
+    if any(re.match("--?config(=|$)", arg) for arg in given):
+        raise SettingError("a report takes the settings of its runs; leave out --config")
+    settings = [arg for arg in given if arg.startswith("-")]
+    if not runs and not any(re.match("--?help", arg) for arg in settings):
+        raise SettingError("name a run folder, or several: python -m ssl_jax.report RUN [RUN ...]")
+    config = [f"--config={Path(__file__).with_name('recorded.py')}:{runs[0]}"] if runs else []
+    return [argv[0], *config, *settings, "--", *runs]
+
+
+def target(runs) -> Path:
+    """The file that is written, its folder there.
+
+    Raises:
+        SettingError: it cannot be.
+    """
+    path = Path(OUT.value or (Path(runs[0]) / "report" / "index.html" if len(runs) == 1 else "report.html"))
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise SettingError(f"--out={path}: give a file that ends in .html")
+    if OUT.value and not path.absolute().parent.is_dir():
+        raise SettingError(f"--out={path}: there is no folder {path.parent}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.with_name(path.name + ".tmp").open("w").close()
+        path.with_name(path.name + ".tmp").unlink()
+    except OSError as error:
+        raise SettingError(f"--out={path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def main(folders):
+    from functools import partial
+
+    from ml_collections import config_flags
+    from rich.console import Console
+
+    from ssl_jax import compilation
+    from ssl_jax.reporting import make, record
+
+    runs, path = record.read(folders), target(folders)
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    if other := [name for name in given if not name.startswith("data.")]:
+        raise SettingError(f"--config.{other[0]}: a report takes only where its data are, as in --config.data.dir=DIR")
+    compilation.enable_cache()
+    say = partial(Console().print, markup=False, highlight=False, soft_wrap=True)
+    make.write(runs, path, given=given, most=IMAGES.value, say=say)
+    say(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    cli.start(main, prepare=with_runs, operands=True)

@@ -1,0 +1,324 @@
+"""Images into clusters: own prototypes, k-means, names of images, the table and the sheets, what is refused."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as sklearn_metrics
+from sklearn.datasets import load_digits
+from test_evaluate import scores
+from test_run import TESTS, environment, tiny
+
+from ssl_jax import cli, clusters, sheets
+from ssl_jax.build import build
+from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.cluster_files import Report, Target
+from ssl_jax.data import datasets
+from ssl_jax.data.source import Dataset, Images
+from ssl_jax.evaluation.assignment import Assignment
+from ssl_jax.evaluation.clustering import Clustering
+from ssl_jax.folder import claim
+from ssl_jax.interface import Split
+from ssl_jax.labelled import label
+from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.pretrained import of_run
+from ssl_jax.restored import config_of, open_run
+from ssl_jax.settings import SettingError
+
+RNG = np.random.default_rng(0)
+
+
+def made(folder, config):
+    """The folder of a run that nobody trained: a config, and a checkpoint of step 8 with random numbers."""
+    plan, rng = build(config), np.random.default_rng(0)
+
+    def numbers(path, x):
+        if not np.issubdtype(x.dtype, np.floating):
+            return np.full(x.shape, 8, x.dtype)
+        values = rng.standard_normal(x.shape).astype(x.dtype)
+        if path[-1] == jax.tree_util.DictKey("prototypes"):
+            return values / np.linalg.norm(values, axis=1, keepdims=True)
+        return 1 + 0.1 * np.abs(values) if path[-1] == jax.tree_util.DictKey("var") else 0.5 * values
+
+    state = jax.tree_util.tree_map_with_path(numbers, plan.shapes)
+    with claim(folder, plan.config, plan.dataset.fingerprint(), plan.dataset.facts()):
+        checkpoints = Checkpoints(folder, {})
+        checkpoints.save(8, state)
+        checkpoints.close()
+    return folder
+
+
+def opened(folder):
+    with jax.set_mesh(make_mesh()):
+        return open_run(folder, make_mesh())
+
+
+@pytest.fixture(scope="module")
+def swav(tmp_path_factory):
+    """Of 256 digits in grey, with 16 prototypes."""
+    return opened(made(tmp_path_factory.mktemp("swav") / "run", tiny("swav")))
+
+
+@pytest.fixture(scope="module")
+def byol(tmp_path_factory):
+    """Of colour images without labels."""
+    folder, config = tmp_path_factory.mktemp("byol"), tiny("byol")
+    np.savez(folder / "a.npz", images=RNG.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8))
+    config.data.update(name="array", dir=str(folder / "a.npz"), limit=40)
+    return opened(made(folder / "run", config))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A flat folder of 12 pictures, dark and bright ones."""
+    (tmp_path / "pictures").mkdir()
+    for i in range(12):
+        pixels = np.clip(RNG.normal(40 + 170 * (i % 2), 15, (10, 14, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i:02}, [a].png")
+    return dict(name="folder", dir=str(tmp_path / "pictures"), cache=str(tmp_path / "cache"), size=8)
+
+
+def labelled(run, given, **settings):
+    config = config_of(run.folder)
+    config.data.update(given)
+    return label(run, config, given, report=lambda line: None, **settings)
+
+
+def test_nearest_centroid_rank_and_margin():
+    points = RNG.standard_normal((50, 6)).astype(np.float32)
+    centroids = RNG.standard_normal((9, 6)).astype(np.float32)
+    found = clusters.to_centroids(clusters.unit(points), centroids)
+    rows = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+    cosine = rows(points) @ rows(centroids).T
+    best = np.sort(cosine, axis=1)
+    np.testing.assert_array_equal(found.labels, cosine.argmax(1))
+    np.testing.assert_allclose(found.similarity, best[:, -1], atol=1e-6)
+    np.testing.assert_allclose(found.margin, best[:, -1] - best[:, -2], atol=1e-6)
+    np.testing.assert_array_equal(found.sizes, np.bincount(cosine.argmax(1), minlength=9))
+    for i in range(50):
+        better = (found.labels == found.labels[i]) & (found.similarity > found.similarity[i])
+        assert found.ranks[i] == better.sum() + 1
+    for k in range(9):
+        np.testing.assert_array_equal(found.ranks[found.members(k)], np.arange(found.sizes[k]) + 1)
+
+
+def test_perplexity_counts_even_clusters():
+    of = lambda labels: clusters.Assignment(np.array(labels), np.zeros(4), np.zeros(4), np.zeros((5, 2))).perplexity
+    assert of([0, 0, 0, 0]) == pytest.approx(1.0)
+    assert of([0, 1, 2, 4]) == pytest.approx(4.0)
+    assert of([0, 0, 0, 4]) == pytest.approx(4 / 3**0.75)
+
+
+def test_own_prototypes_are_the_arg_max_of_the_scores(swav):
+    encoder, images = of_run(swav), RNG.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
+    found, own = clusters.assign(encoder, images), np.asarray(encoder(images, "scores"))
+    np.testing.assert_array_equal(found.labels, own.argmax(1))
+    np.testing.assert_allclose(found.similarity, own.max(1), atol=1e-6)
+    assert found.centroids.shape == (16, 8)
+    assert [clusters.choice(encoder, *given) for given in ((0, ""), (3, ""), (0, "kmeans"))] == ["own", *["kmeans"] * 2]
+
+
+@pytest.mark.parametrize(
+    ("prototypes", "settings", "message"),
+    [
+        (None, dict(by="own"), "by='own': this encoder has no prototypes"),
+        (None, dict(by="mean"), "by='mean': choose own or kmeans"),
+        (None, dict(), "clusters=0: k-means needs a number"),
+        (None, dict(clusters=11), "clusters=11: between 2 and the 10 images"),
+        (np.eye(4), dict(by="own", clusters=3), "clusters=3: the encoder's own are 4"),
+    ],
+)
+def test_clusters_that_do_not_fit(prototypes, settings, message):
+    with pytest.raises(ValueError, match=message):
+        clusters.assign(SimpleNamespace(prototypes=prototypes), np.zeros((10, 2, 2, 1), np.uint8), **settings)
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_scores_with_fewer_and_more_clusters_than_classes(count):
+    labels = np.where(RNG.random(90) < 0.3, -1, np.arange(90) % 3)
+    logits = RNG.standard_normal((90, count)) + 3 * (np.arange(count) == (np.arange(90) % 3)[:, None] % count)
+    logits = np.concatenate([logits, np.full((90, 1), -9.0)], axis=1).astype(np.float32)  # one that nobody takes
+    splits, known, own = {"trained": Split({"scores": logits}, labels)}, labels >= 0, logits.argmax(1)
+    found = dict(Assignment().run(splits, None))
+    table = sklearn_metrics.cluster.contingency_matrix(labels[known], own[known])
+    assert found["nmi"] == pytest.approx(sklearn_metrics.normalized_mutual_info_score(labels[known], own[known]))
+    assert found["ari"] == pytest.approx(sklearn_metrics.adjusted_rand_score(labels[known], own[known]))
+    assert table.max() / known.sum() < found["acc"] <= table.max(0).sum() / known.sum()
+    assert found["used"] == len(set(own)) / (count + 1)
+    assert found["largest"] == np.bincount(own).max() / 90
+
+
+def test_k_means_of_fewer_clusters_than_classes_and_unlabelled_rows():
+    classes = np.repeat(np.arange(3), 30)
+    points = np.eye(3, 4, dtype=np.float32)[np.minimum(classes, 1)] * RNG.uniform(1, 9, (90, 1))
+    splits = {"trained": Split({"embedding": points}, np.where(np.arange(90) % 2, classes, -1))}
+    found = dict(Clustering(clusters=2, restarts=2, iterations=5, classes=3, examples=90).run(splits, None))
+    assert found["acc"] == pytest.approx(2 / 3)  # two classes fall together, and one of them matches nothing
+    assert found["nmi"] == pytest.approx(sklearn_metrics.normalized_mutual_info_score(classes, np.minimum(classes, 1)))
+
+
+def test_the_evaluator_needs_prototypes(swav, byol, tmp_path):
+    found = scores(swav.folder, evals=("assignment",))["assignment"]
+    assert set(found) == {f"assignment/{name}" for name in ("acc", "nmi", "ari", "used", "largest")}
+    np.savez(tmp_path / "a.npz", images=RNG.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), labels=np.arange(20) % 2)
+    config = tiny("byol")
+    config.evals, config.best = dict(assignment={}), "eval/assignment/acc"
+    message = "evals.assignment: byol has no feature 'scores'; leave it out"
+    with pytest.raises(SettingError, match=message):
+        build(config)
+    with pytest.raises(SettingError, match=message):
+        scores(byol.folder, evals=("assignment",), dir=str(tmp_path / "a.npz"), limit=0)
+
+
+def test_images_have_names(tmp_path, pictures):
+    digits = load_digits().images
+    data = datasets.load("digits", limit=30)
+    rows = [int(name.removeprefix("digits[").removesuffix("]")) for name in data.names()]
+    assert len(rows) == 30 + 360
+    own = np.concatenate([data.train.images, data.test.images])
+    np.testing.assert_array_equal(own[..., 0], np.round(digits[rows] * 255 / 16))
+    assert datasets.load("digits", limit=30, whole=True).names() == data.names()
+    images = RNG.integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(20) % 2)
+    data = datasets.load("array", dir=str(tmp_path / "a.npz"))
+    rows = [int(name.removeprefix("images[").removesuffix("]")) for name in data.names()]
+    np.testing.assert_array_equal(np.concatenate([data.train.images, data.test.images]), images[rows])
+    data = datasets.load(**pictures)
+    bright = data.train.images.mean((1, 2, 3)) > 128
+    assert [int(name[:2]) % 2 for name in data.names()] == bright.tolist()
+    assert Dataset(data.train, data.test, (), (), ()).names()[:2] == ["train[0]", "train[1]"]
+
+
+def test_a_table_of_the_runs_own_data(swav):
+    report = labelled(swav, {})
+    head, *rows = report.records()
+    assert head == ("split", "row", "cluster", "similarity", "margin", "rank", "label")
+    assert [row[1] for row in rows] == sorted(row[1] for row in rows)
+    images = np.round(load_digits().images[[row[1] for row in rows]] * 255 / 16).astype(np.uint8)[..., None]
+    found = clusters.assign(of_run(swav), images)
+    np.testing.assert_array_equal([row[2] for row in rows], found.labels)
+    np.testing.assert_allclose([float(row[3]) for row in rows], found.similarity, atol=1e-4)
+    np.testing.assert_array_equal([int(row[6]) for row in rows], load_digits().target[[row[1] for row in rows]])
+    assert any(line.startswith("against the labels: ACC") for line in report.lines())
+
+
+def test_a_flat_folder_by_k_means(byol, pictures, tmp_path):
+    report = labelled(byol, pictures, count=2)  # the run's limit of 40 says nothing of these
+    target = Target(tmp_path / "c.csv", overwrite=False)
+    written = target.write(report, most=5)
+    assert written == f"wrote {target.out}: 12 images, and {target.folder}/ with overview.png and 2 sheets"
+    with open(tmp_path / "c.csv", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["file", "cluster", "similarity", "margin", "rank"]
+    assert [row[0] for row in rows] == [f"{i:02}, [a].png" for i in range(12)]
+    assert len({row[1] for row in rows[::2]}) == len({row[1] for row in rows[1::2]}) == 1
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["cluster_0.png", "cluster_1.png", "overview.png"]
+    assert "2 clusters, 0 of them empty; as even as 2.0 of one size" in next(report.lines())
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "message"),
+    [
+        (dict(), {}, "--clusters is missing: k-means has no classes to count here; give --clusters=K"),
+        (dict(count=13), {}, "--clusters=13: between 2 and the 12 images"),
+        (dict(by="own"), {}, "--by='own': this encoder has no prototypes"),
+        (dict(count=2), dict(name="digits", dir=""), "data.name='digits' has 1 colours, the run was trained on 3"),
+        (dict(count=2), dict(dir="cache"), "no images to train on in data.dir="),
+    ],
+)
+def test_pictures_that_do_not_fit(settings, change, message, byol, pictures, tmp_path):
+    (tmp_path / "cache").mkdir()
+    if change.get("dir"):
+        change = dict(dir=str(tmp_path / change["dir"]))
+    with pytest.raises(SettingError, match=message):
+        labelled(byol, pictures | change, **settings)
+
+
+def test_grey_runs_take_no_pictures(swav, pictures):
+    with pytest.raises(SettingError, match="data.name='folder' has 3 colours, the run was trained on 1"):
+        labelled(swav, pictures)
+
+
+def reports():
+    """Of 30 grey images in 3 of 4 clusters."""
+    labels, similarity = np.arange(30) % 3, np.linspace(0, 1, 30)
+    found = clusters.Assignment(labels, similarity, similarity, np.eye(4))
+    images = Images(RNG.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8), np.full(30, -1))
+    return Report(found, Dataset(images, Images(images.images[:0], images.labels[:0]), (), (0.5,), (0.5,)))
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_nothing_is_replaced_without_being_told(tmp_path, monkeypatch):
+    out, report = tmp_path / "c.csv", reports()
+    Target(out, overwrite=False).write(report, most=2)
+    before = files(tmp_path)
+    assert set(before) == {"c.csv", "c/overview.png", "c/cluster_0.png", "c/cluster_1.png"}
+    with pytest.raises(SettingError, match=r"c.csv is there already; --overwrite replaces table and sheets"):
+        Target(out, overwrite=False).check()
+
+    def full(self, path, **options):
+        raise OSError(28, "No space left on device")
+
+    for owner, name in ((Image.Image, "save"), (Path, "replace")):
+        monkeypatch.setattr(owner, name, full)
+        with pytest.raises(SettingError, match=r"cannot be written \(No space left"):
+            Target(out, overwrite=True).write(report, most=3)
+        monkeypatch.undo()
+        assert files(tmp_path) == before
+    Target(out, overwrite=True).write(report, most=3)
+    assert set(files(tmp_path)) == {*before, "c/cluster_2.png"}
+    Target(out, overwrite=True).write(report, most=0)
+    assert set(files(tmp_path)) == {"c.csv"}
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "mine.png").write_bytes(b"")
+    with pytest.raises(SettingError, match=r"which holds other files \(mine.png\); give another name"):
+        Target(out, overwrite=True).check()
+    for bad in (tmp_path / "c.txt", tmp_path / "nowhere" / "c.csv"):
+        with pytest.raises(SettingError, match="give a file that ends in .csv, in a folder that exists"):
+            Target(bad, overwrite=False).check()
+
+
+def test_pages_show_the_most_typical():
+    report, pages = reports(), dict(reports().pages(2))
+    assert list(pages) == ["overview.png", "cluster_0.png", "cluster_1.png"]
+    shades = np.arange(8, dtype=np.uint8) * 30
+    pictures = [np.full((8, 8, 1), shade) for shade in shades]
+    page = np.asarray(sheets.sheet(pictures, ["x"] * 8, "title"))
+    step, top = sheets.SIDE + 8, 60 + sheets.SIDE // 2
+    first = page[top, 16 + sheets.SIDE // 2 :: step, 0][:6]
+    np.testing.assert_array_equal(first, shades[:6])
+    np.testing.assert_array_equal(page[top + step + 18, 16 + sheets.SIDE // 2 :: step, 0][:3], [*shades[6:], 255])
+    tall = np.asarray(sheets.overview([("a", ("b" * 90,), [np.zeros((90, 30, 3), np.uint8)], [""])]))
+    assert (tall[16 : 16 + sheets.SIDE, 16 + 190 + sheets.SIDE // 2] == 0).all()  # upright, in the middle of its square
+    assert (tall[30, 16 + 190 + 10] == 240).all()
+    assert report.found.members(0)[0] == 27
+
+
+def test_flags_of_data_and_run():
+    flags = ["x", "--workdir", "runs/a", "--data.dir", "D", "-data.size=8", "--config.data.limit=3"]
+    _, config, *rest = cli.with_run(flags, "knn")
+    assert config.endswith("recorded.py:runs/a::knn")
+    assert rest == ["--workdir=runs/a", "--config.data.dir", "D", "--config.data.size=8", "--config.data.limit=3"]
+    with pytest.raises(SettingError, match="--workdir is missing; name a run folder"):
+        cli.with_run(["x", "--data.dir=D"])
+
+
+def test_the_command(swav, tmp_path):
+    script = (
+        f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'backbones')!r})\n"
+        "from ssl_jax import assign, cli; cli.start(assign.main, prepare=cli.with_run)"
+    )
+    call = [sys.executable, "-c", script, f"--workdir={swav.folder}", "--out=c.csv", "--sheets=1", "--data.whole"]
+    done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "on digits: 16 prototypes of its own" in done.stdout
+    assert "wrote c.csv: 616 images, and c/ with overview.png and 1 sheet" in done.stdout

@@ -1,0 +1,169 @@
+"""Runs read back: scores of any checkpoint on any data, and encoders, without training."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from test_run import TESTS, environment, quiet, records, tiny
+
+import ssl_jax
+from ssl_jax import train
+from ssl_jax.evaluation.knn import KNN
+from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.restored import config_for, config_of, open_run, other_data
+from ssl_jax.settings import SettingError
+from ssl_jax.transfer import scorer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of two epochs with both scored; the first is the better one."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    config = tiny("conr")
+    config.epochs, config.baselines = 2, False
+    config.evals = dict(knn=dict(k=5), linear=dict(steps=20, batch_size=64))
+    train.run(config, folder, console=quiet())
+    return folder
+
+
+def scores(folder, which="latest", evals=(), **data):
+    config = config_for(folder, evals)
+    config.data.update(data)
+    with jax.set_mesh(make_mesh()):
+        return dict(scorer(open_run(folder, make_mesh(), which), config)())
+
+
+def flat(found):
+    return {f"eval/{name}": value for values in found.values() for name, value in values.items()}
+
+
+def test_scores_are_those_of_the_run(run):
+    evaluated = [r for r in records(run) if "eval/knn/top1" in r]
+    for which, record in (("latest", evaluated[-1]), (8, evaluated[0])):
+        for name, value in flat(scores(run, which)).items():
+            assert value == pytest.approx(record[name], abs=1e-6), name
+    best = max(evaluated, key=lambda r: r["eval/knn/top1"])
+    assert flat(scores(run, "best"))["eval/knn/top1"] == pytest.approx(best["eval/knn/top1"], abs=1e-6)
+
+
+def test_other_data_and_other_evaluators(run, tmp_path):
+    rng, labels = np.random.default_rng(0), np.arange(60) % 3
+    images = rng.integers(0, 256, (60, 9, 9, 1), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=labels, test_images=images[:20], test_labels=labels[:20])
+    found = scores(run, evals=("knn", "clustering"), name="array", dir=str(tmp_path / "a.npz"), limit=0)
+    assert set(found) == {"knn", "clustering"}
+    assert set(found["clustering"]) == {"clustering/acc", "clustering/nmi", "clustering/ari"}
+
+
+def test_other_data_do_not_take_the_settings_of_the_runs_own(run):
+    config = config_for(run, ())
+    assert (config.data.limit, config.data.test_share) == (256, 0.1)
+    config.data.size = 40
+    other_data(config, dict(name="folder", dir="there", test_share=0.5))
+    kept = {k: config.data[k] for k in ("name", "dir", "test_share", "limit", "size")}
+    assert kept == dict(name="folder", dir="there", test_share=0.5, limit=0, size=40)
+
+
+def test_features_of_views_and_of_maps(run):
+    """Views drawn through the encoder: whole and unflipped they are the clean images."""
+    config = config_for(run, ("probe", "augmented", "knn"))
+    config.evals.probe.update(features=("stage1", "backbone"), shares=(1.0,), steps=5, rates=(0.1,), decays=(0.0, 1.0))
+    config.evals.augmented.update(epochs=1, batch_size=256)
+    lines = []
+    with jax.set_mesh(make_mesh()):
+        score = scorer(open_run(run, make_mesh()), config)
+        splits = score.scorer.splits(score.run.plan.stages[-1], score.run.state)
+        rows = np.array([7, 0, 200])
+        whole = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
+        names = ("backbone", "stage1")
+        for split in (splits["train"], splits["test"]):
+            drawn = split.draw(jax.random.key(1), rows, names, **whole)
+            for name in names:
+                np.testing.assert_allclose(drawn[name], split.features[name][rows], atol=1e-4)
+        other = splits["train"].draw(jax.random.key(1), rows, ("backbone",), **whole | dict(scale=(0.2, 0.3)))
+        assert np.abs(other["backbone"] - splits["train"].features["backbone"][rows]).max() > 1e-3
+        found = dict(score(lines.append))
+    assert set(found["probe"]) == {f"probe/{n}_{f}" for n in ("top1", "held_out", "rate", "decay") for f in names}
+    assert 0 < found["augmented"]["augmented/top1"] <= 1
+    assert "probe: stage1, 1 of the labels, step 5 of 5" in lines
+    assert lines[0].startswith("augmented: epoch 1 of 1, 256 of 256 images, loss ")
+
+
+def test_a_failed_evaluator_does_not_lose_the_others(run, monkeypatch):
+    def fail(self, splits, state):
+        raise RuntimeError("no neighbours")
+
+    monkeypatch.setattr(KNN, "run", fail)
+    found = scores(run)
+    assert str(found["knn"]) == "no neighbours"
+    assert found["linear"]["linear/top1"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(labels="none"), "data.name='digits' has no labelled test images, which knn, linear need"),
+        (dict(name="array", dir="COLOURS", limit=0), "has 3 colours, the run was trained on 1"),
+        (dict(limit=4), r"evals.knn: k=5: between 1 and the 4 training images"),
+    ],
+)
+def test_data_that_do_not_go_together(change, message, run, tmp_path):
+    images = np.zeros((20, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "c.npz", images=images, labels=np.arange(20) % 2)
+    change = {k: str(tmp_path / "c.npz") if v == "COLOURS" else v for k, v in change.items()}
+    with pytest.raises(SettingError, match=message):
+        scores(run, **change)
+
+
+def test_runs_that_cannot_be_read(run, tmp_path):
+    with pytest.raises(SettingError, match="is not a run folder: it has no config.json"):
+        config_of(tmp_path)
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    for which, message in (
+        ("latest", "holds no checkpoint"),
+        ("best", "has no checkpoint with a score 'eval/knn/top1'; give latest or a step"),
+        ("last", "checkpoint='last': give latest, best or a step"),
+    ):
+        with pytest.raises(SettingError, match=message), jax.set_mesh(make_mesh()):
+            open_run(tmp_path, make_mesh(), which)
+    with pytest.raises(SettingError, match=r"holds no checkpoint of step 5, only of \[8, 16\]"):
+        open_run(run, make_mesh(), 5)
+
+
+def test_a_run_is_read_without_its_data(run):
+    record = json.loads((run / "config.json").read_text())
+    assert record["data_facts"]["shape"] == [256, 8, 8, 1]
+    plan = open_run(run, make_mesh()).plan
+    assert (len(plan.dataset.train), len(plan.dataset.classes)) == (256, 10)
+    assert plan.dataset.train.images.strides == (0, 0, 0, 0)  # no memory
+
+
+def test_an_encoder_in_three_lines(run):
+    encoder = ssl_jax.load_encoder(run)
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8)
+    features = encoder(images)
+    assert features.shape[0] == 6
+    assert encoder.names == ("backbone", "embedding")
+    np.testing.assert_allclose(np.linalg.norm(encoder(images, "embedding"), axis=1), 1.0, atol=1e-5)
+
+
+def test_the_command_appends_to_the_run(run):
+    script = (
+        f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'backbones')!r})\n"
+        "from ssl_jax import cli, evaluate; cli.start(evaluate.main, prepare=evaluate.with_run)"
+    )
+    call = [sys.executable, "-c", script, f"--workdir={run}", "--evals=knn,knn_grid", "--config.evals.knn.k=3"]
+    call += ["--config.evals.knn.feature=backbone", "--config.evals.knn_grid.k=(3, 5)"]
+    done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((run / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert record["settings"]["evals"]["knn"]["k"] == 3
+    grid = [f"knn_grid/top1_k{k}_t{t}" for t in (0.07, 0.1) for k in (3, 5)]
+    assert list(record["scores"]) == ["knn/top1", *grid]
+    assert f"{record['scores']['knn/top1']:.4f}" in done.stdout
+    bad = subprocess.run([*call[:3], "--evals=knn"], env=environment(), capture_output=True, text=True, timeout=300)
+    assert bad.returncode == 2
+    assert bad.stderr.count("\n") == 1

@@ -1,0 +1,116 @@
+"""Runs as weight files: what is written, the lines that load it, and what is refused."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from test_assign import made, opened
+from test_run import environment, tiny
+from test_torch_weights import everything, torchs
+
+from ssl_jax import load_encoder, snippets
+from ssl_jax.data.augment import clean
+from ssl_jax.models import weight_files
+from ssl_jax.models.resnet import ResNet
+from ssl_jax.pretrained import export, of_run, writable
+from ssl_jax.settings import SettingError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 9, 7, 1), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """SwAV with a residual network that torchvision has to narrow."""
+    config = tiny("swav")
+    config.model.update(name="resnet", width=4)
+    return opened(made(tmp_path_factory.mktemp("swav") / "run", config))
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """With a backbone of another kind."""
+    return made(tmp_path_factory.mktemp("tiny") / "run", tiny("swav"))
+
+
+def test_an_exported_run_is_the_run(run, tmp_path):
+    tensors, encoder = export(run, tmp_path / "a.safetensors", head=True), of_run(run)
+    assert tensors["conv1.weight"].shape == (4, 1, 3, 3)
+    found = load_encoder(tmp_path / "a.safetensors")
+    assert found.names == encoder.names == ("backbone", "embedding", "scores")
+    assert (found.size, found.channels) == (8, 1)
+    assert (found.mean, found.std) == (encoder.mean, encoder.std)
+    theirs, ours = everything(found, IMAGES), everything(encoder, IMAGES)
+    for name in found.names:
+        np.testing.assert_allclose(theirs[name], ours[name], atol=1e-6, err_msg=name)
+    alone = export(run, tmp_path / "b.safetensors")
+    assert set(alone) == {name for name in tensors if not name.startswith(("projection_head.", "prototypes."))}
+    assert set(weight_files.read(tmp_path / "b.safetensors")) == set(alone)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_the_lines_for_torchvision(head, run, tmp_path, monkeypatch):
+    torch, _ = torchs()
+    monkeypatch.chdir(tmp_path)
+    export(run, "a.safetensors", head=head)
+    stage = run.plan.stages[-1]
+    x = np.array(clean(IMAGES, 8, stage.mean, stage.std)).transpose(0, 3, 1, 2)
+    lines, space = snippets.torchvision("a.safetensors", stage.method.network.backbone, 1, head=head), {}
+    with torch.no_grad():
+        exec("\n".join(lines), space | {"images": torch.from_numpy(x)}, space)
+    np.testing.assert_allclose(of_run(run)(IMAGES), space["features"].numpy(), atol=1e-5)
+
+
+def test_the_lines_for_known_models():
+    lines = snippets.torchvision("a.safetensors", ResNet(depth=50), 3)
+    assert lines[1:3] == ["model = torchvision.models.resnet50()", "model.fc = torch.nn.Identity()"]
+    lines = snippets.torchvision("a.safetensors", ResNet(depth=18, stem="cifar"), 3)
+    assert lines[2] == "model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)"
+
+
+def test_refusals(tiny_run, tmp_path):
+    out = tmp_path / "a.safetensors"
+    writable(out, overwrite=False)
+    for bad in (tmp_path / "a.pth", tmp_path / "nowhere" / "a.safetensors"):
+        with pytest.raises(SettingError, match="give a file that ends in .safetensors, in a folder that exists"):
+            writable(bad, overwrite=True)
+    out.write_bytes(b"")
+    with pytest.raises(SettingError, match="is there already; --overwrite replaces a file"):
+        writable(out, overwrite=False)
+    writable(out, overwrite=True)
+    with pytest.raises(SettingError, match="model.name='tiny' has no names in torchvision; only resnet does"):
+        export(opened(tiny_run), out)
+    assert out.read_bytes() == b""
+
+
+def test_checkpoints_that_cannot_be_read(tiny_run, tmp_path, monkeypatch):
+    for name in ("unfinished", "foreign"):
+        shutil.copytree(tiny_run, tmp_path / name)
+    (tmp_path / "unfinished" / "checkpoints" / "8" / "default" / "_METADATA").unlink()
+    (tmp_path / "foreign" / "checkpoints" / "8" / "default").rename(
+        tmp_path / "foreign" / "checkpoints" / "8" / "state"
+    )
+    for name in ("unfinished", "foreign"):
+        with pytest.raises(SettingError, match=f"{name}': checkpoint 8 is unfinished or of another program"):
+            opened(tmp_path / name)
+
+    def damaged(self, step, args):
+        raise ValueError("NOT_FOUND: Error opening \"zarr\" driver [tensorstore_spec='{...}']\nand more")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", damaged)
+    with pytest.raises(SettingError, match=r"checkpoint 8 is damaged \(NOT_FOUND: Error opening .zarr. driver\)$"):
+        opened(tiny_run)
+
+
+def test_the_command(run, tmp_path):
+    call = [sys.executable, "-m", "ssl_jax.export", "--workdir", str(run.folder), "--out=a.safetensors"]
+    done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    size = (tmp_path / "a.safetensors").stat().st_size
+    learned = sum(x.size for name, x in export(run, tmp_path / "b.safetensors").items() if "running_" not in name)
+    assert done.stdout.startswith(f"wrote a.safetensors: 60 tensors, {learned:,} parameters, {size:,} bytes")
+    assert "of 8x8 pixels and 1 channel in 0..1, normalised with mean (0.305) and std (0.376)" in done.stdout
+    assert "\nencoder = ssl_jax.load_encoder('a.safetensors')\n" in done.stdout
+    assert "\nmodel.load_state_dict(weights)\n" in done.stdout

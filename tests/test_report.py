@@ -1,0 +1,278 @@
+"""The report: what it says, that it stands alone, and that a browser shows it."""
+
+import base64
+import html.parser
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_run import environment, tiny
+
+from ssl_jax import checkpoint, writer
+from ssl_jax import environment as surroundings
+from ssl_jax.build import build, init_state
+from ssl_jax.folder import claim
+from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.reporting import features, make, page, pictures, record, tables
+from ssl_jax.settings import SettingError
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+class Page(html.parser.HTMLParser):
+    """What a page is made of: `tags` (name, attributes) and the `text` that is read, scripts and styles left out."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words, self._open = [], [], []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        self._open.remove(tag)
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of CoNR as if it had trained for two epochs: all that training leaves behind, of a fresh network."""
+    folder = tmp_path_factory.mktemp("reported") / "conr"
+    config = tiny("conr")
+    config.epochs, config.evals = 2, dict(knn=dict(k=5), clustering=dict(restarts=2, iterations=5))
+    plan = build(config)
+    with claim(folder, plan.config, plan.dataset.fingerprint(), plan.dataset.facts()):
+        start = surroundings.Start(folder, 0)
+        saved = checkpoint.Checkpoints(folder, {})
+        saved.save(16, jax.jit(lambda key: init_state(plan, plan.stages[0], key))(jax.random.key(0)))
+        saved.close()
+        start.reached(16)
+    log = writer.Metrics(folder, 0)
+    scores = lambda kind, x: {f"{kind}/knn/top1": x, f"{kind}/clustering/nmi": x / 2}
+    log.write(0, 0.0, scores("pixels", 0.9321))
+    log.write(0, 0.0, scores("untrained", 0.1))
+    for step, x in ((8, 0.6), (16, 0.5432)):
+        log.write(step, step / 8, {"train/loss": -x})
+        log.write(step, step / 8, scores("eval", x))
+    log.close()
+    line = dict(step=16, data="digits", scores={"knn/top1": 0.1234}, failed={"linear": "why"}, date="2020-02-03")
+    (folder / "evaluations.jsonl").write_text(json.dumps(line) + "\ncut sho")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bare(run):
+    """What its records alone make another run: of another rate, without checkpoints and start; script in its name."""
+    folder = run.with_name("<script>bare")
+    folder.mkdir()
+    config = json.loads((run / "config.json").read_text())
+    config["optim"]["learning_rate"] = 0.125
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copy(run / "metrics.jsonl", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(run, bare, tmp_path_factory):
+    """A report on both, and what it lacks."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    notes = make.write(record.read([run, bare]), path, most=120, say=lambda line: None)
+    return path, notes
+
+
+def test_a_report_says_what_the_runs_say(made, run):
+    path, notes = made
+    found = Page(path.read_text())
+    assert [n.partition(":")[0] for n in notes] == ["figures from the features of <script>bare"]
+    assert "holds no checkpoint" in notes[0]
+    assert all(" ".join(n.split()) in found.text for n in notes)
+    titles = ["Scores", "Training", "Nearest neighbours", "Map of the embedding", "Chosen classes", "Density", "Purity"]
+    assert all(t in found.text for t in [*titles, "Settings", "Where and when"])
+    assert "Prototypes" not in found.text
+    assert all(score in found.text for score in ("0.5432", "0.2716", "0.9321", "0.1000", "0.6000", "0.1234"))
+    assert "optim.learning_rate 0.03 0.125" in found.text
+    assert f"jax {jax.__version__}" in found.text
+    assert "Not on record for <script>bare" in found.text
+
+
+def test_a_report_stands_alone(made):
+    text = made[0].read_text()
+    found = Page(text)
+    assert len(text) < 2e6
+    addresses = [v for _, own in found.tags for k, v in own.items() if k in ("src", "href", "srcset", "data", "action")]
+    assert addresses
+    assert all(a.startswith(("data:", "#")) for a in addresses)
+    assert not re.search(r"url\(|@import|http-equiv", re.sub(r'src="[^"]*"', "", text))
+    assert not [tag for tag, _ in found.tags if tag in ("script", "iframe", "object", "embed")]
+    assert text.count("<script") == 0
+    assert {own["href"][1:] for tag, own in found.tags if tag == "a"} == {
+        own["id"] for tag, own in found.tags if tag == "section"
+    }
+
+
+def test_all_images_are_whole_and_said_in_words(made):
+    images = [own for tag, own in Page(made[0].read_text()).tags if tag == "img"]
+    assert len(images) == 6  # curves, and five of the run that can be opened
+    for own in images:
+        assert len(own["alt"]) > 20
+        head, _, data = own["src"].partition(";base64,")
+        data = base64.b64decode(data)
+        if head == "data:image/png":
+            Image.open(io.BytesIO(data)).load()
+        else:
+            assert head == "data:image/svg+xml"
+            assert ElementTree.fromstring(data).tag.endswith("svg")
+            assert not re.search(rb'href="(?!#|data:)', data)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium")
+def test_a_browser_shows_it_without_a_network(made, tmp_path):
+    # A copy with a script that writes down what the browser made of the page.
+    script = """<script>addEventListener("load", () => { document.body.dataset.found = JSON.stringify({
+      title: document.title,
+      images: [...document.images].map(x => [x.complete, x.naturalWidth, x.getBoundingClientRect().width]),
+      loaded: performance.getEntriesByType("resource").map(x => x.name).filter(x => !x.startsWith("data:")),
+      wide: document.documentElement.scrollWidth, inner: innerWidth,
+      ground: getComputedStyle(document.body).backgroundColor
+    })})</script></body>"""
+    copy = tmp_path / "copy.html"
+    copy.write_text(made[0].read_text().replace("</body>", script))
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path}/own",
+    ]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=500,800", "--virtual-time-budget=5000"]
+    call = [BROWSER, *flags, "--dump-dom", copy.as_uri()]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    body = next(own for tag, own in Page(done.stdout).tags if tag == "body")
+    found = json.loads(body["data-found"])
+    assert found["title"] == "conr, <script>bare \u2013 ssl_jax report"
+    assert len(found["images"]) == 6
+    assert all(complete and natural > 0 and width > 0 for complete, natural, width in found["images"])
+    assert found["loaded"] == []
+    assert found["wide"] <= found["inner"]  # nothing but tables and figures scrolls sideways
+    assert found["ground"] not in ("", "rgba(0, 0, 0, 0)")
+    assert "CONSOLE" not in done.stderr
+
+
+def test_baselines_stand_once_where_runs_agree(run, bare, tmp_path):
+    table = tables.scores(record.read([run, bare]))
+    names = [cells[0] for _, cells in table.rows]
+    assert names[:4] == ["conr", "<script>bare", "raw pixels", "untrained encoder"]
+    assert table.head == ["", "epoch", "kNN", "NMI"]
+    assert table.best == {(2, 2), (2, 3)}
+    (tmp_path / "config.json").write_text((bare / "config.json").read_text())
+    other = (bare / "metrics.jsonl").read_text().replace("0.9321", "0.8")
+    (tmp_path / "metrics.jsonl").write_text(other)
+    names = [cells[0] for _, cells in tables.scores(record.read([run, tmp_path])).rows]
+    assert names[2:5] == ["raw pixels of conr", f"raw pixels of {tmp_path.name}", "untrained encoder"]
+
+
+def test_the_best_epoch_stands_beside_the_last(run, tmp_path):
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    lines = [{"step": s, "epoch": s / 8, "eval/knn/top1": v} for s, v in ((8, 0.75), (16, 0.5))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    rows = tables.scores(record.read([tmp_path])).rows
+    assert rows == [
+        ("own", [tmp_path.name, "2", "0.5000"]),
+        ("quiet", [f"{tmp_path.name}, best epoch by test images", "1", "0.7500"]),
+    ]
+
+
+def test_names_tell_runs_apart():
+    assert record.names_of(["a/x", "a/y/"]) == ["x", "y"]
+    assert record.names_of(["/a/x", "/b/x"]) == ["a/x", "b/x"]
+    assert len(set(record.names_of(["/a", "/a"]))) == 2
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(38.2, "38 s"), (125, "2 min 5 s"), (11400, "3 h 10 min"), (0, "0 s")])
+def test_durations(seconds, text):
+    assert tables.duration(seconds) == text
+
+
+def test_queries_are_confident_ones():
+    right = np.array([[1, 1], [1, 1], [1, 1], [0, 0], [1, 0], [0, 0]], float)
+    similarity = np.array([0.5, 0.9, 0.8, 0.6, 0.99, 0.7])[:, None].repeat(2, 1)
+    chosen, how = pictures.choose_queries(right, similarity, np.array([0, 1, 1, 2, 2, 2]), count=2)
+    assert chosen.tolist() == [1, 0, 5, 3]  # of each class one, as long as there are
+    assert how.startswith("the 2 nearest of those with all neighbours right; the 2")
+    unknown, how = pictures.choose_queries(np.full((9, 2), np.nan), np.ones((9, 2)), np.full(9, -1), count=2)
+    assert len(unknown) == 4
+    assert how == "spread over the set"
+
+
+def test_starts_are_on_record(tmp_path):
+    (tmp_path / surroundings.FILE).write_text("{damaged")
+    assert surroundings.read(tmp_path) == []
+    surroundings.Start(tmp_path, 3).reached(5)
+    surroundings.Start(tmp_path, 5)
+    found = surroundings.read(tmp_path)
+    assert [(s["first_step"], s["last_step"]) for s in found] == [(3, 5), (5, 5)]
+    assert found[0]["versions"]["jax"] == jax.__version__
+    assert found[0]["devices"] == {"cpu: cpu": jax.device_count()}
+
+
+def test_a_report_does_without_labels(run, monkeypatch):
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        own = features.of_run(run, mesh, {}, most=60)
+    assert own.points.shape == (60, 8)
+    assert own.of == 256
+    np.testing.assert_allclose(np.linalg.norm(own.points, axis=1), 1.0, atol=1e-5)
+    own.labels[:] = own.test_labels[:] = -1
+    for name in ("training", "tsne", "densities"):  # they cost, and know nothing of labels
+        monkeypatch.setattr(pictures, name, lambda *_: pictures.Picture("data:,", "", "", 5.0))
+    asked = make.Attempts(lambda line: None)
+    found = {s.title: s for s in page.sections(record.read([run]), {"conr": own}, asked)}
+    assert asked.notes == []
+    assert not {"Purity", "Chosen classes"} & set(found)
+    assert found["Nearest neighbours"].pictures[0][1].caption.endswith("spread over the set.")
+
+
+def test_other_images_are_refused(run):
+    with pytest.raises(SettingError, match="holds other images now than .* was trained on"):
+        features.of_run(run, make_mesh(), {"data.limit": 100})
+
+
+def test_bad_input_is_one_line(run, tmp_path):
+    calls = {  # of one process, one after the other
+        "a report takes only where its data are": [str(run), "--config.epochs=3", "--out", f"{tmp_path}/r.html"],
+        "give a file that ends in .html": ["--out=report.pdf", str(run)],
+        "there is no folder": [str(run), f"--out={tmp_path}/no/report.html"],
+        "is not a run folder: it has no config.json": [str(tmp_path)],
+        "leave out --config": [str(run), "--config=configs/swav.py"],
+        "name a run folder": [],
+    }
+    script = (
+        "import sys\nfrom ssl_jax import cli, report, settings\n"
+        f"for call in {list(calls.values())!r}:\n"
+        "    sys.argv = ['report', *call]\n"
+        "    try: report.main(cli.parse(sys.argv, report.with_runs, True)[1:])\n"
+        "    except SystemExit as end: assert end.code == 2\n"
+        "    except settings.SettingError as error: print(error, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(calls), done.stderr
+    for line, message in zip(lines, calls):
+        assert message in line
+    assert not list(tmp_path.iterdir())
