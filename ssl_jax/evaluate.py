@@ -50,8 +50,10 @@ def main():
                 progress.note(writer.listed({f"eval/{k}": v for k, v in values.items()}, every=True))
     record = dict(step=run.step, data=score.data, scores=found, failed=failed, settings=score.settings)
     record["date"] = str(datetime.date.today())
-    with (run.folder / "evaluations.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    path = run.folder / "evaluations.jsonl"
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a kill: that line is lost, not this one
+    with path.open("a") as file:
+        file.write("\n" * torn + json.dumps(record) + "\n")
     rows = {scoring.FEATURES["eval"]: found}
     if writer.names(rows):
         console.print(writer.table(str(run.folder), rows), width=writer.wide(console))

@@ -157,6 +157,7 @@ def test_the_command_appends_to_the_run(run):
     )
     call = [sys.executable, "-c", script, f"--workdir={run}", "--evals=knn,knn_grid", "--config.evals.knn.k=3"]
     call += ["--config.evals.knn.feature=backbone", "--config.evals.knn_grid.k=(3, 5)"]
+    (run / "evaluations.jsonl").write_text('{"step": 1')  # as a kill leaves it
     done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     record = json.loads((run / "evaluations.jsonl").read_text().splitlines()[-1])

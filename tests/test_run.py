@@ -176,6 +176,7 @@ def test_a_run_stopped_in_every_way_is_the_same_run(uninterrupted, tmp_path):
     assert f"at step {at} of {LAST}" in out
     assert process.returncode == -signal.SIGKILL
     names = {p.name for p in (folder / "checkpoints").iterdir()}
+    assert "16" in names
     assert "24" not in names
     assert any(name.startswith("24.") for name in names)  # half of a checkpoint
 

@@ -14,9 +14,9 @@ _MOST = 4000  # rows that are asked for their neighbours, among all
 def local_and_background(features, *, k: int = 30, background=(), rows=None):
     """Mean inner product of each row with its k nearest others, and with those of the ranks `background`.
 
-    Local Aggregation's densities (Zhuang et al. 2019, the analysis in its section 4): of the 30 nearest, and of the
-    1000th to the 4096th nearest among ImageNet's 1.28 million training images. Small sets have no such ranks; there
-    they shrink, in which we go beyond the paper: see `background_ranks`.
+    Local Aggregation's densities (Zhuang et al. 2019, its figure of both over ImageNet's 1.28 million training images).
+    The caption does not give the ranks; we take the 30 nearest, and the 1000th to the 4096th. Small sets have no such
+    ranks; there they shrink: see `background_ranks`.
 
     Args:
         features: [N, D] unit rows.
