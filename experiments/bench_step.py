@@ -56,12 +56,12 @@ SHAPES = {"digits": (8, 1), "cifar10": (32, 3), "cifar100": (32, 3)}
 NEEDED = ("prototypes", "queue_length", "background", "clusters", "samples")  # settings that images must suffice for
 
 
-def plan_of(config, folder):
-    """The parts of a run of `config` on random images in the shape of its data set."""
+def plan_of(config, folder, examples=0):
+    """The parts of a run of `config` on so many random images (0: what it needs) in the shape of its data set."""
     config = completed(config)
     size, channels = SHAPES.get(config.data.name, (config.data.size, 3))
     wanted = max(2 * config.batch_size, *(config.method.get(name, 0) for name in NEEDED))
-    rng, count = np.random.default_rng(0), EXAMPLES.value or wanted
+    rng, count = np.random.default_rng(0), examples or wanted
     images = rng.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
     labels = np.arange(count) % 10
     test = dict(test_images=images[:10], test_labels=labels[:10])
@@ -148,7 +148,7 @@ class _Given:
 
 
 def measure(parts, runs):
-    """The compiled step, its operations, and median seconds of each part.
+    """The compiled parts by name, the step's operations, and median seconds of each part.
 
     The parts take turns, so that a busy machine slows all alike.
     """
@@ -163,10 +163,10 @@ def measure(parts, runs):
                 taken[name].append(time.perf_counter() - began)
     f, args = parts["step"]
     flops = (jax.jit(f).lower(*args).cost_analysis() or {}).get("flops", float("nan"))
-    return compiled["step"], flops, {name: statistics.median(times) for name, times in taken.items()}
+    return compiled, flops, {name: statistics.median(times) for name, times in taken.items()}
 
 
-def report(plan, step, flops, seconds):
+def report(plan, compiled, flops, seconds):
     """Lines of the table."""
     batch, whole = plan.batch_size, seconds["step"]
     rows = {name: seconds[name] for name in ("augment", "forward", "target", "method", "optimiser") if name in seconds}
@@ -183,7 +183,7 @@ def report(plan, step, flops, seconds):
         more = whole - seconds["base"]
         for name, time_of in (("overhead", more), ("positives", seconds["positives"])):
             yield f"{name:<10} {1e3 * time_of:9.2f} {time_of / seconds['base']:8.2%} of the base's step"
-    memory = step.memory_analysis()
+    memory = compiled["step"].memory_analysis()
     if memory:
         sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
         yield "memory     arguments {:,.0f} MB, temporary {:,.0f} MB".format(*(s / 1e6 for s in sizes))
@@ -219,7 +219,7 @@ def trace(plan, state, images, index, key, shardings, mesh):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        plan = plan_of(cli.CONFIG.value, Path(folder))
+        plan = plan_of(cli.CONFIG.value, Path(folder), EXAMPLES.value)
     mesh, key = make_mesh(), jax.random.key(0)
     with jax.set_mesh(mesh):
         shardings = state_shardings(mesh, plan.shapes)

@@ -3,9 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-from ssl_jax import checkpoint, writer
+import jax
+
+from ssl_jax import checkpoint, folder, writer
 from ssl_jax.build import Plan
+from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.settings import SettingError
+from ssl_jax.sharding import replicated, state_shardings
 
 NETWORKS = ("params", "batch_stats", "method")  # with banks, queues and target networks
 ALL = (*NETWORKS, "opt_state", "step")
@@ -26,7 +30,7 @@ class Adoption:
         return found
 
 
-def find(plan: Plan, folder: Path) -> Adoption | None:
+def find(plan: Plan, workdir: Path) -> Adoption | None:
     """What `config.init_from` gives to a run that has no checkpoint of its own yet, or None.
 
     Positives begin with the other run's state where it has the same shape, else anew; they are refreshed at once.
@@ -34,7 +38,7 @@ def find(plan: Plan, folder: Path) -> Adoption | None:
     Raises:
         SettingError: no checkpoint there, an array that this run needs and it lacks, or a step outside this run.
     """
-    config, own = plan.config, Path(folder) / "checkpoints"
+    config, own = plan.config, Path(workdir) / "checkpoints"
     if not config.init_from:
         if config.init_fresh or config.init_epoch:
             raise SettingError("init_fresh and init_epoch go with init_from; name a run folder there")
@@ -43,23 +47,36 @@ def find(plan: Plan, folder: Path) -> Adoption | None:
         return None
     per_epoch = _steps_per_epoch(config.init_from) or plan.steps_per_epoch
     source = checkpoint.Donor(config.init_from, round(config.init_epoch * per_epoch) or None)
+    check = lambda parts: source.check(plan.shapes, parts, _places(plan))
     if config.init_fresh:
-        source.check(plan.shapes, NETWORKS)
+        check(NETWORKS)
         return Adoption(source, NETWORKS, 0)
-    source.check(plan.shapes, ALL)
+    check(ALL)
     _check_step(plan, source.step, per_epoch)
     parts = ALL
     try:
-        source.check(plan.shapes, ("positives",))
+        check(("positives",))
         parts += ("positives",)
     except SettingError:
         pass
     return Adoption(source, parts, source.step)
 
 
-def _steps_per_epoch(folder):
-    """Steps of an epoch of the run in `folder`, as it logged them; None where it logged none."""
-    records = [r for r in writer.read(folder) if r["epoch"] > 0]
+def _places(plan):
+    """The layout in which a bank may have another padding: only one of as many images has the same rows."""
+    mesh = make_mesh()
+    try:
+        count = folder.recorded(plan.config.init_from)[folder.FACTS]["shape"][0]
+    except (SettingError, KeyError):
+        count = None
+    if count == len(plan.dataset.train):
+        return state_shardings(mesh, plan.shapes)
+    return jax.tree.map(lambda _: replicated(mesh), plan.shapes)
+
+
+def _steps_per_epoch(workdir):
+    """Steps of an epoch of the run in `workdir`, as it logged them; None where it logged none."""
+    records = [r for r in writer.read(workdir) if r["epoch"] > 0]
     return round(records[-1]["step"] / records[-1]["epoch"]) if records else None
 
 

@@ -59,8 +59,11 @@ def build(config: ConfigDict, dataset: datasets.Dataset | None = None) -> Plan:
         notes += (f"{lacking}, so no scores ({', '.join(config.evals)}); watch the loss and train/spread",)
     counts = (facts[name] for name in ("batch_size", "steps_per_epoch", "total_steps"))
     plan = Plan(config, dataset, parts, evaluators, *counts, notes)
-    plan = dataclasses.replace(plan, shapes=_shapes(plan))
-    _check_memory(plan.shapes)
+    mesh = jax.sharding.get_mesh()
+    mesh = make_mesh() if mesh.empty else mesh
+    with jax.set_mesh(mesh):
+        plan = dataclasses.replace(plan, shapes=_shapes(plan))
+    _check_memory(mesh, plan.shapes)
     check_features(plan)
     return plan
 
@@ -87,8 +90,12 @@ def _facts(config, examples, classes) -> dict:
     batch_size = config.batch_size
     if not 0 < batch_size <= examples:
         raise SettingError(f"batch_size={batch_size}: between 1 and the {examples} training images")
-    if batch_size % jax.device_count():
-        raise SettingError(f"batch_size={batch_size} does not divide by the {jax.device_count()} devices")
+    if config.accumulate != 1:
+        raise SettingError(
+            f"accumulate={config.accumulate}: gradients are not accumulated, since losses over pairs or codes, and "
+            "BatchNorm, see one whole batch, and several small ones are not a larger one; for memory use more devices, "
+            "model.dtype=bfloat16, model.remat, or a queue (method.queue_length) where the method has one"
+        )
     steps = examples // batch_size
     counts = dict(steps_per_epoch=steps, total_steps=config.epochs * steps)
     return dict(examples=examples, classes=classes, batch_size=batch_size) | counts
@@ -162,14 +169,14 @@ def _shapes(plan) -> TrainState:
     return shapes[-1]
 
 
-def _check_memory(shapes):
+def _check_memory(mesh, shapes):
     """The train state, with the memory bank in it, fits the devices."""
-    taken, limit = bytes_per_device(make_mesh(), shapes), device_memory()
+    taken, limit = bytes_per_device(mesh, shapes), device_memory()
     if sum(taken.values()) <= limit:
         return
     largest, size = max(taken.items(), key=lambda item: item[1]), lambda number: f"{number / 1e9:,.1f} GB"
     raise SettingError(
-        f"the train state takes {size(sum(taken.values()))} on each of {jax.device_count()} devices, which have "
+        f"the train state takes {size(sum(taken.values()))} on each of {mesh.size} devices, which have "
         f"{size(limit)} ({largest[0]} alone: {size(largest[1])}); use more devices, a smaller head.dim or model.width, "
         "or fewer images (data.limit)"
     )

@@ -8,6 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ssl_jax.settings import SettingError
+from ssl_jax.sharding import same_but_padding
 
 
 class Checkpoints:
@@ -35,14 +36,14 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
     def restore(self, step: int, shapes, shardings):
-        """The state of `step`, in the layout of `shardings`.
+        """The state of `step`, in the layout of `shardings`; a bank's padding as this machine's devices want it.
 
         Raises:
             SettingError: the checkpoint holds other arrays than `shapes` (the first that differs).
         """
-        _compare(self._manager.item_metadata(step), shapes, step)
+        _compare(self._manager.item_metadata(step), shapes, shardings, step)
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        return self._manager.restore(step, args=ocp.args.StandardRestore(target, strict=False))
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -91,29 +92,36 @@ class Donor:
             self._metadata = self._manager.item_metadata(self.step)
         self._stored = {_path(p): x for p, x in _leaves(self._metadata)}
 
-    def check(self, shapes, parts):
-        """Raises a SettingError naming the first array of the trees `parts` of `shapes` that is not there."""
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+    def check(self, shapes, parts, shardings):
+        """Raises a SettingError naming the first array of the trees `parts` of `shapes` that is not there.
+
+        In the layout of `shardings` the padding of a bank may be another.
+        """
+        for (path, leaf), place in zip(jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings)):
             name = _path(path)
             if name.split("/")[0] not in parts:
                 continue
             shape = tuple(self._stored[name].shape) if name in self._stored else None
-            if shape != tuple(leaf.shape):
+            if shape is None or not same_but_padding(shape, leaf.shape, place):
                 said = "has no" if shape is None else f"has {shape} for"
                 raise SettingError(f"{self._name} {said} {name}, this run needs {tuple(leaf.shape)}")
 
     def adopt(self, state, shardings, parts, everywhere):
-        """`state`, laid out as `shardings`, with the trees `parts` of the checkpoint, read as `everywhere` says."""
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), self._metadata)
+        """`state`, laid out as `shardings`, with the trees `parts` of the checkpoint; its others go `everywhere`."""
+        wanted = lambda path: path.split("/")[0] in parts
+        leaves, places = jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(shardings)
+        own = {_path(p): (x.shape, place) for (p, x), place in zip(leaves, places) if wanted(_path(p))}
+
+        def read(path, x):
+            shape, place = own.get(_path(path), (x.shape, everywhere))
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)
+
+        target = jax.tree_util.tree_map_with_path(read, self._metadata)
         with self._reading():
-            stored = self._manager.restore(self.step, args=ocp.args.StandardRestore(target))
+            stored = self._manager.restore(self.step, args=ocp.args.StandardRestore(target, strict=False))
         found = {_path(p): x for p, x in jax.tree_util.tree_leaves_with_path(stored)}
-
-        def take(path, own, place):
-            other = found.get(_path(path)) if _path(path).split("/")[0] in parts else None
-            return own if other is None else jax.device_put(other, place)
-
-        return jax.tree_util.tree_map_with_path(take, state, shardings)
+        take = lambda path, x: found[_path(path)] if _path(path) in own else x
+        return jax.tree_util.tree_map_with_path(take, state)
 
     @contextlib.contextmanager
     def _reading(self):
@@ -135,11 +143,11 @@ def _leaves(stored):
     return [(p, x) for p, x in jax.tree_util.tree_leaves_with_path(stored) if hasattr(x, "shape")]
 
 
-def _compare(stored, shapes, step: int) -> None:
+def _compare(stored, shapes, shardings, step: int) -> None:
     found = {_path(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(stored) if hasattr(x, "shape")}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+    for (path, leaf), place in zip(jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings)):
         shape = found.get(_path(path))
-        if shape != tuple(leaf.shape):
+        if shape is None or not same_but_padding(shape, leaf.shape, place):
             said = "is missing" if shape is None else f"has shape {shape}"
             raise SettingError(f"checkpoint {step}: {_path(path)} {said}, this run needs {tuple(leaf.shape)}")
 

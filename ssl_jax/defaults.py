@@ -12,7 +12,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.epochs = 200
-    config.batch_size = 256  # over all devices
+    config.batch_size = 256  # over all devices of all hosts, whether or not it divides by them
+    config.accumulate = 1  # nothing else: parts of a batch are no batch to these losses and to BatchNorm
     config.init_from = ""  # a run folder: go on from its last checkpoint, under this config's stages and schedules
     config.init_epoch = 0.0  # which of its checkpoints; 0 = the last
     config.init_fresh = False  # from that checkpoint take networks, banks and queues only; epochs start at zero
@@ -31,6 +32,8 @@ def get_config() -> ConfigDict:
             "skip_corrupt": False,  # leave out image files that cannot be read
             "download": False,  # fetch what is missing (CIFAR)
             "cache": "",  # folder for decoded images and downloads; empty = ~/.cache/ssl_jax
+            "store": "cache",  # or stream: images of folder and tfds are decoded whenever they are wanted, never stored
+            "workers": 0,  # processes that decode a stream; 0 = threads of this one
             "mean": (),  # of each channel, pixels in 0..1; empty = the data set's own
             "std": (),  # likewise
         }
@@ -172,9 +175,10 @@ def apply_variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
     return config
 
 
+_PLACES = ("data.dir", "data.cache", "data.download", "data.store", "data.workers")
 _OBSERVING = ("evals", "eval_epochs", "checkpoint_epochs", "keep_checkpoints", "log_steps", "baselines", "best")
 
 
 def only_observes(name: str) -> bool:
     """Whether the setting `name` ("evals.knn.k", "data.dir") leaves the training as it is."""
-    return name.split(".")[0] in _OBSERVING or name in ("data.dir", "data.cache", "data.download")
+    return name.split(".")[0] in _OBSERVING or name in _PLACES

@@ -10,6 +10,7 @@ from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import clean, draw_views
 from ssl_jax.models.pooling import flat
 from ssl_jax.ops.mesh import REPLICATED, ROWS, constrain
+from ssl_jax.sharding import put_rows
 
 
 def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) -> dict:
@@ -18,19 +19,21 @@ def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) ->
     Args:
         method: gives the features.
         state: a `TrainState`.
-        images: [N, H, W, C] uint8, on the device or on the host.
+        images: [N, H, W, C] uint8, on the device; or on the host, of which each device's rows are read for it alone.
         names: features wanted; one pass serves all.
         size: side, in pixels, that the images are brought to: that of the largest view trained on.
         mean, std: channel statistics.
-        chunk: images a pass.
+        chunk: images a pass; a few more where the devices do not divide it.
     """
-    rows = len(images)
-    chunk = min(chunk, rows)
+    rows, mesh = len(images), jax.sharding.get_mesh()
+    devices = 1 if mesh.empty else mesh.size
+    chunk = -(-min(chunk, rows) // devices) * devices
+    spread = devices > 1 and not isinstance(images, jax.Array)
     take = partial(_chunk(), method, state, names=names, size=size, mean=mean, std=std)
     parts = []
     for start in range(0, rows, chunk):
         index = np.minimum(start + np.arange(chunk), rows - 1)
-        parts.append(take(images[index]))
+        parts.append(take(put_rows(images, index, mesh) if spread else images[index]))
         # One pass ahead is enough; many in flight can deadlock several virtual CPU devices.
         jax.block_until_ready(parts[-2:-1])
     return {name: jnp.concatenate([p.pop(name) for p in parts])[:rows] for name in names}

@@ -1,52 +1,89 @@
 """Training images and batches as the step takes them."""
 
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent import futures
 
 import jax
-import numpy as np
 
-from ssl_jax.data.pipeline import epoch_order
-from ssl_jax.sharding import batch_sharding, replicated
+from ssl_jax.data import ahead
+from ssl_jax.data.pipeline import Order
+from ssl_jax.data.stream import Streamed
+from ssl_jax.sharding import batch_sharding, own_rows, padded, put, replicated
+
+_PATIENCE = 10  # seconds that a worker process has to finish its batch when the run ends
 
 
 class Feed:
     """The training images, and each step's share of them: a function of (key, step).
 
-    A resident set lies whole on every device and a step only names its rows. A larger one stays where it
-    is, usually in a memory-mapped file, and each batch travels while the step before it is computed.
+    A resident set lies whole on every device and a step only names its rows. A larger one stays where it is, in a
+    memory-mapped file or in the files of its images, and each batch travels while the step before it is computed;
+    every process reads the rows of its own devices only.
 
     Attributes:
-        images: [N, H, W, C] uint8, on the devices or as numpy array.
+        images: [N, H, W, C] uint8, on the devices, as numpy array, or streamed.
+        waited: seconds so far that the devices had nothing to do because images were not there.
     """
 
-    def __init__(self, images, mesh, key, *, batch_size: int, resident: bool):
-        self.images = jax.device_put(images, replicated(mesh)) if resident else images
-        self._mesh, self._key, self._batch_size, self._resident = mesh, key, batch_size, resident
-        self._epoch, self._order = -1, None
-        self._reader, self._next = (None, {}) if resident else (ThreadPoolExecutor(1), {})
+    def __init__(self, images, mesh, key, *, batch_size: int, resident: bool, workers: int = 0):
+        self.images = put(images, replicated(mesh)) if resident else images
+        self.waited = 0.0
+        self._sharding, self._everywhere = batch_sharding(mesh), replicated(mesh)
+        self._resident, self._workers = resident, workers
+        self._order = Order(key, len(images), batch_size)
+        self._own = own_rows(self._sharding, batch_size)
+        self._next, self._ahead = {}, None
+        if isinstance(images, Streamed):
+            ahead.check(images, len(self._own), workers)
+        calm = ahead.deaf if isinstance(images, Streamed) and workers else None
+        self._reader = None if resident else futures.ThreadPoolExecutor(1, "feed", initializer=calm)
 
-    def batch(self, step: int):
-        """Images and `index` [B] for `train_step`: all images, or those of the batch alone."""
-        rows = self._rows(step)
-        index = jax.device_put(rows, batch_sharding(self._mesh))
+    def batch(self, step: int, running=None):
+        """Images and `index` [B], whole on every device, for `train_step`: all images, or those of the batch alone.
+
+        Args:
+            step: any; those that follow one another are read ahead.
+            running: an array that devices compute meanwhile. Until it is there, nobody waits for images.
+        """
         if self._resident:
-            return self.images, index
-        waiting = self._next.pop(step, None)
-        batch = waiting.result() if waiting else self._read(rows)
-        self._next = {step + 1: self._reader.submit(self._read, self._rows(step + 1))}
-        return batch, index
+            return self.images, put(self._order(step), self._everywhere)
+        waiting = self._next.pop(step, None) or self._reader.submit(self._read, step)
+        found = self._wait(waiting, running)
+        self._next = {step + 1: self._reader.submit(self._read, step + 1)}
+        return found
 
     def close(self) -> None:
-        """Ends the reading ahead."""
+        """Ends the reading ahead, with its threads and processes."""
         if self._reader:
-            self._reader.shutdown(wait=False, cancel_futures=True)
+            for waiting in self._next.values():
+                waiting.cancel()
+            end = self._reader.submit(self._end)  # after what is being read
+            if not futures.wait([end], _PATIENCE).done:
+                ahead.kill()
+            self._reader.shutdown()
 
-    def _rows(self, step):
-        epoch, position = divmod(step, len(self.images) // self._batch_size)
-        if epoch != self._epoch:
-            self._order = np.asarray(epoch_order(self._key, epoch, len(self.images), self._batch_size))
-            self._epoch = epoch
-        return self._order[position]
+    def _wait(self, waiting, running):
+        while running is not None and not running.is_ready() and not waiting.done():
+            futures.wait([waiting], 0.002)
+        began = time.monotonic()
+        found = waiting.result()
+        self.waited += time.monotonic() - began
+        return found
 
-    def _read(self, rows):
-        return jax.device_put(self.images[rows], batch_sharding(self._mesh))
+    def _read(self, step):
+        """Images and `index` of a step, on the devices."""
+        if isinstance(self.images, Streamed):
+            if self._ahead is None or self._ahead.step != step:
+                self._end()
+                self._ahead = ahead.Ahead(ahead.Steps(self.images, self._order, self._own), step, self._workers)
+            rows, own = self._ahead.next()
+        else:
+            rows = self._order(step)
+            own = self.images[rows[self._own]]
+        shape = (padded(len(rows), self._sharding), *own.shape[1:])
+        return jax.make_array_from_process_local_data(self._sharding, own, shape), put(rows, self._everywhere)
+
+    def _end(self):
+        if self._ahead:
+            self._ahead.close()
+            self._ahead = None

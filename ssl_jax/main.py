@@ -8,7 +8,13 @@ from pathlib import Path
 from absl import flags
 
 from ssl_jax import cli, defaults
+from ssl_jax.settings import SettingError
 
+DISTRIBUTED = flags.DEFINE_boolean("distributed", None, "One run on all processes that Slurm, MPI or a pod started.")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, of several that are started by hand.")
+PROCESSES = flags.DEFINE_integer("processes", 0, "How many they are.", lower_bound=0)
+PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0.", lower_bound=-1)
+JOIN_SECONDS = flags.DEFINE_integer("join_seconds", 300, "How long they wait for each other.", lower_bound=1)
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; default runs/<config>[-<variant>][-<hash of overrides>].")
 
 
@@ -28,22 +34,40 @@ def default_workdir() -> Path:
     return Path("runs") / name
 
 
+def _end(message, code):
+    """The end that all processes come to together: the first one tells of it."""
+    from ssl_jax import hosts
+
+    if hosts.is_first():
+        print(message, file=sys.stderr)
+    sys.exit(code)
+
+
 def main():
     try:
-        from ssl_jax import compilation, signals, train
+        import jax
+
+        from ssl_jax import compilation, hosts, joining, signals, train
     except KeyboardInterrupt:
         sys.exit(130)
-    compilation.enable_cache()
+    joining.join(DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value, JOIN_SECONDS.value)
+    # On CPUs no process waits longer than 30 s for another, and only the first one's programs would be kept.
+    if not (jax.distributed.is_initialized() and jax.default_backend() == "cpu"):
+        compilation.enable_cache()
     try:
         train.run(cli.CONFIG.value, WORKDIR.value or default_workdir())
-    except train.NotFinite as error:
-        cli.fail(error, 1)
+    except (train.NotFinite, hosts.Agreed) as error:
+        _end(f"error: {' '.join(str(error).split())}", 1 if isinstance(error, train.NotFinite) else 2)
     except signals.Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.signum)
+        _end(stopped, 128 + stopped.signum)
     except KeyboardInterrupt:
         print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        hosts.leave(130)
+    except Exception as error:
+        if hosts.count() == 1:
+            raise
+        hosts.tell(error)
+        hosts.leave(2 if isinstance(error, SettingError) else 1)
 
 
 if __name__ == "__main__":

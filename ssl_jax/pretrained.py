@@ -62,7 +62,7 @@ class Encoder:
         Raises:
             ValueError: no such feature, or no such images.
         """
-        images = np.asarray(images)
+        images = images if hasattr(images, "ndim") else np.asarray(images)
         if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != self.channels:
             raise ValueError(
                 f"images of shape {images.shape}, {images.dtype}: give uint8 of shape [N, H, W, {self.channels}]"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import writer
+from ssl_jax import hosts, writer
 from ssl_jax.build import Plan
 from ssl_jax.data.augment import View, clean
 from ssl_jax.encoder import draw, embed
@@ -36,14 +36,16 @@ class Scorer:
     def splits(self, stage: Stage, state) -> dict[str, Split]:
         """What evaluators read: all features that they need, of all images, and how to draw others."""
         joined = self._plan.dataset.joined  # then the test images are among the others
-        parts = self._splits(*(features(stage, state, x, self._names) for x in self._images[: 1 if joined else 2]))
+        own = lambda images: hosts.whole(features(stage, state, images, self._names))
+        parts = self._splits(*(own(images) for images in self._images[: 1 if joined else 2]))
         images = dict(trained=self._images[0], train=self._images[0], test=self._images[1])
         return {name: split._replace(draw=_draw(stage, state, images[name])) for name, split in parts.items()}
 
     def pixels(self, stage: Stage) -> dict[str, float]:
         """Scores of normalised pixels in place of every feature; those of a method's own `scores` have no such."""
         data = self._plan.dataset
-        flat = [_pixels(split.images, stage) for split in (data.train, data.test)[: 1 if data.joined else 2]]
+        with hosts.alone():
+            flat = [_pixels(split.images, stage) for split in (data.train, data.test)[: 1 if data.joined else 2]]
         keys = [key for key, e in self._plan.evaluators.items() if "scores" not in e.needs]
         return self._run("pixels", self._splits(*(dict.fromkeys(self._names, x) for x in flat)), None, keys=keys)
 
@@ -62,8 +64,13 @@ class Scorer:
             yield f"{key}/{name}", value
 
     def _run(self, prefix, splits, state, report=silent, keys=None):
+        """Each host scores for itself, on features that all have; what the first one finds counts."""
         keys = self.keys if keys is None else keys
-        return {f"{prefix}/{name}": value for key in keys for name, value in self.one(key, splits, state, report)}
+        if state is not None:
+            state = state.replace(method=hosts.whole(state.method))  # nothing else of it is read
+        with hosts.alone():
+            found = [(name, value) for key in keys for name, value in self.one(key, splits, state, report)]
+        return {f"{prefix}/{name}": value for name, value in hosts.share(found)}
 
     def _splits(self, trained, test=None):
         data = self._plan.dataset
@@ -85,11 +92,12 @@ def features(stage: Stage, state, images, names) -> dict:
 
 def _draw(stage, state, images):
     """`Split.draw` of some images."""
-    size, settings = stage.views[0].size, dict(mean=stage.mean, std=stage.std)
+    size, settings, mesh = stage.views[0].size, dict(mean=stage.mean, std=stage.std), jax.sharding.get_mesh()
 
     def make(key, rows, names, **shape):
-        view = View(size=size, count=1, jitter=0.0, grayscale=0.0, **shape)
-        return draw(stage.method, state, images[np.asarray(rows)], key, view, tuple(names), **settings)
+        view, rows = View(size=size, count=1, jitter=0.0, grayscale=0.0, **shape), np.asarray(rows)
+        with jax.set_mesh(mesh):
+            return hosts.whole(draw(stage.method, state, images[rows], key, view, tuple(names), **settings))
 
     return make
 

@@ -93,13 +93,14 @@ def _stage(config, until, dataset, facts) -> Stage:
     views = views_of(config)
     schedule = _schedule(config.optim, facts)
     tx = _optimiser(config.optim, schedule, facts)
-    resident = dataset.train.images.nbytes <= config.resident_gb * 2**30
+    resident = dataset.resident(config.resident_gb)
     return Stage(until, _method(config, facts), tx, schedule, views, dataset.mean, dataset.std, resident)
 
 
 def _method(config, facts):
     backbone = _backbone(config.model)
-    if facts["batch_size"] % (groups := config.model.get("bn_groups", 1)):
+    groups = convert(config.model.get("bn_groups", 1), int, "model.bn_groups")
+    if groups < 1 or facts["batch_size"] % groups:
         raise SettingError(f"model.bn_groups={groups} does not divide batch_size={facts['batch_size']}")
     network = Network(backbone, fill(Head, config.head, "head", name=None, parent=None, bn_groups=groups))
     cls = choose("ssl_jax.methods", config.method.name, "method.name", "Method")
@@ -152,7 +153,10 @@ def _one_schedule(settings, per_epoch, total, scale):
     if schedule.name == "warmup_cosine":
         warmup = round(schedule.warmup_epochs * per_epoch)
         if not 0 <= warmup <= total:
-            raise SettingError(f"optim.schedule.warmup_epochs={schedule.warmup_epochs}: within the run's epochs")
+            raise SettingError(
+                f"optim.schedule.warmup_epochs={schedule.warmup_epochs}: within the run's epochs, "
+                f"{total / per_epoch:g}; a shorter run needs a shorter warm-up"
+            )
         return schedules.warmup_cosine(rate, total, warmup_steps=warmup, start=start, final=final)
     if schedule.name == "line_cosine":
         warmup, length = (round(e * per_epoch) for e in (schedule.warmup_epochs, schedule.cosine_epochs))

@@ -1,6 +1,8 @@
 """The train step, and the loop around it: the only place that knows all the rest."""
 
+import contextlib
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import jax
 import optax
 from rich.console import Console
 
-from ssl_jax import adoption, checkpoint, environment, scoring, signals, writer
+from ssl_jax import adoption, checkpoint, environment, hosts, scoring, signals, writer
 from ssl_jax.build import Plan, build, fresh_state, init_state
 from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import draw_views
@@ -16,10 +18,10 @@ from ssl_jax.data.pipeline import LOSS, VIEWS, stream
 from ssl_jax.feed import Feed
 from ssl_jax.folder import claim
 from ssl_jax.interface import Batch
-from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.ops.mesh import ROWS, constrain, make_mesh
 from ssl_jax.refreshing import refresh
 from ssl_jax.scoring import Scorer
-from ssl_jax.sharding import replicated, state_shardings
+from ssl_jax.sharding import put, replicated, state_shardings
 from ssl_jax.stages import Stage
 from ssl_jax.watch import Watch
 
@@ -36,14 +38,16 @@ def train_step(stage: Stage, state, images, index, key):
     Args:
         stage: method, optimiser and views, static.
         state: `TrainState` before the step.
-        images: [N, H, W, C] uint8, the resident data set; or [B, H, W, C], this batch's own.
+        images: [N, H, W, C] uint8, the resident data set; or this batch's own, in the order of `index`, with further
+            ones at the end where B does not divide by the devices.
         index: [B] int32 rows of this batch.
         key: of the run; streams are folded out of it with the step.
 
     Returns:
         the state after the step, and scalar metrics.
     """
-    pixels = images[index] if stage.resident else images
+    index = constrain(index, ROWS)
+    pixels = constrain(images[index] if stage.resident else images[: len(index)], ROWS)
     views = draw_views(stream(key, VIEWS, state.step), pixels, stage.views, stage.mean, stage.std)
     batch = Batch(views, index)
 
@@ -81,14 +85,28 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
         SettingError: something in the config, the data or the folder cannot be used.
         NotFinite: the loss became NaN or infinite.
         signals.Stopped: Ctrl-C or SIGTERM; the state is saved.
+        hosts.Agreed: with several processes, a SettingError of any of them, raised by all.
     """
-    console = console or Console()
-    plan = build(config)
+    console = (console or Console()) if hosts.is_first() else Console(quiet=True, force_terminal=False)
+    hosts.check_devices()
+    plan = hosts.agree(lambda: build(config))
     folder, mesh = Path(workdir), make_mesh()
-    adopted = adoption.find(plan, folder)
-    known = (plan.dataset.fingerprint(), plan.dataset.facts())
-    with claim(folder, plan.config, *known), jax.set_mesh(mesh), signals.StopRequest() as stop:
+    adopted = hosts.agree(lambda: adoption.find(plan, folder))
+    with contextlib.ExitStack() as held:
+        _claim(folder, plan, held)
+        stop = held.enter_context(signals.StopRequest())
+        held.enter_context(jax.set_mesh(mesh))
         return _Loop(plan, folder, mesh, console, stop, adopted).run()
+
+
+def _claim(folder, plan, held):
+    """The run folder for this run, until `held` is closed; all hosts see it, and have the same config and data."""
+    known = (plan.dataset.fingerprint(), plan.dataset.facts())
+    settings = {k: v for k, v in plan.config.to_dict().items() if k != "data"} | dict(folder=folder.name)
+    hosts.same(settings, "its config; give all processes the same flags")
+    hosts.same(known, "its images; data.dir must hold the same data set on every host")
+    hosts.agree(lambda: held.enter_context(claim(folder, plan.config, *known)) if hosts.is_first() else None)
+    hosts.check_shared(folder)
 
 
 class _Loop:
@@ -99,19 +117,21 @@ class _Loop:
         self.plan, self.folder, self.mesh, self.console, self.stop = plan, folder, mesh, console, stop
         self.shardings = state_shardings(mesh, plan.shapes)
         self.step_fn = jit_step(mesh, self.shardings)
-        self.by_step = {r["step"]: r[plan.config.best] for r in writer.read(folder) if plan.config.best in r}
+        known = [(r["step"], r[plan.config.best]) for r in writer.read(folder) if plan.config.best in r]
+        self.by_step = dict(map(tuple, hosts.share(known)))
         self.checkpoints = checkpoint.Checkpoints(folder, self.by_step, plan.config.keep_checkpoints)
-        self.key = jax.device_put(jax.random.key(plan.config.seed), replicated(mesh))
+        self.key = jax.jit(lambda: jax.random.key(plan.config.seed), out_shardings=replicated(mesh))()
         resident = plan.stages[0].resident
-        self.feed = Feed(plan.dataset.train.images, mesh, self.key, batch_size=plan.batch_size, resident=resident)
+        how = dict(batch_size=plan.batch_size, resident=resident, workers=plan.config.data.workers)
+        self.feed = Feed(plan.dataset.train.images, mesh, self.key, **how)
         test = plan.dataset.test.images
-        self.scorer = Scorer(plan, self.feed.images, jax.device_put(test, replicated(mesh)) if resident else test)
-        self.speed = float("nan")
+        self.scorer = Scorer(plan, self.feed.images, put(test, replicated(mesh)) if resident else test)
+        self.speed, self.starved = float("nan"), 0.0
         self.watch = Watch(plan.steps_per_epoch)
         self.said = None  # the step of the last refresh that was told of
 
     def run(self):
-        saved = self.checkpoints.latest() or 0
+        saved = hosts.share(self.checkpoints.latest() or 0)
         start = saved or (self.adopted.first_step if self.adopted else 0)
         for record in writer.read(self.folder):
             if record["step"] <= start:
@@ -122,9 +142,11 @@ class _Loop:
             self.checkpoints.close()
             self.console.print(f"{self.folder} is finished ({start} steps)", highlight=False, soft_wrap=True)
             return self.conclude()
-        state = self.restore(saved) if saved else self.fresh()
-        self.metrics, self.began = writer.Metrics(self.folder, start), environment.Start(self.folder, start)
-        self.scores, self.bar = self.last_scores(), None
+        state = hosts.agree(lambda: self.restore(saved) if saved else self.fresh())
+        self.metrics = self.began = writer.Nowhere()
+        if hosts.is_first():
+            self.metrics, self.began = writer.Metrics(self.folder, start), environment.Start(self.folder, start)
+        self.scores, self.bar = _evaluated(scoring.on_record(self.folder)), None
         try:
             if start or self.adopted:
                 how = f"resuming {self.folder}" if saved else f"going on from {self.plan.config.init_from}"
@@ -139,7 +161,8 @@ class _Loop:
                 self.bar.close()
             self.feed.close()
             self.metrics.close()
-            self.checkpoints.close()
+            if hosts.count() == 1 or not sys.exc_info()[0]:  # others may be gone, and this waits for them
+                self.checkpoints.close()
         return self.conclude()
 
     def fresh(self):
@@ -164,8 +187,9 @@ class _Loop:
             self.metrics.write(start, epoch, self.scorer.encoder(kind, stage, state))
             self.metrics.flush()
             self.show("before training", scoring.on_record(self.folder))
-        if self.stop.signum:
-            raise signals.Stopped(self.stop.signum, "stopped before the first step; the same command begins anew")
+        if signum := self.stop.after(start):
+            self.checkpoints.close()
+            raise signals.Stopped(signum, "stopped before the first step; the same command begins anew")
 
     def train(self, state, start):
         """Steps from `start` to the end. Logs one step late, so that the host never waits for the device."""
@@ -176,16 +200,20 @@ class _Loop:
             state, found = refresh(stage, state, *where, report=self.bar.status, anew=bool(anew))
             if found is not None:
                 self.refreshed(step, found)
-            images, index = self.feed.batch(step)
+            images, index = self.feed.batch(step, running=pending and pending[1]["loss"])
             state, metrics = self.step_fn(stage, state, images, index, self.key)
             if pending:
                 self.log(*pending)
             pending = (step + 1, metrics)
             boundary = plan.due(step + 1, plan.config.eval_epochs) or plan.due(step + 1, plan.config.checkpoint_epochs)
-            if boundary or self.stop.signum:
+            if boundary:
                 self.log(*pending)
+            stopping = self.stop.after(step + 1)
+            if stopping and not boundary:
+                self.log(*pending)
+            if boundary or stopping:
                 pending = None
-                self.boundary(state, step + 1)
+                self.boundary(state, step + 1, stopping)
 
     def refreshed(self, step, found):
         """On record; and in a line of its own, unless another one was less than `eval_epochs` ago."""
@@ -195,9 +223,8 @@ class _Loop:
             values = "  ".join(f"{name.partition('/')[2]} {value:.4g}" for name, value in found.items())
             self.bar.note(f"before epoch {step // self.plan.steps_per_epoch + 1}: {values}")
 
-    def boundary(self, state, step):
+    def boundary(self, state, step, stopping):
         """Evaluation and checkpoint where due, in this order: a checkpoint's scores are on disk before it."""
-        stopping = self.stop.signum
         if self.plan.due(step, self.plan.config.eval_epochs) and self.plan.evaluators:
             scores = self.scorer.encoder("eval", self.plan.stage_at(step), state, self.bar.status)
             self.metrics.write(step, step / self.plan.steps_per_epoch, scores)
@@ -226,15 +253,18 @@ class _Loop:
         if step % self.plan.config.log_steps == 0 or ends:
             now, (began, first) = time.monotonic(), self.clock
             self.speed = (step - first) * self.plan.batch_size / max(now - began, 1e-9)
-            self.clock = now, step
+            self.starved = min(self.feed.waited / max(now - began, 1e-9), 1.0)
+            self.clock, self.feed.waited = (now, step), 0.0
             values = {f"train/{k}": float(v) for k, v in metrics.items()}
-            self.metrics.write(step, epoch, values | {"speed/images_per_second": round(self.speed, 1)})
+            speed = {"speed/images_per_second": round(self.speed, 1), "speed/data_wait": round(self.starved, 4)}
+            self.metrics.write(step, epoch, values | speed)
             if said := self.observe(step, values):
                 self.metrics.write(step, epoch, {"note": said})
                 self.bar.note(said)
         best = self.plan.config.best
         last = f"  {writer.label(best.partition('/')[2])} {self.scores[best]:.4f}" if best in self.scores else ""
-        self.bar.update(step, epoch, f"loss {loss:.4f}{last}  {self.speed:,.0f} images/s", line=ends)
+        waits = f" ({self.starved:.0%} of the time no image was ready)" if self.starved > 0.1 else ""
+        self.bar.update(step, epoch, f"loss {loss:.4f}{last}  {self.speed:,.0f} images/s{waits}", line=ends)
 
     def observe(self, step, record):
         """What the collapse watch says to the metrics of `step`."""
@@ -255,20 +285,20 @@ class _Loop:
 
     def conclude(self):
         """The final table, from the records of the run; returns the last scores."""
-        rows = scoring.on_record(self.folder)
+        rows = hosts.share(scoring.on_record(self.folder))
         if rows:
             self.show(str(self.folder), rows)
         for sentence in writer.comparison(rows) if len(rows) > 1 else ():
             self.console.print(sentence, highlight=False, soft_wrap=True)
         if self.watch.standing:
             self.console.print(self.watch.standing, highlight=False, soft_wrap=True)
-        return self.last_scores()
+        return _evaluated(rows)
 
     def show(self, title, rows):
         """A table of scores."""
         self.console.print(writer.table(title, rows), width=writer.wide(self.console))
 
-    def last_scores(self):
-        """The newest scores on record, as {"eval/knn/top1": ...}."""
-        found = scoring.on_record(self.folder).get(scoring.FEATURES["eval"], {})
-        return {f"eval/{name}": value for name, value in found.items()}
+
+def _evaluated(rows):
+    """The scores of the trained encoder among `rows`, as {"eval/knn/top1": ...}."""
+    return {f"eval/{name}": value for name, value in rows.get(scoring.FEATURES["eval"], {}).items()}

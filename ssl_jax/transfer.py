@@ -62,7 +62,7 @@ def scorer(run: Run, config) -> Score:
             raise SettingError(
                 f"evals.{key} reads the run's {', '.join(reads)}, which is of the images trained on alone"
             )
-    resident = dataset.train.images.nbytes <= config.resident_gb * 2**30
+    resident = dataset.resident(config.resident_gb)
     put = lambda x: jax.device_put(x, replicated(make_mesh())) if resident else x
     settings = json.loads(config.to_json_best_effort())
     settings = dict(data=settings["data"], evals=settings["evals"])

@@ -1,5 +1,6 @@
 """Stricter than production: two CPU devices (or SSL_JAX_TEST_DEVICES), no silent broadcasting, warnings are errors."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -21,6 +22,9 @@ if version("jax").startswith("0.10."):  # gone since; half of the compilation ti
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the time goes into tracing, lowering and compiling: no line numbers in programs, fewer garbage collections.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+gc.set_threshold(50_000, 20, 20)
 
 import jax
 import numpy as np
@@ -35,7 +39,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ssl_jax.methods.__path__.append(str(Path(__file__).parent / "plugins"))
 
 # Workers take a file at a time, so that its fixtures are made once; the longest come first, and all end together.
-LONGEST = ("test_run", "test_contract", "test_resume", "test_targets", "test_conr", "test_models", "test_report")
+LONGEST = ("test_run", "test_contract", "test_hosts", "test_bank_scale", "test_resume", "test_stream", "test_conr")
 GOLDEN = Path(__file__).parent / "golden"
 
 

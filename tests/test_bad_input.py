@@ -1,5 +1,6 @@
 """Mistakes end in one line that names the setting and the way out, before any long work."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,35 +22,74 @@ def cli(*flags):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ([], "--config is missing; try --config=configs/swav.py"),
-        (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
-        (["--config=nowhere.py", "--config.epochs=3"], "nowhere.py"),
-        (
-            [f"--config={TINY}", "--config.bach_size=3"],
-            "--config.bach_size is not a setting; did you mean 'batch_size'?",
-        ),
-        (
-            [f"--config={TINY}", "--config.method.epsilom=3"],
-            "--config.method.epsilom is not a setting; did you mean 'epsilon'?",
-        ),
-        ([f"--config={TINY}", "--config.evals.knn.kk=3"], "--config.evals.knn.kk is not a setting"),
-        ([f"--config={TINY}", "--config.batch_size=many"], "batch_size"),
-        ([f"--config={TINY}", "--wordkir=x"], "workdir"),
-        ([f"--config={TINY}", "epochs=3"], "'epochs=3' is not a flag"),
-        (
-            [f"--config={TINY}", "--config.method.name=swaw", "--workdir=/nonexistent/x"],
-            "choose one of: anchor_neighbourhood, byol, instance, local_aggregation, moco, simsiam, swav",
-        ),
-        ([f"--config={TINY}", "--workdir=/proc/x"], "workdir /proc/x cannot be written"),
-        ([f"--config={TINY}", "--config.data.name=folder"], "data.dir is empty: give the folder that holds the images"),
-        ([f"--config={TINY}", "--config.data.name=array", "--config.data.dir=no.npz"], "no such file or folder"),
-    ],
-)
-def test_command_line(flags, message):
-    code, out, err = cli(*flags)
+CALLS = [
+    ([], "--config is missing; try --config=configs/swav.py"),
+    (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
+    (["--config=nowhere.py", "--config.epochs=3"], "nowhere.py"),
+    (
+        [f"--config={TINY}", "--config.bach_size=3"],
+        "--config.bach_size is not a setting; did you mean 'batch_size'?",
+    ),
+    (
+        [f"--config={TINY}", "--config.method.epsilom=3"],
+        "--config.method.epsilom is not a setting; did you mean 'epsilon'?",
+    ),
+    ([f"--config={TINY}", "--config.evals.knn.kk=3"], "--config.evals.knn.kk is not a setting"),
+    ([f"--config={TINY}", "--config.batch_size=many"], "batch_size"),
+    ([f"--config={TINY}", "--wordkir=x"], "workdir"),
+    ([f"--config={TINY}", "epochs=3"], "'epochs=3' is not a flag"),
+    (
+        [f"--config={TINY}", "--config.method.name=swaw", "--workdir=/nonexistent/x"],
+        "choose one of: anchor_neighbourhood, byol, instance, local_aggregation, moco, simsiam, swav",
+    ),
+    ([f"--config={TINY}", "--workdir=/proc/x"], "workdir /proc/x cannot be written"),
+    ([f"--config={TINY}", "--config.data.name=folder"], "data.dir is empty: give the folder that holds the images"),
+    ([f"--config={TINY}", "--config.data.name=array", "--config.data.dir=no.npz"], "no such file or folder"),
+]
+
+# The command, imported once: each line of flags is a process of its own that is forked from there.
+FORKED = """
+import json, os, sys
+import ssl_jax.train
+from ssl_jax import cli, main
+codes = []
+for i, flags in enumerate(json.load(sys.stdin)):
+    child = os.fork()
+    if not child:
+        for end, number in (("out", 1), ("err", 2)):
+            os.dup2(os.open(f"{i}.{end}", os.O_WRONLY | os.O_CREAT), number)
+        sys.argv = ["main", *flags]
+        cli.start(main.main)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Exit code, standard output and standard error of every call."""
+    folder = tmp_path_factory.mktemp("calls")
+    flags, env = json.dumps([flags for flags, _ in CALLS]), os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    call = [sys.executable, "-c", FORKED]
+    done = subprocess.run(call, input=flags, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = lambda i: [(folder / f"{i}.{end}").read_text() for end in ("out", "err")]
+    return [(code, *said(i)) for i, code in enumerate(json.loads(done.stdout))]
+
+
+@pytest.mark.parametrize("i", range(len(CALLS)))
+def test_command_line(i, answers):
+    judge(*answers[i], CALLS[i][1])
+
+
+@pytest.mark.parametrize("i", [0, 10])
+def test_the_command_itself(i):
+    """The first mistake and the last that are found, as a user makes them."""
+    judge(*cli(*CALLS[i][0]), CALLS[i][1])
+
+
+def judge(code, out, err, message):
+    """One line of error, with this message in it."""
     assert code == 2
     assert out == ""
     assert err.startswith("error: ")
@@ -77,7 +117,8 @@ def put(path, value):
         ("epochs", 0, "epochs=0: at least 1"),
         ("keep_checkpoints", -1, r"keep_checkpoints=-1: at least 0 \(0: all\)"),
         ("batch_size", 300, "batch_size=300: between 1 and the 256 training images"),
-        ("batch_size", 33, "batch_size=33 does not divide by the 2 devices"),
+        ("accumulate", 2, "accumulate=2: gradients are not accumulated, since losses over pairs or codes, and"),
+        ("model.bn_groups", 0, "model: bn_groups=0: at least 1"),
         ("data.name", "mnist", "data.name='mnist' is not known; choose one of: digits, cifar10, cifar100"),
         ("data.name", "cifar10", "data.dir is empty"),
         ("data.limt", 3, "data.limt is not a setting; did you mean 'limit'"),

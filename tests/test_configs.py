@@ -8,16 +8,21 @@ import jax
 import numpy as np
 import pytest
 
+import ssl_jax.models
 from ssl_jax import defaults
 from ssl_jax.build import build, completed
 from ssl_jax.data.augment import View
+from ssl_jax.data.datasets import Dataset, Images
 from ssl_jax.settings import SettingError
 from ssl_jax.stages import views_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+# Where the network does not matter: the tests' own, which takes a tenth of the time.
+ssl_jax.models.__path__.append(str(Path(__file__).parent / "backbones"))
+TINY = {"name": "tiny", "width": 4}
 VARIANTS = {
     "swav": ("digits", "cifar10", "cifar10_multicrop", "cifar100", "folder", "imagenet", "imagenet_bs256"),
-    "instance": ("digits", "cifar10", "cifar100"),
+    "instance": ("digits", "cifar10", "cifar100", "imagenet_resnet18", "imagenet_resnet50"),
     "anchor_neighbourhood": ("digits", "cifar10", "cifar100", "svhn"),
     "byol": ("digits", "cifar10", "cifar20", "imagenet"),
     "simsiam": ("digits", "cifar10", "cifar10_propos", "cifar20_propos", "imagenet"),
@@ -96,16 +101,69 @@ def test_small_swav_recipes_build(variant, tmp_path):
     assert rate == pytest.approx(2e-3 if variant in ("cifar10", "folder") else 0.6, rel=0.03)
 
 
-def test_imagenet_recipe_is_the_papers(tmp_path):
-    plan = plan_of("swav", "imagenet", tmp_path)
-    stage = plan.stages[0]
-    assert [(v.count, v.size, v.scale) for v in stage.views] == [(2, 224, (0.14, 1.0)), (6, 96, (0.05, 0.14))]
-    assert stage.std == (0.228, 0.224, 0.225)
-    assert plan.batch_size == 4096
-    assert stage.method.prototypes == 3000
-    assert stage.method.network.head.bn_groups == stage.method.network.backbone.bn_groups == 8
-    schedule = jax.jit(stage.schedule)
-    np.testing.assert_allclose([schedule(0), schedule(9), schedule(10)], [0.3, 4.8, 4.8], rtol=1e-5)
+def imagenet(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+    """ImageNet without its pixels: as many images and classes."""
+    pixels = lambda count: np.broadcast_to(np.zeros(1, np.uint8), (count, 256, 256, 3))
+    images = lambda count: Images(pixels(count), np.arange(count, dtype=np.int32) % 1000)
+    return Dataset(images(1_281_167), images(50_000), tuple(map(str, range(1000))), mean, std)
+
+
+IMAGENET = {
+    # views (count, size, smallest crop), batch, epochs, steps an epoch; parameters, added up from the papers' layers;
+    # the rate at the first step of these epochs, counted from 0
+    "swav:imagenet": (((2, 224, 0.14), (6, 96, 0.05)), 4096, 800, 312, 28_354_752, {0: 0.3, 10: 4.8, 405: 2.4024}),
+    "instance:imagenet_resnet18": (((1, 224, 0.2),), 256, 200, 5004, 11_242_176, {119: 3e-2, 120: 3e-3, 160: 3e-4}),
+    "instance:imagenet_resnet50": (((1, 224, 0.2),), 256, 200, 5004, 23_770_304, {119: 3e-2, 159: 3e-3, 199: 3e-4}),
+    "byol:imagenet": (((1, 224, 0.08),) * 2, 4096, 1000, 312, 35_066_944, {0: 3.2 / 3120, 10: 3.2, 505: 1.6}),
+    "simsiam:imagenet": (((2, 224, 0.2),), 512, 100, 2502, 38_199_360, {0: 0.1, 50: 0.05}),
+    "moco:imagenet": (((2, 224, 0.2),), 256, 200, 5004, 27_966_656, {0: 0.03, 100: 0.015}),
+    "local_aggregation:imagenet_resnet18": (
+        ((1, 224, 0.2),),
+        128,
+        200,
+        10_009,
+        11_244_480,
+        {0: 3e-2, 159: 3e-2, 160: 3e-3, 186: 3e-3, 187: 3e-4},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenets_recipes_are_the_published_ones(name):
+    plan = build(config_of(*name.split(":")), imagenet())
+    *expected, parameters, schedule = IMAGENET[name]
+    stage, network = plan.stages[-1], plan.stages[-1].method.network
+    views = tuple((v.count, v.size, v.scale[0]) for v in stage.views)
+    assert [views, plan.batch_size, plan.config.epochs, plan.steps_per_epoch] == expected
+    assert sum(x.size for x in jax.tree.leaves(plan.shapes.params)) == parameters
+    np.testing.assert_allclose(rates(plan, *schedule), list(schedule.values()), rtol=1e-3)
+    assert not stage.resident
+    assert (network.backbone.stem, set(plan.evaluators)) == ("imagenet", {"knn"})
+    groups = {"swav:imagenet": 8, "moco:imagenet": 8}.get(name, 1)
+    assert network.head.bn_groups == network.backbone.bn_groups == groups
+    bank = getattr(plan.shapes.method, "bank", None)
+    assert bank is None or (bank.shape[0] >= 1_281_167 and bank.shape[1] == 128)
+
+
+def test_imagenets_methods_and_data_are_the_published_ones():
+    swav, instance, byol = (config_of(*n.split(":")) for n in list(IMAGENET)[:4] if "50" not in n)
+    assert (swav.data.std[0], swav.method.prototypes, swav.optim.schedule.final) == (0.228, 3000, 0.0048)
+    m = instance.method
+    assert (m.objective, m.samples, m.temperature, m.momentum, m.normaliser) == ("nce", 4096, 0.07, 0.5, 0.0)
+    o, v = instance.optim, instance.augment.one
+    assert (o.name, o.learning_rate, o.momentum, o.nesterov, o.weight_decay) == ("sgd", 0.03, 0.9, False, 1e-4)
+    assert (v.jitter, v.brightness, v.hue, v.grayscale, v.flip, v.blur) == (1.0, 0.4, 0.4, 0.2, 0.5, 0.0)
+    assert (instance.evals.knn.k, instance.evals.knn.temperature) == (200, 0.07)
+    first, second = byol.augment.first, byol.augment.second
+    assert [(v.blur, v.solarize) for v in (first, second)] == [(1.0, 0.0), (0.1, 0.2)]
+    assert (first.brightness, first.contrast, first.saturation, first.hue) == (0.4, 0.4, 0.2, 0.1)
+    assert (byol.method.momentum, byol.method.momentum_schedule) == (0.996, "cosine")
+    for name in ("simsiam", "moco"):
+        config = config_of(name, "imagenet")
+        v, o = config.augment.pair, config.optim
+        assert (v.jitter, v.brightness, v.saturation, v.hue, v.grayscale, v.blur) == (0.8, 0.4, 0.4, 0.1, 0.2, 0.5)
+        assert (o.momentum, o.weight_decay, tuple(config.data.mean)) == (0.9, 1e-4, (0.485, 0.456, 0.406))
+    assert config_of("simsiam", "imagenet").model.zero_init_residual
 
 
 def test_imagenet_bs256_has_a_queue():
@@ -116,15 +174,16 @@ def test_imagenet_bs256_has_a_queue():
 
 
 def test_the_rate_scales_with_the_batch(tmp_path):
-    plan = plan_of("swav", "folder", tmp_path, batch_size=32, optim={"base_batch_size": 128})
+    plan = plan_of("swav", "folder", tmp_path, batch_size=32, model=TINY, optim={"base_batch_size": 128})
     assert float(plan.stages[0].schedule(0)) == pytest.approx(2e-3 * 32 / 128)
     with pytest.raises(SettingError, match="base_batch_size=-1: at least 0"):
         plan_of("swav", "folder", tmp_path, optim={"base_batch_size": -1})
 
 
 def test_prototypes_default_to_ten_per_class(tmp_path):
-    assert plan_of("swav", "digits", tmp_path, method={"prototypes": 0}).stages[0].method.prototypes == 128
-    changed = plan_of("swav", "folder", tmp_path, batch_size=64, data={"labels": "none"})
+    plan = plan_of("swav", "digits", tmp_path, model=TINY, method={"prototypes": 0})
+    assert plan.stages[0].method.prototypes == 128
+    changed = plan_of("swav", "folder", tmp_path, batch_size=64, model=TINY, data={"labels": "none"})
     assert changed.stages[0].method.prototypes == 512
     assert changed.evaluators == {}
     assert "no labels" in changed.notes[-1]
@@ -136,6 +195,7 @@ def test_prototypes_follow_many_classes(tmp_path):
     np.savez(tmp_path / "b.npz", images=images, labels=labels)
     config = config_of("swav", "folder")
     config.data.update(name="array", dir=str(tmp_path / "b.npz"))
+    config.model.update(TINY)
     assert build(config).stages[0].method.prototypes == 400
 
 
@@ -146,6 +206,7 @@ def test_labels_without_labelled_test_images_give_no_scores(test, tmp_path):
     np.savez(tmp_path / "b.npz", images=images, labels=labels, test_images=images[:20], **test)
     config = config_of("swav", "folder")
     config.data.update(name="array", dir=str(tmp_path / "b.npz"))
+    config.model.update(TINY)
     plan = build(config)
     assert plan.evaluators == {}
     assert "no labelled test images, so no scores" in plan.notes[-1]
@@ -246,7 +307,7 @@ def rates(plan, *epochs):
 
 @pytest.mark.parametrize("variant", ["cifar10", "cifar100", "svhn"])
 def test_anchor_neighbourhoods_rounds_start_the_rate_anew(variant, tmp_path):
-    plan = plan_of("anchor_neighbourhood", variant, tmp_path)
+    plan = plan_of("anchor_neighbourhood", variant, tmp_path, **({} if variant == "cifar10" else {"model": TINY}))
     assert (plan.config.epochs, plan.stages[0].method.rounds) == (1000, 4)
     expected = [0.03, 0.03, 0.003, 0.0003, 0.0003, 0.03, 0.03, 0.003]
     np.testing.assert_allclose(rates(plan, 0, 119, 120, 160, 199, 200, 319, 320), expected, rtol=1e-5)
@@ -255,8 +316,9 @@ def test_anchor_neighbourhoods_rounds_start_the_rate_anew(variant, tmp_path):
 
 
 def test_fewer_rounds_divide_the_epochs_anew(tmp_path):
-    plan = plan_of("anchor_neighbourhood", "digits", tmp_path)
+    plan = plan_of("anchor_neighbourhood", "digits", tmp_path, model=TINY)
     config = config_of("anchor_neighbourhood", "digits")
+    config.model.update(TINY)
     config.method.rounds = 1
     fewer = build(config)
     assert (plan.config.optim.schedule.repeats, fewer.config.optim.schedule.repeats) == (5, 2)
@@ -269,7 +331,7 @@ def test_fewer_rounds_divide_the_epochs_anew(tmp_path):
 def test_local_aggregation_warms_up_and_drops_as_published(tmp_path):
     for variant, drops in (("imagenet_resnet18", (160, 187)), ("imagenet_resnet50", (152, 189))):
         method = dict(background=4096, clusters=100)
-        plan = plan_of("local_aggregation", variant, tmp_path, method=method)
+        plan = plan_of("local_aggregation", variant, tmp_path, method=method, model=TINY)
         warm_up, rest = plan.stages
         assert warm_up.until == 10 * plan.steps_per_epoch
         assert (warm_up.method.objective, rest.method.objective) == ("nce", "aggregation")

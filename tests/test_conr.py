@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from test_configs import config_of, plan_of
+from test_configs import TINY, plan_of
+from test_configs import config_of as published
 from test_run import arrays, quiet, records, tiny
 
 from ssl_jax import cli, train
@@ -10,12 +11,19 @@ from ssl_jax.positives import Contextual, Instance, Neighbours
 from ssl_jax.settings import SettingError
 
 
+def config_of(name, variant):
+    """A config on the tests' own network: what stands here of stages is the same on any."""
+    config = published(name, variant)
+    config.model.update(TINY)
+    return config
+
+
 def kinds(plan):
     return [type(stage.method.positives) for stage in plan.stages]
 
 
 def test_paper_preset(tmp_path):
-    plan = plan_of("conr", "paper_cifar10", tmp_path)
+    plan = plan_of("conr", "paper_cifar10", tmp_path, model=TINY)
     first, second = plan.stages
     per_epoch = plan.steps_per_epoch
     assert (first.until, second.until) == (800 * per_epoch, 1000 * per_epoch)
@@ -32,7 +40,7 @@ def test_paper_preset(tmp_path):
 
 
 def test_released_preset(tmp_path):
-    plan = plan_of("conr", "released_cifar10", tmp_path)
+    plan = plan_of("conr", "released_cifar10", tmp_path, model=TINY)
     first, second = plan.stages
     rates = [float(s.schedule(800 * plan.steps_per_epoch)) for s in plan.stages]
     assert rates == pytest.approx([0.0146, 0.00146], rel=0.01)
@@ -104,7 +112,7 @@ def test_purity_follows_the_settings_of_the_graph():
 
 
 def test_the_released_rates_follow_one_override(tmp_path):
-    plan = plan_of("conr", "released_cifar10", tmp_path, optim={"learning_rate": 0.01})
+    plan = plan_of("conr", "released_cifar10", tmp_path, model=TINY, optim={"learning_rate": 0.01})
     rates = [float(s.schedule(100 * plan.steps_per_epoch)) for s in plan.stages]
     assert rates[0] == pytest.approx(10 * rates[1])
 

@@ -40,7 +40,7 @@ def test_a_run_from_the_host_is_the_run_from_the_device(tmp_path):
         config = tiny()
         config.epochs, config.stages, config.resident_gb = 2, {}, resident_gb
         config.optim.learning_rate = 0.003  # two programs: what they round differently grows with the steps' length
-        config.evals, config.eval_epochs = dict(knn=config.evals.knn), 2
+        config.evals, config.eval_epochs, config.baselines = dict(knn=config.evals.knn), 2, False
         scores.append(train.run(config, tmp_path / str(resident_gb), console=Console(file=io.StringIO())))
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     losses = [[r["train/loss"] for r in writer.read(tmp_path / str(gb)) if "train/loss" in r] for gb in (8.0, 0.0)]

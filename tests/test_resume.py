@@ -18,6 +18,19 @@ def short(variant):
 
 
 @pytest.fixture
+def build_once(monkeypatch):
+    """All runs of one config share a plan, so that JAX need not trace and lower the same steps for each of them."""
+    plans, build = {}, train.build
+
+    def shared(config):
+        key = config.to_json()
+        plans[key] = plans.get(key) or build(config)
+        return plans[key]
+
+    monkeypatch.setattr(train, "build", shared)
+
+
+@pytest.fixture
 def stop_at(monkeypatch):
     """Makes the run behave as if a signal came while step n was being logged."""
     requests = []
@@ -42,7 +55,7 @@ def stop_at(monkeypatch):
 
 
 @pytest.mark.parametrize("variant", ["swav", "anchors", "aggregation", "conr", "target", "positives"])
-def test_exact_resume(variant, tmp_path, stop_at, monkeypatch):
+def test_exact_resume(variant, tmp_path, stop_at, build_once, monkeypatch):
     monkeypatch.setitem(positives.KINDS, "same_sign", SameSign)
     scores = train.run(short(variant), tmp_path / "whole", console=quiet())
     # Inside an epoch (a step was under way when the signal came), and at its end, before the next refresh.

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,10 +165,9 @@ cli.start(main.main)
 
 def test_a_run_stopped_in_every_way_is_the_same_run(uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    process = start(folder, script=SLOW)
-    wait_for_step(folder, 0, process)
-    process.kill()  # before the first checkpoint
-    process.communicate()
+    shutil.copytree(uninterrupted, folder, ignore=shutil.ignore_patterns("checkpoints"))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3')  # as a kill before the first checkpoint leaves it
     at = signalled(folder, signal.SIGINT, after=8)
     assert at < 24
 
@@ -247,21 +247,20 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
 
 
-def test_instance_discrimination_on_two_devices_resumes_on_one(tmp_path):
+def test_instance_discrimination_on_all_devices_resumes_on_one(tmp_path):
     config = tiny("instance")
-    config.model.update(name="resnet", width=4)
-    config.epochs, config.evals = 2, dict(knn=dict(k=5))
-    plan = train.build(config)
-    assert jax.device_count() == 2
+    config.epochs, config.evals, config.baselines = 2, {}, False
     train.run(config, tmp_path / "run", console=quiet())
     bank = arrays(tmp_path / "run", 16)["['method']['bank']"]
-    assert bank.shape == (256, 8)
-    shapes, mesh = plan.shapes, make_mesh(jax.devices()[:1])
+    assert bank.shape == (384 if jax.device_count() == 3 else 256, 8)  # padded for the devices
+    mesh = make_mesh(jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        shapes = train.build(config).shapes
     checkpoints = Checkpoints(tmp_path / "run", {})
     state = checkpoints.restore(16, shapes, state_shardings(mesh, shapes))
-    np.testing.assert_array_equal(state.method.bank, bank)
+    np.testing.assert_array_equal(state.method.bank, bank[:256])
     wider = shapes.replace(method=jax.tree.map(lambda x: jax.ShapeDtypeStruct((512, 8), x.dtype), shapes.method))
-    with pytest.raises(SettingError, match=r"method/bank has shape \(256, 8\), this run needs \(512, 8\)"):
+    with pytest.raises(SettingError, match=r"method/bank has shape \(\d+, 8\), this run needs \(512, 8\)"):
         checkpoints.restore(16, wider, state_shardings(mesh, wider))
     checkpoints.close()
 

@@ -32,7 +32,8 @@ class Work:
         labels: int32 [N]; -1: unlabelled.
         train: how many of them are for training.
         shape: (H, W, C) of every image.
-        read: the i-th image, uint8 [H, W, C]; runs in several threads; raises CorruptError where there is none.
+        read: the i-th image, uint8 [H, W, C]; runs in several threads, and of a stream in other processes, to which
+            it is pickled; raises CorruptError where there is none.
         classes: their names.
     """
 
@@ -63,8 +64,7 @@ def dataset(source, kind: str, facts, origin: str, work: Callable[[], Work]) -> 
     Raises:
         SettingError: a bad image (unless those are left out), no room, a cache that cannot be written.
     """
-    key = hashlib.sha256(json.dumps([_FORMAT, facts]).encode()).hexdigest()[:32]
-    folder = root(source) / kind / key
+    folder = root(source) / kind / _hash(facts)
     stored = _open(folder)
     if stored is None:
         _create(folder, work(), origin, source)
@@ -82,6 +82,40 @@ def dataset(source, kind: str, facts, origin: str, work: Callable[[], Work]) -> 
     splits = (Images(images[rows], labels[rows]) for rows in (slice(train), slice(train, None)))
     facts = (tuple(index[key]) for key in ("classes", "mean", "std"))
     return Dataset(*splits, *facts, notes, listed=lambda: json.loads((folder / "names.json").read_text("utf-8")))
+
+
+def kept(source, kind: str, facts, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """A small array that takes long to make: `make()`, or what it gave before, from the cache's folder `kind`.
+
+    Raises:
+        SettingError: the cache cannot be written.
+    """
+    path = root(source) / kind / f"{_hash(facts)}.npy"
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        found = make()
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            np.save(file, found)
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(source, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return found
+
+
+def _hash(facts):
+    return hashlib.sha256(json.dumps([_FORMAT, facts]).encode()).hexdigest()[:32]
+
+
+def _unwritable(source, error):
+    return SettingError(
+        f"the cache {root(source)} cannot be written ({error.strerror}); set data.cache to a folder that can"
+    )
 
 
 def _corrupt(origin, name, why):
@@ -119,9 +153,7 @@ def _create(folder, work, origin, source):
         _fill(temporary, work, origin, source)
         _move(temporary, folder)
     except OSError as error:
-        raise SettingError(
-            f"the cache {root(source)} cannot be written ({error.strerror}); set data.cache to a folder that can"
-        ) from error
+        raise _unwritable(source, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -138,7 +170,7 @@ def _fill(folder, work, origin, source):
 
     with (
         open(folder / "images.npy", "wb") as file,
-        _progress(len(work.names), origin) as advance,
+        progress(len(work.names), f"decoding {len(work.names):,} images of {origin}") as advance,
         in_order(read, range(len(work.names))) as images,
     ):
         _header(file, len(work.names), work.shape)
@@ -201,15 +233,15 @@ def _clear(folder):
 
 
 @contextmanager
-def _progress(total, origin):
-    """A bar on standard error, where that is a terminal, else one line; gives what to call after every image.
+def progress(total, text):
+    """A bar with `text` on standard error, where that is a terminal, else one line; gives what to call after each.
 
     In a notebook, where standard error looks like a mistake, the line is on standard output.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    console, text = Console(stderr=True), printable(f"decoding {total:,} images of {origin}")
+    console, text = Console(stderr=True), printable(text)
     if not console.is_terminal:
         print(text, file=sys.stdout if console.is_jupyter else sys.stderr, flush=True)
         yield lambda: None

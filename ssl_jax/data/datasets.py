@@ -8,6 +8,7 @@ from ssl_jax.data.arrays import arrays
 from ssl_jax.data.cifar import cifar10, cifar100
 from ssl_jax.data.folder import folder
 from ssl_jax.data.source import UNLABELLED, Dataset, Images, Source, check_classes
+from ssl_jax.data.stream import Streamed
 from ssl_jax.data.tfds import tfds
 from ssl_jax.settings import SettingError, fill
 
@@ -33,6 +34,8 @@ def load(name: str, **settings) -> Dataset:
         raise SettingError(f"data.name={name!r} is not known; choose one of: {', '.join(LOADERS)}, tfds:<name>")
     if source.labels == "coarse" and not name.startswith(_COARSE):
         raise SettingError(f"data.labels='coarse': {name} has no coarse labels; choose fine or none")
+    if source.store == "stream" and name != "folder" and not name.startswith(_TFDS):
+        raise SettingError(f"data.store='stream': {name} is read whole; only folder and tfds:<name> are streamed")
     if source.unlabelled and not name.startswith(_TFDS):
         raise SettingError(f"data.unlabelled={source.unlabelled!r}: only data sets of tfds have further splits")
     if source.download and name not in _FETCHED:
@@ -49,8 +52,7 @@ def load(name: str, **settings) -> Dataset:
     train = Images(*(a[: source.limit or None] for a in (dataset.train.images, dataset.train.labels)))
     check_classes(train.labels, dataset.classes, source.dir or name, "the first" if source.limit else "all")
     if source.whole:
-        both = lambda name: np.concatenate([getattr(train, name), getattr(dataset.test, name)])
-        train = Images(both("images"), both("labels"))
+        train = _joined(train, dataset.test)
     joined = len(dataset.test) if source.whole else 0
     statistics = dict(mean=source.mean or dataset.mean, std=source.std or dataset.std)
     return dataclasses.replace(dataset, train=train, joined=joined, **statistics)
@@ -60,6 +62,13 @@ def _unlabelled(dataset) -> Dataset:
     """`dataset` without labels or classes."""
     splits = [Images(s.images, np.full(len(s), UNLABELLED, np.int32)) for s in (dataset.train, dataset.test)]
     return dataclasses.replace(dataset, train=splits[0], test=splits[1], classes=())
+
+
+def _joined(train, test) -> Images:
+    """Both splits in one."""
+    ours, theirs = train.images, test.images
+    images = ours.followed_by(theirs) if isinstance(ours, Streamed) else np.concatenate([ours, theirs])
+    return Images(images, np.concatenate([train.labels, test.labels]))
 
 
 def _digits(source) -> Dataset:

@@ -1,11 +1,12 @@
 """A folder of image files, with class folders or without."""
 
+import functools
 import os
 from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.data import cache
+from ssl_jax.data import cache, stream
 from ssl_jax.data.decode import SUFFIXES, printable, read
 from ssl_jax.data.source import UNLABELLED, Dataset, check_classes, held_out
 from ssl_jax.settings import SettingError
@@ -37,16 +38,19 @@ def folder(source) -> Dataset:
     if not train:
         raise SettingError(f"no images to train on in data.dir={printable(source.dir)} ({' '.join(SUFFIXES)})")
     names, labels, count, classes = _ordered(source, tops, train, test)
-    work = cache.Work(
-        names,
-        labels,
-        count,
-        (source.size, source.size, 3),
-        lambda i: read(root / names[i], source.size),
-        classes,
-    )
+    del train, test  # millions of strings
+    names = stream.Names(names)
+    image = functools.partial(_image, root, names, source.size)
+    work = cache.Work(names, labels, count, (source.size, source.size, 3), image, classes)
+    if source.store == "stream":
+        return stream.dataset(source, str(root), work)
+    names = list(names)
     facts = [names, [_stamp(root / name) for name in names], labels.tolist(), count, classes, source.size]
     return cache.dataset(source, "folders", facts, str(root), lambda: work)
+
+
+def _image(root, names, size, i):
+    return read(root / names[i], size)
 
 
 def _tops(root) -> tuple[str, str | None]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +12,17 @@ from ssl_jax.settings import SettingError
 
 UNLABELLED = -1
 _STATISTICS_FROM = 2000  # images that the channel statistics are computed from, at most
+_AT_ONCE = 250  # of them
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """One split: `images` uint8 [N, H, W, C] and `labels` int32 [N] (-1: unlabelled)."""
+    """One split: `images` uint8 [N, H, W, C] and `labels` int32 [N] (-1: unlabelled).
 
-    images: np.ndarray
+    `images` is a numpy array, a memory map, or what decodes rows when it is asked for them (`stream.Streamed`).
+    """
+
+    images: Any
     labels: np.ndarray
 
     def __len__(self):
@@ -67,9 +72,13 @@ class Dataset:
         found = hashlib.sha256(json.dumps([self.train.images.shape, self.test.images.shape, self.classes]).encode())
         for split in (self.train, self.test):
             found.update(np.ascontiguousarray(split.labels))
-            for row in np.unique(np.linspace(0, max(len(split) - 1, 0), min(len(split), 64)).astype(int)):
-                found.update(np.ascontiguousarray(split.images[row]))
+            rows = np.unique(np.linspace(0, max(len(split) - 1, 0), min(len(split), 64)).astype(int))
+            found.update(np.ascontiguousarray(split.images[rows]))
         return found.hexdigest()[:16]
+
+    def resident(self, gigabytes: float) -> bool:
+        """Whether the training images are to lie whole on the devices: they take no more than that, and are decoded."""
+        return isinstance(self.train.images, np.ndarray) and self.train.images.nbytes <= gigabytes * 2**30
 
 
 def stand_in(facts: dict) -> Dataset:
@@ -98,6 +107,10 @@ class Source:
         skip_corrupt: leave out files that cannot be read.
         download: fetch what is missing, for the data sets that can.
         cache: folder for decoded images and downloads; empty: ssl_jax in $XDG_CACHE_HOME or ~/.cache.
+        store: "cache": images of folders and of tfds are decoded once, before the first step, into a file from which
+            they are read ever after; "stream": they stay in their files and each is decoded whenever it is wanted, to
+            the same pixels, which needs no room and no first pass over millions of them.
+        workers: of "stream": so many processes decode what is trained on; 0: a thread a CPU of this process.
         mean, std: C channel statistics of pixels in 0..1; empty: the data set's own.
     """
 
@@ -111,6 +124,8 @@ class Source:
     skip_corrupt: bool = False
     download: bool = False
     cache: str = ""
+    store: str = "cache"
+    workers: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -125,6 +140,15 @@ class Source:
             raise SettingError(f"data.labels={self.labels!r}: choose fine, coarse or none")
         if self.limit < 0:
             raise SettingError(f"data.limit={self.limit}: at least 0; 0 takes all")
+        if self.store not in ("cache", "stream"):
+            raise SettingError(f"data.store={self.store!r}: choose cache or stream")
+        if self.store == "stream" and self.skip_corrupt:
+            raise SettingError(
+                "data.skip_corrupt=True: data.store=stream learns only during training which files are bad, when their "
+                "rows are given away; set data.store=cache, or take the bad files out"
+            )
+        if self.workers < 0:
+            raise SettingError(f"data.workers={self.workers}: at least 0; 0 decodes in threads")
         if self.size < 1:
             raise SettingError(f"data.size={self.size}: at least 1 pixel")
         if not 0 < self.test_share < 1:
@@ -178,9 +202,9 @@ def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """
     rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), _STATISTICS_FROM)).astype(int))
     counts = np.zeros((images.shape[-1], 256), np.int64)
-    for row in rows:
+    for block in (images[rows[i : i + _AT_ONCE]] for i in range(0, len(rows), _AT_ONCE)):
         for channel, count in enumerate(counts):
-            count += np.bincount(images[row, ..., channel].ravel(), minlength=256)
+            count += np.bincount(block[..., channel].ravel(), minlength=256)
     values, total = np.arange(256), counts.sum(axis=1)
     mean = counts @ values / total
     variance = counts @ values**2 / total - mean**2

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.data import cache
-from ssl_jax.data.decode import CorruptError, decode, printable
+from ssl_jax.data import cache, records, stream
+from ssl_jax.data.decode import printable
 from ssl_jax.data.source import UNLABELLED, Dataset, check_classes, held_out
 from ssl_jax.settings import SettingError
 
@@ -34,7 +34,10 @@ def tfds(name: str, source) -> Dataset:
     folder = _prepared(top, name, **match.groupdict())
     files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir() if p.is_file())
     facts = [str(folder.relative_to(top)), files, source.size, source.labels, source.test_share, source.unlabelled]
-    return cache.dataset(source, "tfds", facts, f"tfds:{name}", lambda: _work(folder, name, top, source))
+    work = lambda: _work(folder, name, top, source, facts[:2])
+    if source.store == "stream":
+        return stream.dataset(source, f"tfds:{name}", work())
+    return cache.dataset(source, "tfds", facts, f"tfds:{name}", work)
 
 
 def _prepared(top, full, name, config, version) -> Path:
@@ -81,51 +84,45 @@ def _command(name, top) -> str:
     return f'python -c "import tensorflow_datasets as tfds; {call}"'
 
 
-def _work(folder, name, top, source) -> cache.Work:
+def _work(folder, name, top, source, facts) -> cache.Work:
     """Reads the labels, and says how to decode."""
-    import tensorflow_datasets
-
-    builder = tensorflow_datasets.builder_from_directory(str(folder))
+    builder = records.builder(folder)
     shape, key = _shape(builder, name, source), _label(builder, name, source)
+    read = lambda part, key: _read(builder, part, key, name, top, source, facts)
     splits = list(builder.info.splits)
     if "train" not in splits:
         raise SettingError(f"tfds:{name} has no split 'train', only {', '.join(splits)}")
     if source.unlabelled and source.unlabelled not in splits:
         raise SettingError(f"data.unlabelled={source.unlabelled!r}: the splits of tfds:{name} are {', '.join(splits)}")
-    parts = {"train": _read(builder, "train", key, name, top)}
+    parts = {"train": read("train", key)}
     if source.unlabelled:
-        parts[source.unlabelled] = _read(builder, source.unlabelled, None, name, top)
+        parts[source.unlabelled] = read(source.unlabelled, None)
     trained = len(parts)
     for part in [p for p in ("test", "validation") if p in splits and p not in parts]:
-        examples, labels = _read(builder, part, key, name, top)
+        examples, labels = read(part, key)
         if not key or (labels != UNLABELLED).all():
             parts[part] = examples, labels
             break
-    where = [(part, i) for part, (examples, _) in parts.items() for i in range(len(examples))]
     labels = np.concatenate([labels for _, labels in parts.values()])
-    counts = [len(examples) for examples, _ in parts.values()]
-    train, test = np.split(np.arange(len(where)), [sum(counts[:trained])])
+    counts = {part: len(labels) for part, (_, labels) in parts.items()}
+    train, test = np.split(np.arange(len(labels), dtype=np.int32), [sum([*counts.values()][:trained])])
     if key and len(parts) == trained:
         train, test = held_out(labels, source.test_share)
     classes = _classes(builder, key, labels)
     check_classes(labels[train], classes, f"tfds:{name}")
     rows = np.concatenate([train, test])
-
-    def read(i):
-        part, row = where[rows[i]]
-        return _image(parts[part][0][row]["image"], shape, source.size)
-
-    names = ["{}[{}]".format(*where[row]) for row in rows]
-    return cache.Work(names, labels[rows], len(train), shape, read, classes)
+    places, opened = records.Places(counts, rows), {part: examples for part, (examples, _) in parts.items()}
+    image = records.Reader(folder, places, shape, source.size, opened)
+    return cache.Work(places, labels[rows], len(train), shape, image, classes)
 
 
-def _read(builder, part, key, name, top):
-    """The examples of a split, images as the bytes of their files, and their labels int32 [N]."""
-    import tensorflow_datasets
-
+def _read(builder, part, key, name, top, source, facts):
+    """The examples of a split, and their labels int32 [N]."""
     try:
-        examples = builder.as_data_source(part, decoders={"image": tensorflow_datasets.decode.SkipDecoding()})
-        labels = [int(examples[i][key]) if key else UNLABELLED for i in range(len(examples))]
+        examples = records.examples(builder, part)
+        return examples, records.labels(source, examples, key, [facts, part], f"tfds:{name}, split {part}")
+    except SettingError:
+        raise
     except NotImplementedError as error:
         other, kind = f"{top}_array_record", builder.info.file_format.value
         raise SettingError(
@@ -134,7 +131,6 @@ def _read(builder, part, key, name, top):
         ) from error
     except Exception as error:  # array_record raises all kinds for missing and damaged files
         raise SettingError(printable(f"tfds:{name} in {top} cannot be read ({error}); prepare it anew")) from error
-    return examples, np.array(labels, np.int32)
 
 
 def _shape(builder, name, source) -> tuple[int, int, int]:
@@ -164,12 +160,3 @@ def _label(builder, name, source) -> str | None:
 def _classes(builder, key, labels) -> tuple[str, ...]:
     names = getattr(builder.info.features[key], "names", None) if key else ()
     return tuple(str(i) for i in range(labels.max() + 1)) if names is None else tuple(names)
-
-
-def _image(raw, shape, size) -> np.ndarray:
-    if shape == (size, size, 3):
-        return decode(raw, size)
-    image = decode(raw, channels=shape[2])
-    if image.shape != shape:
-        raise CorruptError(f"its shape is {image.shape} instead of {shape}")
-    return image

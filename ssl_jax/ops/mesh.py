@@ -30,17 +30,18 @@ def active_devices() -> int:
 
 
 def padded_rows(rows: int) -> int:
-    """Rows that a sharded table of `rows` is stored with.
-
-    A multiple of 64 whatever the devices (so a checkpoint fits another machine whose device count
-    divides 64), and of the device count.
-    """
-    multiple = math.lcm(64, active_devices())
+    """Rows that a sharded table of `rows` is stored with: a multiple of `padding` for the active mesh."""
+    multiple = padding(active_devices())
     return -(-rows // multiple) * multiple
 
 
+def padding(devices: int) -> int:
+    """What the rows of sharded tables are a multiple of: the devices, and 64, so that few machines differ in them."""
+    return math.lcm(64, devices)
+
+
 def constrain(x, spec: PartitionSpec):
-    """`x`, laid out over the active mesh as `spec` says."""
+    """`x`, laid out over the active mesh as `spec` says; inside `jit` also where its rows do not divide evenly."""
     return x if active_devices() == 1 else jax.lax.with_sharding_constraint(x, spec)
 
 

@@ -1,0 +1,143 @@
+"""How the processes of one run find each other, before any of them touches a device."""
+
+import contextlib
+import os
+import socket
+import time
+
+import jax
+from absl import logging
+
+from ssl_jax.settings import SettingError
+
+_HEARTBEAT, _SHUTDOWN = 60, 60  # seconds until a silent process counts as dead, and that the last ones are waited for
+
+
+def join(distributed: bool | None, coordinator: str, processes: int, process: int, seconds: int) -> None:
+    """Starts `jax.distributed`, where this process is one of several.
+
+    Args:
+        distributed: JAX finds out from Slurm, Open MPI, Kubernetes or the TPU pod; None: not told.
+        coordinator: HOST:PORT of process 0, instead of that; with the two that follow.
+        processes: how many there are.
+        process: which one this is, from 0.
+        seconds: how long to wait for the others.
+
+    Raises:
+        SettingError: flags that do not go together, or not all processes came.
+    """
+    given = (bool(coordinator), processes > 0, process >= 0)
+    if any(given):
+        _check(given, distributed, coordinator, processes, process)
+        _call_the_roll(coordinator, processes, process, seconds)
+        _initialize(
+            seconds,
+            coordinator_address=coordinator,
+            num_processes=processes,
+            process_id=process,
+            cluster_detection_method="deactivate",
+        )
+    elif distributed:
+        _initialize(seconds)
+    elif distributed is None and (told := _started_by()):
+        raise SettingError(
+            f"{told} processes of this command; --distributed trains one run on all of them, --nodistributed one each"
+        )
+
+
+def _initialize(seconds, **settings):
+    try:
+        jax.distributed.initialize(
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=_HEARTBEAT,
+            shutdown_timeout_seconds=_SHUTDOWN,
+            **settings,
+        )
+        logging.set_verbosity(logging.ERROR)  # orbax warns of a stop that was asked for
+    except (ValueError, RuntimeError) as error:
+        raise SettingError(
+            f"--distributed: JAX finds no cluster here ({error}); give --coordinator, --processes and --process"
+        ) from error
+
+
+def _check(given, distributed, coordinator, processes, process):
+    host, _, port = coordinator.rpartition(":")
+    if not all(given):
+        raise SettingError("--coordinator=HOST:PORT, --processes and --process go together")
+    if distributed is not None:
+        raise SettingError("--distributed lets JAX find the processes; leave it out beside --coordinator")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise SettingError(f"--coordinator={coordinator}: HOST:PORT, the address of process 0")
+    if process >= processes:
+        raise SettingError(f"--process={process}: 0 to {processes - 1}, with --processes={processes}")
+
+
+def _started_by() -> str:
+    """Who says that it has started several of these; Slurm does so within srun only."""
+    steps = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NODELIST" in os.environ else ""
+    for variable, who in ((steps, "srun"), ("OMPI_COMM_WORLD_SIZE", "mpirun")):
+        if (number := os.environ.get(variable, "")).isdigit() and int(number) > 1:
+            return f"{who} has started {number}"
+    return ""
+
+
+def _call_the_roll(coordinator, processes, process, seconds):
+    """All are there before JAX starts: where one is missing, JAX would end the others with pages from its C++ code.
+
+    Process 0 listens where JAX's coordinator will, and tells everybody how it went.
+    """
+    until = time.monotonic() + seconds
+    host, _, port = coordinator.rpartition(":")
+    if process:
+        missing = _answer(host.strip("[]"), int(port), process, until)
+    else:
+        missing = _listen(int(port), processes, until)
+    if missing is None:
+        raise SettingError(
+            f"process {process} of {processes}: nobody answered at {coordinator} for {seconds} s; start process 0 "
+            "there, and see that this address can be reached from here"
+        )
+    if missing:
+        came = f"{processes - len(missing)} of {processes} came to {coordinator} within {seconds} s, missing "
+        raise SettingError(f"{came}{', '.join(missing)}; start all of them, or wait longer with --join_seconds")
+
+
+def _listen(port, processes, until):
+    """Process 0: numbers of those that did not come."""
+    try:
+        family = dict(family=socket.AF_INET6, dualstack_ipv6=True) if socket.has_dualstack_ipv6() else {}
+        server = socket.create_server(("", port), backlog=processes, **family)
+    except OSError as error:
+        raise SettingError(f"--coordinator: process 0 cannot use port {port} here ({error.strerror})") from error
+    lines = {}
+    with server, contextlib.ExitStack() as held:
+        while len(lines) < processes - 1 and (left := until - time.monotonic()) > 0:
+            server.settimeout(left)
+            try:
+                line = held.enter_context(server.accept()[0])
+                line.settimeout(5)
+                number = line.makefile().readline().strip()
+            except OSError:
+                continue
+            if number.isdigit() and 0 < int(number) < processes:
+                lines[int(number)] = line
+        missing = [str(i) for i in range(1, processes) if i not in lines]
+        for line in lines.values():
+            with contextlib.suppress(OSError):
+                line.sendall(f"{','.join(missing)}\n".encode())
+    return missing
+
+
+def _answer(host, port, process, until):
+    """Any other process: numbers of those that did not come; None where process 0 did not."""
+    while (left := until - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((host, port), timeout=min(left, 5)) as line:
+                line.sendall(f"{process}\n".encode())
+                line.settimeout(max(left, 1) + 5)
+                if said := line.makefile().readline():
+                    return [number for number in said.strip().split(",") if number]
+        except OSError:
+            pass
+        time.sleep(0.1)
+    return None

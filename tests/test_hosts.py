@@ -1,0 +1,248 @@
+"""One run on several processes is the run of one; those that fail to come, stop or die end it in good order."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from test_run import TESTS, TINY, environment, quiet, records, tiny
+
+from ssl_jax import hosts, joining, train
+from ssl_jax.settings import SettingError
+
+# What each of the two processes does under the command: a run begun on one process, a run with a round of anchors, one
+# that process 1 is asked to stop in its second stage, and one in which process 1 is killed.
+WORKER = """
+import io, os, signal, sys
+from rich.console import Console
+from ssl_jax import cli, main, signals, train, writer
+import jax
+sys.path.insert(0, {tests!r})
+from test_run import tiny
+run, update, build, happens, plans = train.run, writer.Bar.update, train.build, {{}}, {{}}
+
+def built(config):  # once, so that JAX need not trace and compile the steps of a second run like the first
+    key = config.to_json()
+    plans[key] = plans.get(key) or build(config)
+    return plans[key]
+
+def updated(self, step, *args, **kwargs):
+    if step in happens and jax.process_index() == 1:
+        os.kill(os.getpid(), happens[step])
+    update(self, step, *args, **kwargs)
+
+def all_of_them(config, folder):
+    writer.Bar.update = updated
+    for name in ("swav", "anchors", "conr", "dies"):
+        happens.update({{"conr": {{8: signal.SIGTERM}}, "dies": {{3: signal.SIGKILL}}}}.get(name, {{}}))
+        try:
+            config = tiny("conr" if name == "dies" else name)
+            config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
+            print(name, run(config, f"{{folder}}/{{name}}", console=Console(width=200)), flush=True)
+        except signals.Stopped as stopped:
+            print(name, stopped.signum, stopped, flush=True)
+
+train.run, train.build = all_of_them, built
+cli.start(main.main)
+"""
+
+
+def short(name):
+    """The worker's settings: those of test_resume."""
+    config = tiny(name)
+    config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
+    return config
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]
+
+
+def command(*flags, script=None):
+    call = ["-c", script] if script else ["-m", "ssl_jax.main"]
+    start = [sys.executable, *call, f"--config={TINY}", *flags]
+    alike = environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # on CPUs none waits 30 s for another's compiler
+    return subprocess.Popen(start, env=alike, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """The runs on one process."""
+    folder = tmp_path_factory.mktemp("single")
+    for name in ("swav", "anchors", "conr"):
+        train.run(short(name), folder / name, console=quiet())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(single, tmp_path_factory):
+    """The folder of the runs on two processes, and (exit code, output, errors) of each."""
+    folder = tmp_path_factory.mktemp("pair")
+    shutil.copytree(single / "swav", folder / "swav")
+    shutil.rmtree(folder / "swav" / "checkpoints" / "16")
+    where = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
+    script = WORKER.format(tests=str(TESTS))
+    both = [command(*where, f"--process={i}", f"--workdir={folder}", script=script) for i in (0, 1)]
+    try:
+        told = [process.communicate(timeout=500) for process in both]
+    finally:
+        for process in both:
+            process.kill()  # where one of them hangs, a SIGTERM would not end it
+    return folder, [(process.returncode, *said) for process, said in zip(both, told)]
+
+
+def arrays(folder, step):
+    """A checkpoint of any number of processes, as numpy arrays."""
+    here = ocp.args.StandardRestore(fallback_sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    state = reader.restore(folder / "checkpoints" / str(step) / "default", args=here)
+    return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def assert_close(folder, reference, step=16):
+    ours, theirs = arrays(folder, step), arrays(reference, step)
+    assert ours.keys() == theirs.keys()
+    for path, expected in theirs.items():
+        np.testing.assert_allclose(ours[path], expected, rtol=1e-3, atol=1e-3, err_msg=path)
+    losses = [{r["step"]: r["train/loss"] for r in records(f) if "train/loss" in r} for f in (folder, reference)]
+    assert losses[0].keys() == losses[1].keys() == set(range(1, step + 1))
+    np.testing.assert_allclose(list(losses[0].values()), list(losses[1].values()), rtol=1e-3)
+
+
+def test_two_processes_go_on_where_one_stopped(pair, single):
+    assert_close(pair[0] / "swav", single / "swav")
+    assert "resuming" in pair[1][0][1]
+
+
+def test_two_processes_train_like_one_with_a_refresh_inside(pair, single):
+    assert_close(pair[0] / "anchors", single / "anchors")
+    found = [r for r in records(pair[0] / "anchors") if "refresh" in r]
+    assert [r["step"] for r in found] == [8]
+
+
+def test_one_process_goes_on_where_two_were_stopped_through_one_of_them(pair, single):
+    folder, ((_, out, _), (_, other, _)) = pair
+    at, again = (int(re.search(r"conr 15 stopped at step (\d+) of 16, saved in", said)[1]) for said in (out, other))
+    assert at == again
+    assert 8 <= at < 16
+    assert max(int(p.name) for p in (folder / "conr" / "checkpoints").iterdir() if p.name.isdigit()) == at
+    train.run(short("conr"), folder / "conr", console=quiet())
+    assert_close(folder / "conr", single / "conr")
+
+
+def test_one_process_writes_and_prints(pair):
+    folder, ((_, out, _), (_, other, _)) = pair
+    assert "epoch 2/2" in out
+    assert [line.split()[0] for line in other.splitlines() if not line.startswith("[Gloo]")] == [
+        "swav",
+        "anchors",
+        "conr",
+    ]
+    scores = re.findall(r"^(?:swav|anchors) ({.*})$", out, re.MULTILINE)
+    assert len(scores) == 2
+    assert scores == re.findall(r"^(?:swav|anchors) ({.*})$", other, re.MULTILINE)
+    assert [s["processes"] for s in json.loads((folder / "swav" / "environment.json").read_text())] == [1, 2]
+    assert len(list((folder / "anchors").glob("events.out.tfevents.*"))) == 1
+    steps = [r["step"] for r in records(folder / "anchors") if "train/loss" in r]
+    assert steps == sorted(set(steps))
+
+
+def test_when_one_process_dies_the_other_ends_with_a_line(pair):
+    (code, _, err), (dead, _, _) = pair[1]
+    assert dead == -signal.SIGKILL
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: process 0 of 2: lost the other processes; start all again")
+    assert "Traceback" not in err
+
+
+def test_processes_that_do_not_come_are_named():
+    roll = lambda process: joining.join(None, f"127.0.0.1:{port}", 3, process, 1)
+    port = free_port()
+    with ThreadPoolExecutor() as both:
+        calls = [both.submit(roll, process) for process in (1, 0)]
+        for call in calls:
+            with pytest.raises(
+                SettingError, match=rf"2 of 3 came to 127.0.0.1:{port} within 1 s, missing 2; start all"
+            ):
+                call.result()
+    with pytest.raises(SettingError, match=rf"process 2 of 3: nobody answered at 127.0.0.1:{port} for 1 s; start proc"):
+        roll(2)
+
+
+def test_all_that_come_hear_so():
+    port = free_port()
+    with ThreadPoolExecutor() as all_:
+        calls = [all_.submit(joining._call_the_roll, f"127.0.0.1:{port}", 3, process, 20) for process in (2, 1, 0)]
+        assert [call.result() for call in calls] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((None, "host:80", 2, -1), "--coordinator=HOST:PORT, --processes and --process go together"),
+        ((None, "", 2, 0), "go together"),
+        ((None, "host", 2, 0), "--coordinator=host: HOST:PORT"),
+        ((None, "host:80", 2, 2), "--process=2: 0 to 1, with --processes=2"),
+        ((True, "host:80", 2, 0), "leave it out beside --coordinator"),
+        ((True, "", 0, -1), "--distributed: JAX finds no cluster here"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, message):
+    with pytest.raises(SettingError, match=message):
+        joining.join(*flags, 1)
+
+
+def test_many_tasks_are_not_taken_for_many_runs(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    with pytest.raises(SettingError, match="mpirun has started 4 processes of this command; --distributed"):
+        joining.join(None, "", 0, -1, 1)
+    joining.join(False, "", 0, -1, 1)
+    assert jax.process_count() == 1
+
+
+@pytest.fixture
+def as_one_of_two(monkeypatch):
+    """This process in the place of process 1 of 2, whose other one says what it is given."""
+    said = []
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hosts, "gather", lambda text: [said.pop(0), text])
+    monkeypatch.setattr(hosts, "share", lambda value: said.pop(0))
+    return said
+
+
+def test_an_error_of_one_process_is_that_of_all(as_one_of_two):
+    def fails():
+        raise SettingError("data.dir is not there")
+
+    for other, message in (
+        ("", "process 1 of 2: data.dir is not there"),
+        ("data.dir is not there", "^data.dir is not"),
+    ):
+        as_one_of_two.append(other)
+        with pytest.raises(hosts.Agreed, match=message):
+            hosts.agree(fails)
+    as_one_of_two.append("no space left")
+    with pytest.raises(hosts.Agreed, match="process 0 of 2: no space left"):
+        hosts.agree(lambda: 1)
+    as_one_of_two.append("")
+    assert hosts.agree(lambda: 1) == 1
+
+
+def test_processes_that_differ_are_told_of(as_one_of_two, tmp_path):
+    as_one_of_two.append("abc")
+    with pytest.raises(hosts.Agreed, match="process 1 of 2 differs from process 0: its images"):
+        hosts.same("abd", "its images")
+    as_one_of_two.extend(["token", ""])
+    with pytest.raises(hosts.Agreed, match="is not the folder of process 0: name one that all hosts share"):
+        hosts.check_shared(tmp_path, seconds=0.2)
