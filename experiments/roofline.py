@@ -63,25 +63,31 @@ def layers(depth, width, stem, size):
                 yield convolution(inside, channels_in, channels, 1, stride)[1]
 
 
+def passes(method):
+    """Which share of the views goes through the network that learns, and through one that follows it."""
+    if method.name == "moco" and not method.get("symmetric", False):
+        return 0.5, 0.5
+    return 1, int(method.name in ("moco", "byol"))
+
+
 def by_hand(config):
     """Operations and bytes of a whole step of `config`."""
     model, width = config.model, 2 if config.model.dtype == "bfloat16" else 4
     operations = numbers = images = 0
-    two = "predictor" in config.method
+    online, target = passes(config.method)
     for view in views_of(config):
         first, *rest = layers(model.depth, model.width, model.stem, view.size)
         count = config.batch_size * view.count
         images += count
-        operations += count * (2 * first[2] + 3 * sum(layer[2] for layer in rest))
-        numbers += count * sum(3 * inside + 11 * outside for inside, outside, _ in (first, *rest))
-        if two:
-            operations += count * sum(layer[2] for layer in (first, *rest))
-            numbers += count * sum(inside + 4 * outside for inside, outside, _ in (first, *rest))
+        operations += online * count * (2 * first[2] + 3 * sum(layer[2] for layer in rest))
+        numbers += online * count * sum(3 * inside + 11 * outside for inside, outside, _ in (first, *rest))
+        operations += target * count * sum(layer[2] for layer in (first, *rest))
+        numbers += target * count * sum(inside + 4 * outside for inside, outside, _ in (first, *rest))
     linear = lambda *widths: 2 * sum(a * b for a, b in zip(widths, widths[1:]))
     channels, dim = model.width * (8 if model.depth < 50 else 32), config.head.dim
-    operations += images * (4 if two else 3) * linear(channels, *config.head.hidden, dim)
-    if two:
-        operations += images * 3 * linear(dim, *config.method.predictor, dim)
+    operations += images * (3 * online + target) * linear(channels, *config.head.hidden, dim)
+    if "predictor" in config.method:
+        operations += images * online * 3 * linear(dim, *config.method.predictor, dim)
     operations += images * 3 * linear(dim, config.method.get("prototypes", 0))
     return operations, width * numbers
 
@@ -145,6 +151,8 @@ def main():
     config = completed(cli.CONFIG.value)
     views = " + ".join(f"{v.count}x{v.size}" for v in views_of(config))
     model, given = config.model, PEAK.value and STREAM.value
+    if bool(PEAK.value) != bool(STREAM.value):
+        cli.fail("--peak and --stream go together", 2)
     if model.name != "resnet":
         cli.fail(f"model.name={model.name!r}: this counts the layers of a resnet", 2)
     where = "computed, from a data sheet" if given else f"{jax.devices()[0].device_kind}, jax {jax.__version__}"

@@ -23,8 +23,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path, scores: dict[int, float], keep: int = 2):
         options = ocp.CheckpointManagerOptions(preservation_policy=_Keep(scores, keep), cleanup_tmp_directories=True)
-        path = Path(folder).absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler(), options=options)
+        self._path = Path(folder) / "checkpoints"
+        handlers = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self._path.absolute(), item_handlers=handlers, options=options)
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -39,11 +40,18 @@ class Checkpoints:
         """The state of `step`, in the layout of `shardings`; a bank's padding as this machine's devices want it.
 
         Raises:
-            SettingError: the checkpoint holds other arrays than `shapes` (the first that differs).
+            SettingError: the checkpoint is damaged, or holds other arrays than `shapes` (the first that differs).
         """
-        _compare(self._manager.item_metadata(step), shapes, shardings, step)
+        way_out = f"; remove {self._path / str(step)} to go on from the one before it, or begin anew in a new folder"
+        with _reading(lambda why: SettingError(f"checkpoint {step} {why}{way_out}")):
+            stored = self._manager.item_metadata(step)
+        if differs := _first_other(_shapes(stored), shapes, shardings):
+            name, shape, needed = differs
+            said = "is missing" if shape is None else f"has shape {shape}"
+            raise SettingError(f"checkpoint {step}: {name} {said}, this run needs {needed}")
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(target, strict=False))
+        with _reading(lambda why: SettingError(f"checkpoint {step} {why}{way_out}")):
+            return self._manager.restore(step, args=ocp.args.StandardRestore(target, strict=False))
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -87,24 +95,21 @@ class Donor:
         self.step = step or max(self.steps)
         if not (path / str(self.step) / "default" / "_METADATA").is_file():
             raise self._unusable("is unfinished or of another program")
-        self._manager = ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler())
-        with self._reading():
+        options = ocp.CheckpointManagerOptions(create=False)  # to create, all hosts would wait for one another
+        self._manager = ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler(), options=options)
+        with _reading(self._unusable):
             self._metadata = self._manager.item_metadata(self.step)
-        self._stored = {_path(p): x for p, x in _leaves(self._metadata)}
+        self._stored = _shapes(self._metadata)
 
     def check(self, shapes, parts, shardings):
         """Raises a SettingError naming the first array of the trees `parts` of `shapes` that is not there.
 
         In the layout of `shardings` the padding of a bank may be another.
         """
-        for (path, leaf), place in zip(jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings)):
-            name = _path(path)
-            if name.split("/")[0] not in parts:
-                continue
-            shape = tuple(self._stored[name].shape) if name in self._stored else None
-            if shape is None or not same_but_padding(shape, leaf.shape, place):
-                said = "has no" if shape is None else f"has {shape} for"
-                raise SettingError(f"{self._name} {said} {name}, this run needs {tuple(leaf.shape)}")
+        if differs := _first_other(self._stored, shapes, shardings, parts):
+            name, shape, needed = differs
+            said = "has no" if shape is None else f"has {shape} for"
+            raise SettingError(f"{self._name} {said} {name}, this run needs {needed}")
 
     def adopt(self, state, shardings, parts, everywhere):
         """`state`, laid out as `shardings`, with the trees `parts` of the checkpoint; its others go `everywhere`."""
@@ -117,19 +122,11 @@ class Donor:
             return jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)
 
         target = jax.tree_util.tree_map_with_path(read, self._metadata)
-        with self._reading():
+        with _reading(self._unusable):
             stored = self._manager.restore(self.step, args=ocp.args.StandardRestore(target, strict=False))
         found = {_path(p): x for p, x in jax.tree_util.tree_leaves_with_path(stored)}
         take = lambda path, x: found[_path(path)] if _path(path) in own else x
         return jax.tree_util.tree_map_with_path(take, state)
-
-    @contextlib.contextmanager
-    def _reading(self):
-        try:
-            yield
-        except Exception as error:  # orbax raises all kinds for missing and damaged files
-            why = re.split(r" \[tensorstore_spec|\. See full|\n", str(error))[0]
-            raise self._unusable(f"is damaged ({why})") from error
 
     def _unusable(self, why):
         others = [step for step in self.steps if step != self.step]
@@ -139,17 +136,34 @@ class Donor:
         self._manager.close()
 
 
-def _leaves(stored):
-    return [(p, x) for p, x in jax.tree_util.tree_leaves_with_path(stored) if hasattr(x, "shape")]
+@contextlib.contextmanager
+def _reading(unusable):
+    """Raises `unusable(why)` where orbax cannot read a checkpoint."""
+    try:
+        yield
+    except Exception as error:  # orbax raises all kinds for missing and damaged files
+        why = re.split(r" \[tensorstore_spec|\. See full|\n", str(error))[0]
+        raise unusable(f"is damaged ({why})") from error
 
 
-def _compare(stored, shapes, shardings, step: int) -> None:
-    found = {_path(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(stored) if hasattr(x, "shape")}
+def _shapes(stored) -> dict[str, tuple[int, ...]]:
+    """The shapes of a checkpoint's arrays by their path."""
+    leaves = jax.tree_util.tree_leaves_with_path(stored)
+    return {_path(p): tuple(x.shape) for p, x in leaves if hasattr(x, "shape")}
+
+
+def _first_other(stored, shapes, shardings, parts=None):
+    """(path, shape in `stored` or None, shape needed) of the first array of `shapes` that is another there, or None.
+
+    Only in the trees `parts`, if given. In the layout of `shardings` the padding of a bank may be another.
+    """
     for (path, leaf), place in zip(jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings)):
-        shape = found.get(_path(path))
-        if shape is None or not same_but_padding(shape, leaf.shape, place):
-            said = "is missing" if shape is None else f"has shape {shape}"
-            raise SettingError(f"checkpoint {step}: {_path(path)} {said}, this run needs {tuple(leaf.shape)}")
+        name = _path(path)
+        if parts is None or name.split("/")[0] in parts:
+            shape = stored.get(name)
+            if shape is None or not same_but_padding(shape, leaf.shape, place):
+                return name, shape, tuple(leaf.shape)
+    return None
 
 
 def _path(path) -> str:

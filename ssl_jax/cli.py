@@ -50,8 +50,7 @@ def parse(argv, prepare, operands=False):
 
 def with_base(argv) -> list[str]:
     """`argv` with --config.base=NAME also at the end of --config=FILE:VARIANT+NAME, which makes the config by it."""
-    args = iter(argv)  # "--config FILE" as "--config=FILE"
-    argv = [f"{arg}={next(args, '')}" if re.fullmatch(r"--?config(\.base)?", arg) else arg for arg in args]
+    argv = joined(argv, r"config(\.base)?")
     named = [i for i, arg in enumerate(argv) if re.match("--?config=", arg)]
     bases = [arg.partition("=")[2] for arg in argv if re.match(r"--?config\.base=", arg)]
     if not (named and bases):
@@ -61,19 +60,23 @@ def with_base(argv) -> list[str]:
     return [*argv[: named[-1]], f"{path}:{variant}+{bases[-1]}", *argv[named[-1] + 1 :]]
 
 
-def with_run(argv, evals: str = "") -> list[str]:
+def joined(argv, names: str) -> list[str]:
+    """`argv` with "--NAME VALUE" as "--NAME=VALUE" for the flags that the pattern `names` matches."""
+    args = iter(argv)
+    return [f"{arg}={next(args, '')}" if re.fullmatch(f"--?({names})", arg) else arg for arg in args]
+
+
+def with_run(argv) -> list[str]:
     """`argv` with --config naming the settings of the run of --workdir; --data.NAME stands for --config.data.NAME.
 
-    Args:
-        argv: the command and its arguments.
-        evals: names of evaluators, separated by commas; those of the run where there are none.
+    The settings have the evaluators that --evals names, of commands that have this flag; those of the run without it.
 
     Raises:
         SettingError: no --workdir.
     """
-    args = iter(re.sub(r"^--?data\.", "--config.data.", arg) for arg in argv)
-    argv = [f"{arg}={next(args, '')}" if re.fullmatch("--?workdir", arg) else arg for arg in args]
-    workdir = next((arg.partition("=")[2] for arg in argv if re.match("--?workdir=", arg)), "")
+    argv = joined((re.sub(r"^--?data\.", "--config.data.", arg) for arg in argv), "workdir|evals|config")
+    last = lambda name: next((arg.partition("=")[2] for arg in argv[::-1] if re.match(f"--?{name}=", arg)), "")
+    workdir, evals = last("workdir"), last("evals")
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
         return argv
     if not workdir:

@@ -32,6 +32,8 @@ class Report:
 
     def __init__(self, found: Assignment, dataset: Dataset):
         parts = (dataset.train, dataset.test)[: 1 if dataset.joined else 2]
+        if len(found.labels) != sum(map(len, parts)):
+            raise ValueError(f"clusters of {len(found.labels)} images, the data set has {sum(map(len, parts))}")
         self.found, self.names, self._images = found, dataset.names(), [x.images for x in parts]
         self._labels, self._classes = np.concatenate([x.labels for x in parts]), dataset.classes
         self.order = np.lexsort((np.arange(len(found.sizes)), -found.sizes))  # of the clusters, largest first
@@ -119,7 +121,10 @@ class Report:
 
 
 class Target:
-    """A table `out` (.csv) and the folder of sheets beside it, `out` without its ending: both whole or not at all."""
+    """A table `out` (.csv) and the folder of sheets beside it, `out` without its ending: each whole or not at all.
+
+    A kill between the last two renames can leave the new sheets beside the old table.
+    """
 
     def __init__(self, out: Path, overwrite: bool):
         self.out, self.folder, self._overwrite = out, out.with_suffix(""), overwrite
@@ -161,22 +166,22 @@ class Target:
             raise SettingError(f"--out={self.out} cannot be written ({error.strerror or error})") from error
         finally:
             table.unlink(missing_ok=True)
-            for path in (pages, old):
-                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(pages, ignore_errors=True)
         sheets_too = f", and {self.folder}/ with overview.png and {count} sheet{'s' * (count > 1)}" * bool(count)
         return f"wrote {self.out}: {len(report.names):,} images{sheets_too}"
 
     def _swap(self, table, pages, old):
-        """Puts table and sheets in place, or leaves what was there; old sheets go to `old`."""
-        if self.folder.exists():
-            self.folder.rename(old)
+        """Puts table and sheets in place, or leaves what was there; old sheets wait in `old` till all is done."""
         try:
+            if self.folder.exists():
+                self.folder.rename(old)
             if any(pages.iterdir()):
                 pages.rename(self.folder)
             table.replace(self.out)
         except BaseException:
-            if self.folder.exists():
+            if self.folder.exists() and not pages.exists():
                 self.folder.rename(pages)
             if old.exists():
                 old.rename(self.folder)
             raise
+        shutil.rmtree(old, ignore_errors=True)

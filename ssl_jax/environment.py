@@ -32,7 +32,7 @@ class Start:
         self._write()
 
     def reached(self, step: int) -> None:
-        """The run is saved up to `step`."""
+        """The run has come to `step`."""
         self._entry |= {"seconds": round(time.monotonic() - self._clock, 1), "last_step": step}
         self._write()
 

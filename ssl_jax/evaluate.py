@@ -6,20 +6,15 @@ evaluator is a flag: --config.evals.knn.k=50. The scores become a line of RUN/ev
 
 import datetime
 import json
-import re
 
 from absl import flags
 
 from ssl_jax import cli
+from ssl_jax.settings import SettingError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main made it.")
 EVALS = flags.DEFINE_string("evals", "", "Evaluators, separated by commas; default: those of the run's config.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
-
-
-def with_run(argv) -> list[str]:
-    """`argv` with --config naming the run's own settings, for the evaluators that are wanted."""
-    return cli.with_run(argv, next((a.partition("=")[2] for a in argv if re.match("--?evals=", a)), ""))
 
 
 def main():
@@ -36,10 +31,11 @@ def main():
     with jax.set_mesh(mesh):
         run = open_run(WORKDIR.value, mesh, CHECKPOINT.value)
         config, given = cli.CONFIG.value, cli.overrides("data")
-        if given.get("name", run.plan.config.data.name) != run.plan.config.data.name:
-            other_data(config, given)
-        score = scorer(run, config)
-        console.print(f"{run.folder} at epoch {run.epoch:g}, on {score.data}", highlight=False, soft_wrap=True)
+        other_data(config, given, run.plan.config)
+        score, path = scorer(run, config), run.folder / "evaluations.jsonl"
+        append(path, "")
+        said = f"{run.folder} at epoch {run.epoch:g}, on {score.data}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
         found, failed = {}, {}
         with writer.Status(console) as progress:
             for name, values in score(progress.status):
@@ -50,16 +46,29 @@ def main():
                 progress.note(writer.listed({f"eval/{k}": v for k, v in values.items()}, every=True))
     record = dict(step=run.step, data=score.data, scores=found, failed=failed, settings=score.settings)
     record["date"] = str(datetime.date.today())
-    path = run.folder / "evaluations.jsonl"
-    torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a kill: that line is lost, not this one
-    with path.open("a") as file:
-        file.write("\n" * torn + json.dumps(record) + "\n")
     rows = {scoring.FEATURES["eval"]: found}
     if writer.names(rows):
         console.print(writer.table(str(run.folder), rows), width=writer.wide(console))
+    append(path, json.dumps(record) + "\n")
     if failed:
         cli.fail("; ".join(f"{name} failed ({why})" for name, why in failed.items()), 1)
 
 
+def append(path, text):
+    """Adds a line to a file; one that a kill has torn is lost, not this one.
+
+    Raises:
+        SettingError: it cannot be written.
+    """
+    try:
+        torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size
+        with path.open("a") as file:
+            file.write("\n" * bool(torn and text) + text)
+        if not path.stat().st_size:
+            path.unlink()
+    except OSError as error:
+        raise SettingError(f"{path}, where the scores go, cannot be written ({error.strerror or error})") from error
+
+
 if __name__ == "__main__":
-    cli.start(main, prepare=with_run)
+    cli.start(main, prepare=cli.with_run)

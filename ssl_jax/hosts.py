@@ -1,6 +1,7 @@
 """One run on several processes, on one machine or many: what they agree on, what one of them does for all.
 
-Every function here is called by all processes at the same point of the run, and with one process does nothing special.
+With one process nothing here does anything special. All processes call `share` to `whole`, at the same point of the
+run; `tell` and `leave` are for one by itself.
 """
 
 import contextlib
@@ -99,8 +100,8 @@ def check_devices() -> None:
         raise Agreed(f"the processes have {numbers} devices; each needs as many")
 
 
-def check_shared(folder, seconds: float = 60.0) -> None:
-    """What the first process writes into `folder` is seen by all, as far as file systems take so long to tell.
+def check_shared(folder, seconds: float = 20.0) -> None:
+    """What the first process writes into `folder` is seen by all within `seconds`; process 0 waits 30 for the others.
 
     Raises:
         Agreed: it is not: each host has a folder of its own by this name.
@@ -145,9 +146,10 @@ def alone():
 def tell(error: Exception) -> None:
     """On standard error what ended this process: one line, or a traceback where a line would not do."""
     said = " ".join(str(error).split())
-    if re.search("gloo|nccl|unavailable|deadline_exceeded|coordination|connection", said, re.IGNORECASE):
+    own = isinstance(error, SettingError)
+    if not own and re.search("gloo|nccl|unavailable|deadline_exceeded|coordination|connection", said, re.IGNORECASE):
         said = f"lost the other processes; start all again, to go on from the last checkpoint ({said[:160]})"
-    elif not isinstance(error, (SettingError, jax.errors.JaxRuntimeError)):
+    elif not own and not isinstance(error, jax.errors.JaxRuntimeError):
         traceback.print_exception(error)
     print(f"error: {name()}: {said}", file=sys.stderr)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import time
 
@@ -10,6 +11,7 @@ from absl import logging
 
 from ssl_jax.settings import SettingError
 
+_GREETING = "ssl_jax roll call: "
 _HEARTBEAT, _SHUTDOWN = 60, 60  # seconds until a silent process counts as dead, and that the last ones are waited for
 
 
@@ -31,6 +33,7 @@ def join(distributed: bool | None, coordinator: str, processes: int, process: in
         _check(given, distributed, coordinator, processes, process)
         _call_the_roll(coordinator, processes, process, seconds)
         _initialize(
+            f"all came to --coordinator={coordinator}, and JAX did not start ({{}})",
             seconds,
             coordinator_address=coordinator,
             num_processes=processes,
@@ -38,14 +41,15 @@ def join(distributed: bool | None, coordinator: str, processes: int, process: in
             cluster_detection_method="deactivate",
         )
     elif distributed:
-        _initialize(seconds)
+        way_out = "give --coordinator, --processes and --process"
+        _initialize("--distributed: JAX finds no cluster here ({})" + f"; {way_out}", seconds)
     elif distributed is None and (told := _started_by()):
         raise SettingError(
             f"{told} processes of this command; --distributed trains one run on all of them, --nodistributed one each"
         )
 
 
-def _initialize(seconds, **settings):
+def _initialize(failed, seconds, **settings):
     try:
         jax.distributed.initialize(
             initialization_timeout=seconds,
@@ -55,9 +59,7 @@ def _initialize(seconds, **settings):
         )
         logging.set_verbosity(logging.ERROR)  # orbax warns of a stop that was asked for
     except (ValueError, RuntimeError) as error:
-        raise SettingError(
-            f"--distributed: JAX finds no cluster here ({error}); give --coordinator, --processes and --process"
-        ) from error
+        raise SettingError(failed.format(error)) from error
 
 
 def _check(given, distributed, coordinator, processes, process):
@@ -66,7 +68,7 @@ def _check(given, distributed, coordinator, processes, process):
         raise SettingError("--coordinator=HOST:PORT, --processes and --process go together")
     if distributed is not None:
         raise SettingError("--distributed lets JAX find the processes; leave it out beside --coordinator")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
         raise SettingError(f"--coordinator={coordinator}: HOST:PORT, the address of process 0")
     if process >= processes:
         raise SettingError(f"--process={process}: 0 to {processes - 1}, with --processes={processes}")
@@ -116,15 +118,15 @@ def _listen(port, processes, until):
             try:
                 line = held.enter_context(server.accept()[0])
                 line.settimeout(5)
-                number = line.makefile().readline().strip()
+                came = _line(line, r"\d{1,6}")
             except OSError:
                 continue
-            if number.isdigit() and 0 < int(number) < processes:
-                lines[int(number)] = line
+            if came and 0 < int(came) < processes:
+                lines[int(came)] = line
         missing = [str(i) for i in range(1, processes) if i not in lines]
         for line in lines.values():
             with contextlib.suppress(OSError):
-                line.sendall(f"{','.join(missing)}\n".encode())
+                line.sendall(f"{_GREETING}{','.join(missing)}\n".encode())
     return missing
 
 
@@ -133,11 +135,18 @@ def _answer(host, port, process, until):
     while (left := until - time.monotonic()) > 0:
         try:
             with socket.create_connection((host, port), timeout=min(left, 5)) as line:
-                line.sendall(f"{process}\n".encode())
+                line.sendall(f"{_GREETING}{process}\n".encode())
                 line.settimeout(max(left, 1) + 5)
-                if said := line.makefile().readline():
-                    return [number for number in said.strip().split(",") if number]
+                if (said := _line(line, r"[\d,]*")) is not None:
+                    return [number for number in said.split(",") if number]
         except OSError:
             pass
         time.sleep(0.1)
     return None
+
+
+def _line(connection, pattern):
+    """What follows the greeting in the line that comes; None from others than this command, who may use the port."""
+    said = connection.makefile(errors="replace").readline(10_000)
+    found = re.fullmatch(f"{_GREETING}({pattern})\n", said, re.ASCII)
+    return found and found[1]

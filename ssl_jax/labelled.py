@@ -27,7 +27,7 @@ def label(run: Run, config, given, *, count: int = 0, by: str = "", report=print
     """
     encoder = of_run(run)
     by = _flag(clusters.choice, encoder, count, by)
-    dataset = pictures(encoder, completed(config), given)
+    dataset = pictures(encoder, completed(config), given, run.plan.config)
     splits = [x.images for x in (dataset.train, dataset.test)[: 1 if dataset.joined else 2] if len(x)]
     if by == "kmeans" and not (count := count or len(dataset.classes)):
         raise SettingError("--clusters is missing: k-means has no classes to count here; give --clusters=K")
@@ -38,16 +38,15 @@ def label(run: Run, config, given, *, count: int = 0, by: str = "", report=print
     return Report(clusters.of_features(encoder, features, by, count), dataset)
 
 
-def pictures(encoder: Encoder, config, given) -> Dataset:
+def pictures(encoder: Encoder, config, given, own) -> Dataset:
     """The data set of a config, of as many channels as the encoder takes.
 
-    Where `given` names other data, the run's settings of its own do not count; see `restored.other_data`.
+    Where `given` names other data than the run's, its settings of `own` do not count; see `restored.other_data`.
 
     Raises:
         SettingError: other channels, or no such data.
     """
-    if {"name", "dir"} & given.keys():
-        other_data(config, given)
+    other_data(config, given, own)
     said = "data.name={!r} has {} colours, the run was trained on {}"
     if config.data.name == "folder" and encoder.channels != 3:
         raise SettingError(said.format(config.data.name, 3, encoder.channels))

@@ -37,8 +37,35 @@ class Instance:
         return pos_state, {}
 
 
+class _Filtered:
+    """Positives that pass through a filter, `boundary`: what it keeps is all that they keep."""
+
+    def init(self, key, examples, dim):
+        """The boundary filter's clusters."""
+        return self.boundary.init(dim)
+
+    def metrics(self, pos_state, chosen):
+        """Share of the examples that stay, and of the clusters in use."""
+        found = {"kept": jnp.mean(jnp.any(chosen.weight > 0, axis=1), dtype=jnp.float32)}
+        return found | ({"clusters_used": pos_state.used} if self.boundary.active else {})
+
+    def refresh_at(self, step) -> bool:
+        """When the boundary filter clusters."""
+        return self.boundary.refresh_at(step)
+
+    def refresh(self, pos_state, embed, key):
+        """New clusters for the boundary filter."""
+        return self.boundary.refresh(pos_state, embed, key)
+
+    def _through(self, rows, pos_state, keys, index, step):
+        """The positives `rows` [B, k], of equal weight; none for examples that the filter leaves out."""
+        kept = self.boundary.kept(pos_state, keys, index, step)
+        weight = jnp.broadcast_to(kept[:, None].astype(jnp.float32), rows.shape)
+        return PositiveSet(rows, weight, len(index) if self.boundary.count_left_out else None)
+
+
 @dataclasses.dataclass(frozen=True)
-class Neighbours:
+class Neighbours(_Filtered):
     """The k nearest target features of the batch, by cosine: CoNR's local neighbourhood (LN).
 
     Attributes:
@@ -54,30 +81,14 @@ class Neighbours:
         if not 1 <= self.k < self.batch_size:
             raise ValueError(f"k={self.k}: at least 1 and below batch_size={self.batch_size}")
 
-    def init(self, key, examples, dim):
-        """The boundary filter's clusters."""
-        return self.boundary.init(dim)
-
     def select(self, pos_state, keys, index, step) -> PositiveSet:
         """The k nearest, of equal weight."""
         rows = jax.lax.top_k(dot(keys, keys), self.k)[1]
-        return _filtered(self.boundary, rows, pos_state, keys, index, step)
-
-    def metrics(self, pos_state, chosen):
-        """Share of the examples that stay, and of the clusters in use."""
-        return _metrics(self.boundary, pos_state, chosen)
-
-    def refresh_at(self, step) -> bool:
-        """When the boundary filter clusters."""
-        return self.boundary.refresh_at(step)
-
-    def refresh(self, pos_state, embed, key):
-        """New clusters for the boundary filter."""
-        return self.boundary.refresh(pos_state, embed, key)
+        return self._through(rows, pos_state, keys, index, step)
 
 
 @dataclasses.dataclass(frozen=True)
-class Contextual:
+class Contextual(_Filtered):
     """The k nearest of the batch by context: CoNR's contextually affinitive neighbourhood (section 2.2).
 
     Two examples are near where the same examples are reciprocal neighbours of both; see
@@ -109,37 +120,10 @@ class Contextual:
         if self.layers < 1 or not self.alpha >= 0:
             raise ValueError(f"layers={self.layers} is at least 1, alpha={self.alpha} at least 0")
 
-    def init(self, key, examples, dim):
-        """The boundary filter's clusters."""
-        return self.boundary.init(dim)
-
     def select(self, pos_state, keys, index, step) -> PositiveSet:
         """The k nearest by context, of equal weight."""
         settings = dict(k1=self.k1, k2=self.k2, alpha=self.alpha, layers=self.layers)
-        return _filtered(self.boundary, contextual_neighbours(keys, self.k, **settings), pos_state, keys, index, step)
-
-    def metrics(self, pos_state, chosen):
-        """Share of the examples that stay, and of the clusters in use."""
-        return _metrics(self.boundary, pos_state, chosen)
-
-    def refresh_at(self, step) -> bool:
-        """When the boundary filter clusters."""
-        return self.boundary.refresh_at(step)
-
-    def refresh(self, pos_state, embed, key):
-        """New clusters for the boundary filter."""
-        return self.boundary.refresh(pos_state, embed, key)
-
-
-def _filtered(boundary, rows, pos_state, keys, index, step):
-    kept = boundary.kept(pos_state, keys, index, step)
-    weight = jnp.broadcast_to(kept[:, None].astype(jnp.float32), rows.shape)
-    return PositiveSet(rows, weight, len(index) if boundary.count_left_out else None)
-
-
-def _metrics(boundary, pos_state, chosen):
-    found = {"kept": jnp.mean(jnp.any(chosen.weight > 0, axis=1), dtype=jnp.float32)}
-    return found | ({"clusters_used": pos_state.used} if boundary.active else {})
+        return self._through(contextual_neighbours(keys, self.k, **settings), pos_state, keys, index, step)
 
 
 KINDS = {"instance": Instance, "neighbours": Neighbours, "contextual": Contextual}

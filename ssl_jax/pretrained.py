@@ -34,6 +34,7 @@ class Encoder:
         size: side in pixels that images are brought to.
         channels: of an image.
         mean, std: of each channel, of pixels in 0..1.
+        method, state: what computes them: a method and its train state, or `Pretrained` and its weights.
     """
 
     names: tuple[str, ...]
@@ -63,9 +64,10 @@ class Encoder:
             ValueError: no such feature, or no such images.
         """
         images = images if hasattr(images, "ndim") else np.asarray(images)
-        if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != self.channels:
+        usable = images.ndim == 4 and images.dtype == np.uint8 and images.shape[-1] == self.channels
+        if not usable or not images.size:
             raise ValueError(
-                f"images of shape {images.shape}, {images.dtype}: give uint8 of shape [N, H, W, {self.channels}]"
+                f"images of shape {images.shape}, {images.dtype}: give uint8 [N, H, W, {self.channels}], N >= 1"
             )
         if name not in self.names:
             raise ValueError(f"no feature {name!r}; choose one of: {', '.join(self.names)}")
@@ -100,7 +102,7 @@ def load_encoder(path, *, checkpoint="latest", **given) -> Encoder:
 
 
 def untrained(config) -> Encoder:
-    """The encoder that a run of `config` begins with: what its trained one is to be compared with.
+    """The encoder at random weights that a run of `config` without `init_from` begins with, to compare it with.
 
     Raises:
         SettingError: something in the config or the data cannot be used.
@@ -153,6 +155,8 @@ def of_file(path, *, size: int = 0, mean=(), std=()) -> Encoder:
     said = {k: v for k, v in dict(size=size, mean=tuple(mean), std=tuple(std)).items() if v}
     said = dict(size=32 if backbone.stem == "cifar" else 224, **IMAGENET) | weight_files.notes(path) | said
     channels = tensors["conv1.weight"].shape[1]
+    if {len(said["mean"]), len(said["std"])} != {channels}:
+        raise WeightsError(f"{path} is for images of {channels} channels; give mean and std of {channels} numbers each")
     shapes = jax.eval_shape(
         lambda key: backbone.init(key, jnp.zeros((1, 32, 32, channels)), train=False), jax.random.key(0)
     )
@@ -179,7 +183,9 @@ def backbone_of(tensors, source) -> ResNet:
     """
     if "conv1.weight" not in tensors:
         raise WeightsError(f"{source} has no conv1.weight; give the weights of a ResNet by torchvision's names")
-    width, _, kernel, _ = tensors["conv1.weight"].shape
+    if len(shape := tensors["conv1.weight"].shape) != 4:
+        raise WeightsError(f"{source}: conv1.weight has shape {tuple(shape)}; a ResNet's has four dimensions")
+    width, _, kernel, _ = shape
     count = lambda stage: len({n.split(".")[1] for n in tensors if n.startswith(f"layer{stage}.")})
     blocks, bottleneck = tuple(map(count, (1, 2, 3, 4))), "layer1.0.conv3.weight" in tensors
     for depth, known in STAGES.items():
@@ -197,8 +203,10 @@ def head_of(tensors, source) -> Head | None:
     places = torch_weights.head_places(tensors, source)
     if not places:
         return None
-    *hidden, dim = (torch_weights.outputs(tensors, place, source) for name, place in places.items() if "linear" in name)
-    return Head(dim, tuple(hidden), batch_norm="bn1" in places)
+    linear = [place for name, place in places.items() if "linear" in name]
+    *hidden, dim = (torch_weights.outputs(tensors, place, source) for place in linear)
+    biased = [torch_weights.has_bias(tensors, place) for place in linear]
+    return Head(dim, tuple(hidden), batch_norm="bn1" in places, bias=biased[0], output_bias=biased[-1])
 
 
 def writable(out: Path, overwrite: bool) -> None:

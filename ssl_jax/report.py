@@ -21,9 +21,7 @@ IMAGES = flags.DEFINE_integer(
 
 def with_runs(argv) -> list[str]:
     """`argv` with --config naming the settings of the first run; flags first, as absl wants them, then the runs."""
-    args = iter(argv[1:])  # "--out FILE" as "--out=FILE"
-    taking = r"--?(out|images|config\.data\.(name|dir|cache))"
-    given = [f"{arg}={next(args, '')}" if re.fullmatch(taking, arg) else arg for arg in args]
+    given = cli.joined(argv[1:], r"out|images|config\.data\.(name|dir|cache)")
     runs = [arg for arg in given if not arg.startswith("-")]
     if any(re.match("--?config(=|$)", arg) for arg in given):
         raise SettingError("a report takes the settings of its runs; leave out --config")
@@ -41,7 +39,7 @@ def target(runs) -> Path:
         SettingError: it cannot be.
     """
     path = Path(OUT.value or (Path(runs[0]) / "report" / "index.html" if len(runs) == 1 else "report.html"))
-    if path.suffix.lower() not in (".html", ".htm"):
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise SettingError(f"--out={path}: give a file that ends in .html")
     if OUT.value and not path.absolute().parent.is_dir():
         raise SettingError(f"--out={path}: there is no folder {path.parent}")
@@ -69,7 +67,10 @@ def main(folders):
         raise SettingError(f"--config.{other[0]}: a report takes only where its data are, as in --config.data.dir=DIR")
     compilation.enable_cache()
     say = partial(Console().print, markup=False, highlight=False, soft_wrap=True)
-    make.write(runs, path, given=given, most=IMAGES.value, say=say)
+    try:
+        make.write(runs, path, given=given, most=IMAGES.value, say=say)
+    except OSError as error:
+        raise SettingError(f"--out={path} cannot be written: {error.strerror or error}") from error
     say(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -55,11 +55,20 @@ def config_for(workdir, evals) -> ConfigDict:
     return config
 
 
-def other_data(config, given) -> None:
-    """Makes the `data` of a run's config that of others: what `given` lacks is as usual, not the run's.
+def other_data(config, given, own) -> None:
+    """Where `given` names other images than a run's, makes the `data` of `config` theirs: the rest is as usual.
 
-    Its limit, say, says nothing of them. Name, size and cache stay.
+    A limit of the run's images, say, says nothing of others. Name, size and cache stay. Other images: another
+    `data.name`, or another folder of pictures; that a known set lies elsewhere (`data.dir`) changes nothing.
+
+    Args:
+        config: the run's own, with what is given; changed in place.
+        given: settings of `data` from the command line, by name.
+        own: the config of the run.
     """
+    name = given.get("name", own.data.name)
+    if name == own.data.name and not (name == "folder" and "dir" in given):
+        return
     kept = {name: config.data[name] for name in ("name", "size", "cache")}
     config.data.update(dict(defaults.get_config().data) | kept | given)
 

@@ -23,7 +23,7 @@ FEATURES = {
 
 
 class Scorer:
-    """Runs the evaluators of `plan` on features of the resident `images` and `test_images`."""
+    """Runs the evaluators of `plan` on features of `images` and `test_images` [N, H, W, C], wherever they lie."""
 
     def __init__(self, plan: Plan, images, test_images):
         self._plan, self._images = plan, (images, test_images)
@@ -46,8 +46,9 @@ class Scorer:
         data = self._plan.dataset
         with hosts.alone():
             flat = [_pixels(split.images, stage) for split in (data.train, data.test)[: 1 if data.joined else 2]]
+            splits = self._splits(*(dict.fromkeys(self._names, x) for x in flat))
         keys = [key for key, e in self._plan.evaluators.items() if "scores" not in e.needs]
-        return self._run("pixels", self._splits(*(dict.fromkeys(self._names, x) for x in flat)), None, keys=keys)
+        return self._run("pixels", splits, None, keys=keys)
 
     @property
     def keys(self):
@@ -96,7 +97,9 @@ def _draw(stage, state, images):
 
     def make(key, rows, names, **shape):
         view, rows = View(size=size, count=1, jitter=0.0, grayscale=0.0, **shape), np.asarray(rows)
+        bits = np.asarray(jax.random.key_data(key))  # of a key that lies on the devices of this host
         with jax.set_mesh(mesh):
+            key = jax.random.wrap_key_data(bits)
             return hosts.whole(draw(stage.method, state, images[rows], key, view, tuple(names), **settings))
 
     return make

@@ -101,8 +101,9 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
 
 def _claim(folder, plan, held):
     """The run folder for this run, until `held` is closed; all hosts see it, and have the same config and data."""
-    known = (plan.dataset.fingerprint(), plan.dataset.facts())
-    settings = {k: v for k, v in plan.config.to_dict().items() if k != "data"} | dict(folder=folder.name)
+    known = hosts.agree(lambda: (plan.dataset.fingerprint(), plan.dataset.facts()))
+    settings = {k: v for k, v in plan.config.to_dict().items() if k != "data"}
+    settings |= dict(folder=folder.name, resident=plan.stages[0].resident)  # which makes other programs
     hosts.same(settings, "its config; give all processes the same flags")
     hosts.same(known, "its images; data.dir must hold the same data set on every host")
     hosts.agree(lambda: held.enter_context(claim(folder, plan.config, *known)) if hosts.is_first() else None)
@@ -123,7 +124,7 @@ class _Loop:
         self.key = jax.jit(lambda: jax.random.key(plan.config.seed), out_shardings=replicated(mesh))()
         resident = plan.stages[0].resident
         how = dict(batch_size=plan.batch_size, resident=resident, workers=plan.config.data.workers)
-        self.feed = Feed(plan.dataset.train.images, mesh, self.key, **how)
+        self.feed = hosts.agree(lambda: Feed(plan.dataset.train.images, mesh, self.key, **how))
         test = plan.dataset.test.images
         self.scorer = Scorer(plan, self.feed.images, put(test, replicated(mesh)) if resident else test)
         self.speed, self.starved = float("nan"), 0.0
@@ -145,7 +146,7 @@ class _Loop:
         state = hosts.agree(lambda: self.restore(saved) if saved else self.fresh())
         self.metrics = self.began = writer.Nowhere()
         if hosts.is_first():
-            self.metrics, self.began = writer.Metrics(self.folder, start), environment.Start(self.folder, start)
+            self.metrics, self.began = writer.Metrics(self.folder, saved), environment.Start(self.folder, start)
         self.scores, self.bar = _evaluated(scoring.on_record(self.folder)), None
         try:
             if start or self.adopted:
@@ -234,7 +235,7 @@ class _Loop:
             self.bar.note(f"epoch {step // self.plan.steps_per_epoch}: {writer.listed(scores)}")
         self.metrics.flush()
         if stopping or self.plan.due(step, self.plan.config.checkpoint_epochs):
-            self.check_finite(optax.tree_utils.tree_sum(state.params), "sum of the parameters", step)
+            self.check_finite(_sum(state.params), "sum of the parameters", step)
             self.checkpoints.save(step, state)
         self.began.reached(step)
         self.clock = time.monotonic(), step
@@ -297,6 +298,9 @@ class _Loop:
     def show(self, title, rows):
         """A table of scores."""
         self.console.print(writer.table(title, rows), width=writer.wide(self.console))
+
+
+_sum = jax.jit(optax.tree_utils.tree_sum)
 
 
 def _evaluated(rows):

@@ -17,8 +17,8 @@ class Metrics:
 
     Args:
         folder: the run folder.
-        step: the step that the run goes on from; later records are cut off, at 0 all of them. Records of a
-            refresh at this very step go too: resuming repeats the refresh.
+        step: of the run's own checkpoint that it goes on from; later records are cut off, at 0 all of them. Records
+            of a refresh at this very step go too: resuming repeats the refresh.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -71,8 +71,11 @@ def read(folder) -> list[dict]:
 def replace(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Status:

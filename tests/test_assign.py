@@ -305,9 +305,11 @@ def test_pages_show_the_most_typical():
 
 def test_flags_of_data_and_run():
     flags = ["x", "--workdir", "runs/a", "--data.dir", "D", "-data.size=8", "--config.data.limit=3"]
-    _, config, *rest = cli.with_run(flags, "knn")
+    _, config, *rest = cli.with_run([*flags, "--evals", "knn"])
     assert config.endswith("recorded.py:runs/a::knn")
-    assert rest == ["--workdir=runs/a", "--config.data.dir", "D", "--config.data.size=8", "--config.data.limit=3"]
+    data = ["--config.data.dir", "D", "--config.data.size=8", "--config.data.limit=3"]
+    assert rest == ["--workdir=runs/a", *data, "--evals=knn"]
+    assert cli.with_run(["x", "--workdir=a", "--workdir=b"])[1].endswith("recorded.py:b::")  # the last, as in absl
     with pytest.raises(SettingError, match="--workdir is missing; name a run folder"):
         cli.with_run(["x", "--data.dir=D"])
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,16 @@ def test_roofline_counts_the_products_that_are_known(network, products, monkeypa
     counted = [layer[2] for layer in roofline.layers(depth, 64, stem, size)]
     assert len(counted) == {18: 20, 50: 53}[depth]
     assert sum(counted) / 2 == pytest.approx(products, rel=2e-3)
+
+
+def test_roofline_knows_who_has_a_network_that_follows(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    roofline = importlib.import_module("roofline")
+    counted = {}
+    for name in ("swav", "simsiam", "byol", "moco"):
+        config = runpy.run_path(str(SCRIPT.parent.parent / "configs" / f"{name}.py"))["get_config"]("cifar10")
+        config.batch_size, config.model.width = 64, 16
+        counted[name] = roofline.by_hand(config)[1]
+    assert counted["simsiam"] == counted["swav"]
+    assert counted["byol"] == pytest.approx(counted["swav"] * (14 + 5) / 14, rel=0.05)
+    assert counted["moco"] == counted["byol"] / 2  # one view is the query's, one the key's

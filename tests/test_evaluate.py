@@ -10,7 +10,7 @@ import pytest
 from test_run import TESTS, environment, quiet, records, tiny
 
 import ssl_jax
-from ssl_jax import train
+from ssl_jax import evaluate, train
 from ssl_jax.evaluation.knn import KNN
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.restored import config_for, config_of, open_run, other_data
@@ -62,9 +62,27 @@ def test_other_data_do_not_take_the_settings_of_the_runs_own(run):
     config = config_for(run, ())
     assert (config.data.limit, config.data.test_share) == (256, 0.1)
     config.data.size = 40
-    other_data(config, dict(name="folder", dir="there", test_share=0.5))
+    other_data(config, dict(dir="moved"), config_of(run))  # the same images, elsewhere
+    assert (config.data.limit, config.data.test_share) == (256, 0.1)
+    other_data(config, dict(name="folder", dir="there", test_share=0.5), config_of(run))
     kept = {k: config.data[k] for k in ("name", "dir", "test_share", "limit", "size")}
     assert kept == dict(name="folder", dir="there", test_share=0.5, limit=0, size=40)
+    config.data.limit = 30
+    other_data(config, dict(dir="other pictures"), config.copy_and_resolve_references())
+    assert (config.data.dir, config.data.limit) == ("other pictures", 0)
+
+
+def test_lines_of_scores(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    evaluate.append(path, "")
+    assert not path.exists()
+    evaluate.append(path, "{}\n")
+    path.write_text("{}\n{torn")
+    for text in ("", "{}\n"):
+        evaluate.append(path, text)
+    assert path.read_text() == "{}\n{torn\n{}\n"
+    with pytest.raises(SettingError, match="no/a, where the scores go, cannot be written"):
+        evaluate.append(tmp_path / "no" / "a", "{}\n")
 
 
 def test_features_of_views_and_of_maps(run):
@@ -153,7 +171,7 @@ def test_an_encoder_in_three_lines(run):
 def test_the_command_appends_to_the_run(run):
     script = (
         f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'backbones')!r})\n"
-        "from ssl_jax import cli, evaluate; cli.start(evaluate.main, prepare=evaluate.with_run)"
+        "from ssl_jax import cli, evaluate; cli.start(evaluate.main, prepare=cli.with_run)"
     )
     call = [sys.executable, "-c", script, f"--workdir={run}", "--evals=knn,knn_grid", "--config.evals.knn.k=3"]
     call += ["--config.evals.knn.feature=backbone", "--config.evals.knn_grid.k=(3, 5)"]

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -13,8 +15,10 @@ from test_torch_weights import everything, torchs
 
 from ssl_jax import load_encoder, snippets
 from ssl_jax.data.augment import clean
-from ssl_jax.models import weight_files
+from ssl_jax.models import torch_weights, weight_files
+from ssl_jax.models.layers import Head
 from ssl_jax.models.resnet import ResNet
+from ssl_jax.models.weight_files import WeightsError
 from ssl_jax.pretrained import export, of_run, writable
 from ssl_jax.settings import SettingError
 
@@ -83,6 +87,36 @@ def test_refusals(tiny_run, tmp_path):
     with pytest.raises(SettingError, match="model.name='tiny' has no names in torchvision; only resnet does"):
         export(opened(tiny_run), out)
     assert out.read_bytes() == b""
+
+
+def test_heads_that_swavs_files_cannot_hold():
+    x = jnp.zeros((2, 8))
+    for settings, known in ((dict(output_norm="plain"), False), (dict(output_norm="affine"), False), ({}, True)):
+        variables = Head(4, (6,), output_bias=False, **settings).init(jax.random.key(0), x, train=False)
+        if known:
+            assert "projection_head.3.bias" not in torch_weights.head_to_torch(variables)
+            continue
+        with pytest.raises(WeightsError, match="a head of the layers bn1, bn2, linear1, linear2 has no names"):
+            torch_weights.head_to_torch(variables)
+
+
+def test_a_file_that_cannot_be_written(tmp_path):
+    (tmp_path / "a.safetensors.tmp").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        weight_files.write(tmp_path / "a.safetensors", {"x": np.zeros(2, np.float32)})
+
+
+def test_files_that_lack_what_an_encoder_needs(run, tmp_path):
+    tensors = export(run, tmp_path / "a.safetensors")
+    weight_files.write(tmp_path / "b.safetensors", tensors)  # without notes: ImageNet's three channels
+    with pytest.raises(WeightsError, match="is for images of 1 channels; give mean and std of 1 numbers each"):
+        load_encoder(tmp_path / "b.safetensors")
+    assert load_encoder(tmp_path / "b.safetensors", mean=(0.5,), std=(0.5,)).channels == 1
+    weight_files.write(tmp_path / "b.safetensors", tensors | {"conv1.weight": np.zeros((3, 2), np.float32)})
+    with pytest.raises(WeightsError, match=r"conv1.weight has shape \(3, 2\); a ResNet's has four dimensions"):
+        load_encoder(tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="N >= 1"):
+        load_encoder(tmp_path / "a.safetensors")(IMAGES[:0])
 
 
 def test_checkpoints_that_cannot_be_read(tiny_run, tmp_path, monkeypatch):

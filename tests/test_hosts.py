@@ -1,5 +1,6 @@
 """One run on several processes is the run of one; those that fail to come, stop or die end it in good order."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -26,7 +28,7 @@ from rich.console import Console
 from ssl_jax import cli, main, signals, train, writer
 import jax
 sys.path.insert(0, {tests!r})
-from test_run import tiny
+from test_hosts import short
 run, update, build, happens, plans = train.run, writer.Bar.update, train.build, {{}}, {{}}
 
 def built(config):  # once, so that JAX need not trace and compile the steps of a second run like the first
@@ -44,8 +46,7 @@ def all_of_them(config, folder):
     for name in ("swav", "anchors", "conr", "dies"):
         happens.update({{"conr": {{8: signal.SIGTERM}}, "dies": {{3: signal.SIGKILL}}}}.get(name, {{}}))
         try:
-            config = tiny("conr" if name == "dies" else name)
-            config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
+            config = short("conr" if name == "dies" else name)
             print(name, run(config, f"{{folder}}/{{name}}", console=Console(width=200)), flush=True)
         except signals.Stopped as stopped:
             print(name, stopped.signum, stopped, flush=True)
@@ -56,9 +57,12 @@ cli.start(main.main)
 
 
 def short(name):
-    """The worker's settings: those of test_resume."""
+    """The settings of test_resume, those with anchors scored in every way that hosts have to agree about."""
     config = tiny(name)
-    config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
+    config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), name == "anchors"
+    if name == "anchors":
+        config.data.whole, config.batch_size = True, 77  # of 256 + 360 images: as many steps as the others
+        config.evals.augmented = dict(epochs=1, batch_size=128)
     return config
 
 
@@ -184,6 +188,32 @@ def test_all_that_come_hear_so():
     with ThreadPoolExecutor() as all_:
         calls = [all_.submit(joining._call_the_roll, f"127.0.0.1:{port}", 3, process, 20) for process in (2, 1, 0)]
         assert [call.result() for call in calls] == [None] * 3
+
+
+def test_others_who_use_the_port_are_not_taken_for_processes():
+    port = free_port()
+    with ThreadPoolExecutor() as all_, contextlib.ExitStack() as held:
+        first = all_.submit(joining._call_the_roll, f"127.0.0.1:{port}", 2, 0, 20)
+        while not first.done():
+            with contextlib.suppress(OSError):
+                line = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+                line.sendall("\x80\xff GET / 1\n".encode("latin-1"))
+                break
+        second = all_.submit(joining._call_the_roll, f"127.0.0.1:{port}", 2, 1, 20)
+        assert first.result() is second.result() is None
+    with socket.create_server(("127.0.0.1", port)) as server, ThreadPoolExecutor() as other:
+        alone = other.submit(joining._answer, "127.0.0.1", port, 1, time.monotonic() + 0.5)
+        with server.accept()[0] as line:
+            line.sendall(b"HTTP/1.1 400 Bad Request\r\n")
+        server.close()
+        assert alone.result() is None
+
+
+def test_files_that_speak_of_connections_are_not_lost_processes(capsys):
+    hosts.tell(SettingError("/data/x.jpg cannot be read (Resource temporarily unavailable)"))
+    assert "error: : /data/x.jpg cannot be read (Resource" in capsys.readouterr().err
+    hosts.tell(RuntimeError("gloo: connection closed"))
+    assert "lost the other processes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "assign": {"cli", "cluster_files", "compilation", "labelled", "ops", "restored", "writer"},
     "snippets": {"models"},
     "export": {"cli", "ops", "pretrained", "restored", "snippets"},
-    "evaluate": {"cli", "compilation", "ops", "restored", "scoring", "transfer", "writer"},
+    "evaluate": {"cli", "compilation", "ops", "restored", "scoring", "settings", "transfer", "writer"},
     "figures": {"figures", "ops"},
     "reporting": {
         "reporting",

@@ -1,6 +1,7 @@
 """The report: what it says, that it stands alone, and that a browser shows it."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -245,6 +246,24 @@ def test_a_report_does_without_labels(run, monkeypatch):
     assert asked.notes == []
     assert not {"Purity", "Chosen classes"} & set(found)
     assert found["Nearest neighbours"].pictures[0][1].caption.endswith("spread over the set.")
+
+
+def test_an_image_is_no_neighbour_of_its_own():
+    points = np.eye(4, dtype=np.float32)[[0, 0, 0, 1, 2]]  # three times the same
+    index = pictures._nearest(points, points, 2, own=True)[1]
+    assert [set(row) for row in index[:3]] == [{1, 2}, {0, 2}, {0, 1}]
+    assert not (index == np.arange(5)[:, None]).any()
+    assert (pictures._nearest(points[3:], points, 2, own=False)[1][:, 0] == [3, 4]).all()
+
+
+def test_images_trained_on_are_not_shown_as_unseen(run, monkeypatch):
+    load = features.load_data
+    monkeypatch.setattr(features, "load_data", lambda config: dataclasses.replace(load(config), joined=56))
+    monkeypatch.setattr(features, "recorded", lambda folder: {})
+    with jax.set_mesh(make_mesh()):
+        own = features.of_run(run, make_mesh(), {}, most=60)
+    assert len(own.test_points) == len(own.test_images) == 0
+    assert pictures.neighbours(own).caption.startswith("Training images and their nearest training images")
 
 
 def test_other_images_are_refused(run):

@@ -7,6 +7,7 @@ from ssl_jax.methods.target import SameSign
 from test_run import arrays, assert_same_run, quiet, records, tiny
 
 from ssl_jax import positives, signals, train, writer
+from ssl_jax.settings import SettingError
 
 
 def short(variant):
@@ -83,6 +84,19 @@ def test_not_finite_names_the_last_good_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(train.NotFinite, match=r"the loss is nan at step 13; the last good checkpoint is step 8 in"):
         train.run(config, tmp_path / "run", console=quiet())
     assert arrays(tmp_path / "run", 8)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the other arrays orbax was reading
+@pytest.mark.parametrize("what", ["d/*", "_METADATA"])
+def test_a_damaged_checkpoint(what, tmp_path, stop_at, build_once):
+    stop_at(4)
+    with pytest.raises(signals.Stopped):
+        train.run(short("instance"), tmp_path / "run", console=quiet())
+    stop_at(None)
+    for path in (tmp_path / "run" / "checkpoints" / "5" / "default").glob(what):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SettingError, match=r"checkpoint 5 is damaged \(.*; remove .*run/checkpoints/5 to go on from"):
+        train.run(short("instance"), tmp_path / "run", console=quiet())
 
 
 def test_other_scores_may_be_asked_for_when_resuming(tmp_path, stop_at):

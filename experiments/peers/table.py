@@ -83,7 +83,9 @@ def _kernel_table(rows):
         return []
     lines = [f"| kernel | ours, ms | {' | '.join(others)} |", "| --- " * 6 + "|"]
     for row in rows:
-        ours = row["results"]["ours"]
+        ours = row["results"].get("ours", {})
+        if "ms" not in ours:
+            continue
         cells = [ratio(row["results"].get(name), ours["ms"], "") for name in others]
         lines.append(f"| {row['label']} | {ours['ms']:,.2f} | {' | '.join(cells)} |")
     return [*lines, ""]

@@ -106,12 +106,14 @@ class Ahead:
         """Ends threads and processes."""
         if self._batches is None:
             return
-        self._batches.close()
-        self._batches = None
-        gc.collect()  # while all modules are there that grain's iterators tidy up with
-        if self._rows:
-            self._rows.close()
-            self._rows.unlink()
+        try:
+            self._batches.close()
+        finally:  # also where its processes were killed
+            self._batches = None
+            gc.collect()  # while all modules are there that grain's iterators tidy up with
+            if self._rows:
+                self._rows.close()
+                self._rows.unlink()
 
     def _explained(self, error, worker) -> Exception:
         """What to say of a failure, without grain's notes and frames."""

@@ -1,4 +1,4 @@
-"""Decoded images on disk: written once under a name of their content, then opened in place, never copied to memory."""
+"""Decoded images on disk: written once under a name of their content, then opened in place."""
 
 import dataclasses
 import errno
@@ -98,6 +98,7 @@ def kept(source, kind: str, facts, make: Callable[[], np.ndarray]) -> np.ndarray
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path.parent)
         with open(temporary, "wb") as file:
             np.save(file, found)
         temporary.replace(path)
@@ -225,11 +226,11 @@ def _move(temporary, folder):
 
 
 def _clear(folder):
-    """Removes what decodes that were killed left behind."""
+    """Removes what processes that were killed left behind."""
     for path in folder.glob(".*-*"):
         written = [p.stat().st_mtime for p in (path, *path.glob("*")) if p.exists()]
         if time.time() - max(written, default=time.time()) > _STALE:
-            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -149,6 +149,8 @@ class Source:
             )
         if self.workers < 0:
             raise SettingError(f"data.workers={self.workers}: at least 0; 0 decodes in threads")
+        if self.workers and self.store != "stream":
+            raise SettingError(f"data.workers={self.workers} decode streamed images; they go with data.store=stream")
         if self.size < 1:
             raise SettingError(f"data.size={self.size}: at least 1 pixel")
         if not 0 < self.test_share < 1:

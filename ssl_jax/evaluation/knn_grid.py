@@ -26,6 +26,9 @@ def grid_scores(train, train_labels, test, *, k, temperature, classes: int) -> I
 
     Yields:
         k, temperature and scores [M, C].
+
+    Raises:
+        ValueError: a k larger than N.
     """
     ks = tuple(sorted(set(k)))
     similarity, index = nearest(test, train, ks[-1])

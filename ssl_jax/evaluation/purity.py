@@ -1,6 +1,7 @@
 """How many neighbours are of one's class? The purity of neighbourhoods inside batches (CoNR, figure 2)."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -75,15 +76,13 @@ class Purity:
 
     def of_batches(self, points, labels, ratios, batches):
         """(name, purity) of the rows `batches` [n, B] of unit `points` with `labels` and boundary `ratios`."""
-        settings = dict(k1=self.k1, k2=self.k2, alpha=self.alpha, layers=self.layers)
-        context, most = lambda x: contextual_features(x, **settings), max(self.neighbours)
-        near = jax.jit(lambda x: (_others(x, most), _others(context(x), most)))
-        stay = jax.jit(lambda r: inside(r, max(int(self.keep * self.batch_size), 1), strict=self.strict))
+        settings = dict(k=max(self.neighbours), k1=self.k1, k2=self.k2, alpha=self.alpha, layers=self.layers)
+        most = max(int(self.keep * self.batch_size), 1)
         hits = {name: [] for name in ("local", "contextual")}
-        kept = np.concatenate([np.asarray(stay(ratios[rows])) for rows in batches])
+        kept = np.asarray(_inside(ratios[batches], most, strict=self.strict)).ravel()
         for rows in batches:
             own = labels[rows]
-            for name, index in zip(hits, near(points[rows])):
+            for name, index in zip(hits, _neighbours(points[rows], **settings)):
                 theirs = own[np.asarray(index)]
                 known = (own[:, None] >= 0) & (theirs >= 0)
                 hits[name].append(np.where(known, theirs == own[:, None], np.nan))
@@ -92,6 +91,18 @@ class Purity:
             for k in self.neighbours:
                 yield f"{name}_{k}", float(np.nanmean(table[:, :k]))
                 yield f"{name}_kept_{k}", float(np.nanmean(table[kept, :k]))
+
+
+@partial(jax.jit, static_argnames="strict")
+def _inside(ratios, count, *, strict):
+    """[n, B] bool: `inside` of each row of `ratios` [n, B]."""
+    return jax.vmap(lambda row: inside(row, count, strict=strict))(ratios)
+
+
+@partial(jax.jit, static_argnames=("k", "k1", "k2", "alpha", "layers"))
+def _neighbours(x, *, k, k1, k2, alpha, layers):
+    """Two of [B, k]: the rows nearest to each row of unit `x` [B, D], by cosine and in context."""
+    return _others(x, k), _others(contextual_features(x, k1=k1, k2=k2, alpha=alpha, layers=layers), k)
 
 
 def _others(x, k):

@@ -109,13 +109,14 @@ def _advance(data, state, batches, first, steps, rates, decays):
 
 
 def evaluate(weights: Weights, data: Data, rows, *, chunk: int = 1024):
-    """Accuracy [G] and mean cross-entropy [G] of each cell on some rows; infinite where a cell has diverged."""
+    """Accuracy [G] and mean cross-entropy [G] of each cell on some rows; 0 and infinite where a cell has diverged."""
     rows = np.asarray(rows)
     right, error = np.zeros(weights.bias.shape[0]), np.zeros(weights.bias.shape[0])
     for start in range(0, len(rows), chunk):
         found = _score(weights, data, rows[start : start + chunk])
         right, error = right + np.asarray(found[0]), error + np.asarray(found[1])
-    return right / len(rows), np.where(np.isfinite(error), error, np.inf) / len(rows)
+    good = np.isfinite(error)  # NaN scores would all be of class 0
+    return np.where(good, right, 0.0) / len(rows), np.where(good, error, np.inf) / len(rows)
 
 
 @jax.jit

@@ -34,12 +34,12 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Pre-activation ResNet-18, -34 or -50: the stem has no BatchNorm or ReLU, the last stage is followed by both.
+    """Pre-activation ResNet-10, -18, -34 or -50: the stem has no BatchNorm or ReLU, the last stage is followed by both.
 
     As in the official TensorFlow model the first block of each stage projects its shortcut, even where shapes agree
     (11,244,480 parameters of a ResNet-18 with a linear head of 128). Padding is torch's, the same on both sides.
 
-    Attributes: as those of `resnet.ResNet`.
+    Attributes: as those of `resnet.ResNet`, without `zero_init_residual`.
     """
 
     depth: int = 18

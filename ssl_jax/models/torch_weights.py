@@ -97,6 +97,11 @@ def outputs(tensors, place: str, source="the weights") -> int:
     return len(tensors[name])
 
 
+def has_bias(tensors, place: str) -> bool:
+    """Whether a head's linear layer has one."""
+    return _head_name(place, "bias") in tensors
+
+
 def head_from_torch(tensors, shapes, source="the weights"):
     """Variables of SwAV's projection head, as `from_torch`; `shapes` are those of the `Head` they are for."""
     given, places = {name.removeprefix("module."): x for name, x in tensors.items()}, head_places(tensors, source)
@@ -109,7 +114,7 @@ def head_to_torch(variables, prototypes=None) -> dict[str, np.ndarray]:
     Raises:
         WeightsError: a head of other layers than SwAV's.
     """
-    layers = set(variables["params"])
+    layers = {layer for part in ("params", "batch_stats") for layer in variables.get(part, {})}  # some learn nothing
     places = next((places for places in _HEADS if set(places) == layers), None)
     if places is None:
         raise WeightsError(f"a head of the layers {', '.join(sorted(layers))} has no names in SwAV's files")

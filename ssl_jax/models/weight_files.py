@@ -70,6 +70,7 @@ def notes(path) -> dict:
 
 def write(path, tensors, notes: str = "{}") -> None:
     """A `.safetensors` file, whole or not at all, with `notes` in JSON beside the tensors."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path = Path(path)
@@ -78,5 +79,7 @@ def write(path, tensors, notes: str = "{}") -> None:
     try:
         save_file(arrays, temporary, metadata={"format": "pt", _NOTES: notes})
         temporary.replace(path)
+    except SafetensorError as error:  # what it makes of a full disk, say
+        raise OSError(str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """Neighbourhoods: nearest rows, cluster mates, AND's anchors, CoNR's contextual neighbours and boundaries."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -144,6 +146,7 @@ def reciprocal_adjacency(features, k1: int):
     return 0.5 * (adjacency + adjacency.T)
 
 
+@partial(jax.jit, static_argnames=("k1", "k2", "alpha", "layers"))
 def contextual_features(features, *, k1: int, k2: int, alpha: float = 2.0, layers: int = 2):
     """Rows that describe each example by its context: reciprocal neighbours, propagated (CoNR, eq. 3 to 6).
 
@@ -192,6 +195,7 @@ def _power(similarity, alpha):
     return similarity ** int(alpha) if float(alpha).is_integer() else jnp.maximum(similarity, 0.0) ** alpha
 
 
+@jax.jit
 def boundary_ratio(features, centroids, labels):
     """How near each row is to the boundary of its cluster: distance to the own centroid over the nearest other one.
 

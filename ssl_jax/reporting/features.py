@@ -23,11 +23,12 @@ class Features:
     """Images and unit embeddings of a run at a checkpoint.
 
     Attributes:
+        config: of the run, with its data where they are now.
         images, labels, points: [N, H, W, C] uint8, [N] int32 (-1 unlabelled), [N, D] of images trained on.
-        test_images, test_labels, test_points: likewise; empty where there is no test split.
+        test_images, test_labels, test_points: likewise; empty where there is no test split, or it was trained on too.
         scores: [N, K] of prototypes, or None.
         names: of the classes.
-        of: how many images there are in all, of which these are drawn.
+        of: how many images trained on there are in all, of which these are drawn.
         epoch: of the checkpoint.
     """
 
@@ -65,7 +66,8 @@ def of_run(folder, mesh, given, *, most: int = MOST, seed: int = 0) -> Features:
     run = open_run(folder, mesh)
     stage = run.plan.stages[-1]
     rng = np.random.default_rng(seed)
-    rows, tests = (_drawn(rng, len(s), n) for s, n in ((dataset.train, most), (dataset.test, _TESTS)))
+    unseen = 0 if dataset.joined else len(dataset.test)
+    rows, tests = (_drawn(rng, count, n) for count, n in ((len(dataset.train), most), (unseen, _TESTS)))
     names = ("embedding", "scores") if _has_scores(stage, run.state, dataset) else ("embedding",)
     embed = lambda images: scoring.features(stage, run.state, images, names)
     images, test_images = np.asarray(dataset.train.images[rows]), np.asarray(dataset.test.images[tests])

@@ -75,6 +75,8 @@ def _scores(runs):
         found = tables.evaluations(run)
         if found:
             section.tables.append(dataclasses.replace(found, note=f"Evaluated later: {run.name}"))
+            everything = json.dumps(run.evaluations, indent=2)
+            section.folded.append((f"All scores and settings of these evaluations of {run.name}", everything))
     return section
 
 
@@ -110,6 +112,7 @@ def summary(run) -> str:
 
 def render(runs, found, notes) -> str:
     """The HTML of a report; everything in it, nothing loaded."""
+    now = datetime.date.today()
     loader = jinja2.PackageLoader("ssl_jax.reporting", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("page.html").render(
@@ -117,6 +120,6 @@ def render(runs, found, notes) -> str:
         summaries=[(run.name, summary(run)) for run in runs],
         sections=found,
         notes=notes,
-        date=f"{datetime.datetime.now():%-d %B %Y}",
+        date=f"{now.day} {now:%B %Y}",
         several=len(runs) > 1,
     )

@@ -68,10 +68,10 @@ def densities(features) -> Picture:
 
 def neighbours(x) -> Picture:
     """Nearest training images of some images: three confident successes and three failures where labels are known."""
-    own = not len(x.test_points)  # no test images: training images, themselves left out
+    own = not len(x.test_points)  # no unseen images: some of those trained on
     asked = x.points[:2000] if own else x.test_points
     k = min(_SHOWN, len(x.points) - 1)
-    similarity, index = (np.asarray(a)[:, own:] for a in nearest(asked, x.points, k + own))
+    similarity, index = _nearest(asked, x.points, k, own)
     labels = np.concatenate([x.labels, x.test_labels])
     rows = np.arange(len(asked)) + (0 if own else len(x.points))
     right = matches(rows, index, labels)
@@ -84,6 +84,15 @@ def neighbours(x) -> Picture:
     kind = "training" if own else "test"
     alt = f"{len(chosen)} {kind} images, each with its {k} nearest training images and their similarities{share}"
     return picture(figure, alt, f"{kind.capitalize()} images and their nearest training images: {how}{share}.", "png")
+
+
+def _nearest(asked, points, k, own):
+    """Similarity and index [Q, k] of the nearest rows of `points`; with `own` row i is asked for, and left out."""
+    similarity, index = map(np.asarray, nearest(asked, points, k + own))
+    if own:  # not always the first, as pictures may be there twice
+        order = np.argsort(index == np.arange(len(index))[:, None], axis=1, kind="stable")[:, :k]
+        similarity, index = (np.take_along_axis(a, order, 1) for a in (similarity, index))
+    return similarity, index
 
 
 def choose_queries(right, similarity, labels, count: int = _EACH):
@@ -119,7 +128,7 @@ def class_map(x) -> Picture:
     listed = lambda part: ", ".join(style.name_of(c, x.names) for c in part)
     how = f"all classes: {listed(classes)}"
     if len(classes) > _CLASSES:
-        index = np.asarray(nearest(x.points, x.points, min(11, len(x.points)))[1])[:, 1:]
+        index = _nearest(x.points, x.points, min(10, len(x.points) - 1), own=True)[1]
         right = matches(np.arange(len(index)), index, x.labels)
         order = sorted(classes, key=lambda c: -np.nanmean(right[x.labels == c]))
         together, apart = order[: _CLASSES // 2], order[-_CLASSES // 2 :]
