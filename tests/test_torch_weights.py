@@ -81,7 +81,7 @@ def test_a_file_is_the_network_it_is_of(small, tmp_path):
     np.testing.assert_allclose(encoder(images), own["backbone"], atol=1e-5)
     with pytest.raises(ValueError, match=r"no feature 'embedding'; choose one of: backbone"):
         encoder(images, "embedding")
-    with pytest.raises(ValueError, match=r"of shape \(5, 16, 16\), uint8: give uint8 of shape \[N, H, W, 3\]"):
+    with pytest.raises(ValueError, match=r"of shape \(5, 16, 16\), uint8: give uint8 \[N, H, W, 3\]"):
         encoder(images[..., 0])
 
 
