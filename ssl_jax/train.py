@@ -1,16 +1,15 @@
-"""The train step, and the loop around it: the only place that knows all the rest."""
+"""The train step, and the loop around it: the only place that knows all the rest. What it says is in `telling`."""
 
 import contextlib
 import math
 import sys
-import time
 from pathlib import Path
 
 import jax
 import optax
 from rich.console import Console
 
-from ssl_jax import adoption, checkpoint, environment, hosts, scoring, signals, writer
+from ssl_jax import adoption, checkpoint, hosts, signals, writer
 from ssl_jax.build import Plan, build, fresh_state, init_state
 from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import draw_views
@@ -23,7 +22,7 @@ from ssl_jax.refreshing import refresh
 from ssl_jax.scoring import Scorer
 from ssl_jax.sharding import put, replicated, state_shardings
 from ssl_jax.stages import Stage
-from ssl_jax.watch import Watch
+from ssl_jax.telling import Teller
 
 __all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite"]
 
@@ -111,11 +110,10 @@ def _claim(folder, plan, held):
 
 
 class _Loop:
-    """One run: its devices, files and the state that is being trained."""
+    """One run: its devices, checkpoints and the state that is being trained."""
 
     def __init__(self, plan: Plan, folder, mesh, console, stop, adopted=None):
-        self.adopted = adopted
-        self.plan, self.folder, self.mesh, self.console, self.stop = plan, folder, mesh, console, stop
+        self.plan, self.folder, self.mesh, self.stop, self.adopted = plan, folder, mesh, stop, adopted
         self.shardings = state_shardings(mesh, plan.shapes)
         self.step_fn = jit_step(mesh, self.shardings)
         known = [(r["step"], r[plan.config.best]) for r in writer.read(folder) if plan.config.best in r]
@@ -127,44 +125,36 @@ class _Loop:
         self.feed = hosts.agree(lambda: Feed(plan.dataset.train.images, mesh, self.key, **how))
         test = plan.dataset.test.images
         self.scorer = Scorer(plan, self.feed.images, put(test, replicated(mesh)) if resident else test)
-        self.speed, self.starved = float("nan"), 0.0
-        self.watch = Watch(plan.steps_per_epoch)
-        self.said = None  # the step of the last refresh that was told of
+        self.teller = Teller(plan, folder, console, self.feed)
 
     def run(self):
         saved = hosts.share(self.checkpoints.latest() or 0)
         start = saved or (self.adopted.first_step if self.adopted else 0)
-        for record in writer.read(self.folder):
-            if record["step"] <= start:
-                self.observe(record["step"], record)
-        for note in self.plan.notes:
-            self.console.print(note, highlight=False, soft_wrap=True)
+        self.teller.recall(start)
         if start >= self.plan.total_steps:
             self.checkpoints.close()
-            self.console.print(f"{self.folder} is finished ({start} steps)", highlight=False, soft_wrap=True)
-            return self.conclude()
+            self.teller.say(f"{self.folder} is finished ({start} steps)")
+            return self.teller.conclude()
         state = hosts.agree(lambda: self.restore(saved) if saved else self.fresh())
-        self.metrics = self.began = writer.Nowhere()
-        if hosts.is_first():
-            self.metrics, self.began = writer.Metrics(self.folder, saved), environment.Start(self.folder, start)
-        self.scores, self.bar = _evaluated(scoring.on_record(self.folder)), None
+        self.teller.open(saved, start)
         try:
             if start or self.adopted:
                 how = f"resuming {self.folder}" if saved else f"going on from {self.plan.config.init_from}"
-                self.console.print(f"{how} at step {start} of {self.plan.total_steps}", highlight=False, soft_wrap=True)
+                self.teller.say(f"{how} at step {start} of {self.plan.total_steps}")
             if not saved:
-                self.introduce(state, start)
-            epochs = self.plan.config.epochs
-            self.bar = writer.Bar(self.console, epochs, self.plan.total_steps, start)
+                self.teller.introduce("adopted" if self.adopted else "untrained", self.scorer, state, start)
+                if signum := self.stop.after(start):
+                    self.checkpoints.close()
+                    raise signals.Stopped(signum, "stopped before the first step; the same command begins anew")
+            self.teller.begin(start)
             self.train(state, start)
         finally:
-            if self.bar:
-                self.bar.close()
+            self.teller.bar.close()
             self.feed.close()
-            self.metrics.close()
+            self.teller.metrics.close()
             if hosts.count() == 1 or not sys.exc_info()[0]:  # others may be gone, and this waits for them
                 self.checkpoints.close()
-        return self.conclude()
+        return self.teller.conclude()
 
     def fresh(self):
         """The first state, laid out where the step wants it."""
@@ -174,33 +164,15 @@ class _Loop:
     def restore(self, step):
         return self.checkpoints.restore(step, self.plan.shapes, self.shardings)
 
-    def introduce(self, state, start):
-        """Parameter table, and the scores of raw pixels and of the encoder as it is."""
-        from clu import parameter_overview  # nothing else of a step needs clu
-
-        table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-        table = table.splitlines()[-1] if self.console.is_jupyter else table  # a page of it is too much between cells
-        self.console.print(table, markup=False, highlight=False, soft_wrap=True)
-        if self.plan.config.baselines and self.plan.evaluators:
-            stage, epoch = self.plan.stage_at(start), start / self.plan.steps_per_epoch
-            self.metrics.write(start, epoch, self.scorer.pixels(stage))
-            kind = "adopted" if self.adopted else "untrained"
-            self.metrics.write(start, epoch, self.scorer.encoder(kind, stage, state))
-            self.metrics.flush()
-            self.show("before training", scoring.on_record(self.folder))
-        if signum := self.stop.after(start):
-            self.checkpoints.close()
-            raise signals.Stopped(signum, "stopped before the first step; the same command begins anew")
-
     def train(self, state, start):
         """Steps from `start` to the end. Logs one step late, so that the host never waits for the device."""
-        plan, pending, self.clock = self.plan, None, (time.monotonic(), start)
+        plan, pending = self.plan, None
         for step in range(start, plan.total_steps):
             stage = plan.stage_at(step)
             where, anew = (self.feed.images, self.shardings, step, self.key), step == start and self.adopted
-            state, found = refresh(stage, state, *where, report=self.bar.status, anew=bool(anew))
+            state, found = refresh(stage, state, *where, report=self.teller.bar.status, anew=bool(anew))
             if found is not None:
-                self.refreshed(step, found)
+                self.teller.refreshed(step, found)
             images, index = self.feed.batch(step, running=pending and pending[1]["loss"])
             state, metrics = self.step_fn(stage, state, images, index, self.key)
             if pending:
@@ -216,61 +188,28 @@ class _Loop:
                 pending = None
                 self.boundary(state, step + 1, stopping)
 
-    def refreshed(self, step, found):
-        """On record; and in a line of its own, unless another one was less than `eval_epochs` ago."""
-        self.metrics.write(step, step / self.plan.steps_per_epoch, {"refresh": True, **found})
-        if self.said is None or step - self.said >= self.plan.config.eval_epochs * self.plan.steps_per_epoch:
-            self.said = step
-            values = "  ".join(f"{name.partition('/')[2]} {value:.4g}" for name, value in found.items())
-            self.bar.note(f"before epoch {step // self.plan.steps_per_epoch + 1}: {values}")
+    def log(self, step, metrics):
+        """Reads the loss of `step`, which the device has left behind, and tells of it."""
+        self.teller.log(step, self.check_finite(metrics["loss"], "loss", step), metrics)
 
     def boundary(self, state, step, stopping):
         """Evaluation and checkpoint where due, in this order: a checkpoint's scores are on disk before it."""
         if self.plan.due(step, self.plan.config.eval_epochs) and self.plan.evaluators:
-            scores = self.scorer.encoder("eval", self.plan.stage_at(step), state, self.bar.status)
-            self.metrics.write(step, step / self.plan.steps_per_epoch, scores)
-            self.scores = scores
+            scores = self.scorer.encoder("eval", self.plan.stage_at(step), state, self.teller.bar.status)
+            self.teller.scored(step, scores)
             if self.plan.config.best in scores:
                 self.by_step[step] = scores[self.plan.config.best]
-            self.bar.note(f"epoch {step // self.plan.steps_per_epoch}: {writer.listed(scores)}")
-        self.metrics.flush()
+        self.teller.metrics.flush()
         if stopping or self.plan.due(step, self.plan.config.checkpoint_epochs):
             self.check_finite(_sum(state.params), "sum of the parameters", step)
             self.checkpoints.save(step, state)
-        self.began.reached(step)
-        self.clock = time.monotonic(), step
+        self.teller.reached(step)
         if stopping and step < self.plan.total_steps:
             self.checkpoints.close()
             raise signals.Stopped(
                 stopping,
                 f"stopped at step {step} of {self.plan.total_steps}, saved in {self.folder}; the same command goes on",
             )
-
-    def log(self, step, metrics):
-        """Reads the loss of `step`, which the device has left behind; every `log_steps` also the rest."""
-        loss = self.check_finite(metrics["loss"], "loss", step)
-        epoch = step / self.plan.steps_per_epoch
-        ends = step % self.plan.steps_per_epoch == 0
-        if step % self.plan.config.log_steps == 0 or ends:
-            now, (began, first) = time.monotonic(), self.clock
-            self.speed = (step - first) * self.plan.batch_size / max(now - began, 1e-9)
-            self.starved = min(self.feed.waited / max(now - began, 1e-9), 1.0)
-            self.clock, self.feed.waited = (now, step), 0.0
-            values = {f"train/{k}": float(v) for k, v in metrics.items()}
-            speed = {"speed/images_per_second": round(self.speed, 1), "speed/data_wait": round(self.starved, 4)}
-            self.metrics.write(step, epoch, values | speed)
-            if said := self.observe(step, values):
-                self.metrics.write(step, epoch, {"note": said})
-                self.bar.note(said)
-        best = self.plan.config.best
-        last = f"  {writer.label(best.partition('/')[2])} {self.scores[best]:.4f}" if best in self.scores else ""
-        waits = f" ({self.starved:.0%} of the time no image was ready)" if self.starved > 0.1 else ""
-        self.bar.update(step, epoch, f"loss {loss:.4f}{last}  {self.speed:,.0f} images/s{waits}", line=ends)
-
-    def observe(self, step, record):
-        """What the collapse watch says to the metrics of `step`."""
-        own = {k.removeprefix("train/"): v for k, v in record.items() if k.startswith("train/")}
-        return self.watch.add(step, own, self.plan.stage_at(step - 1).method) if own else None
 
     def check_finite(self, value, name, step):
         """`value` as a float; ends the run where it is not finite."""
@@ -284,25 +223,5 @@ class _Loop:
             f"the {name} is {value} at step {step}; {kept}; try a lower optim.learning_rate in a new folder"
         )
 
-    def conclude(self):
-        """The final table, from the records of the run; returns the last scores."""
-        rows = hosts.share(scoring.on_record(self.folder))
-        if rows:
-            self.show(str(self.folder), rows)
-        for sentence in writer.comparison(rows) if len(rows) > 1 else ():
-            self.console.print(sentence, highlight=False, soft_wrap=True)
-        if self.watch.standing:
-            self.console.print(self.watch.standing, highlight=False, soft_wrap=True)
-        return _evaluated(rows)
-
-    def show(self, title, rows):
-        """A table of scores."""
-        self.console.print(writer.table(title, rows), width=writer.wide(self.console))
-
 
 _sum = jax.jit(optax.tree_utils.tree_sum)
-
-
-def _evaluated(rows):
-    """The scores of the trained encoder among `rows`, as {"eval/knn/top1": ...}."""
-    return {f"eval/{name}": value for name, value in rows.get(scoring.FEATURES["eval"], {}).items()}

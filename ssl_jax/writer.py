@@ -50,7 +50,7 @@ class Metrics:
 
 
 class Nowhere:
-    """Stands for a writer on all hosts but one: takes every call, and writes nothing."""
+    """Stands for a writer on all hosts but one, and before there is one: takes every call, and writes nothing."""
 
     def __getattr__(self, name):
         return lambda *args, **kwargs: None
