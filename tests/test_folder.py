@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data import cache, datasets, decode
+from ssl_jax.data import cache, datasets, decode, stored
 from ssl_jax.settings import SettingError
 
 RNG = np.random.default_rng(0)
@@ -331,7 +331,7 @@ def test_what_a_killed_decode_leaves_is_not_taken_and_goes_after_a_day(images, l
 
 def test_another_process_may_be_first(images, load, tmp_path, monkeypatch):
     classes_below(images, 3)
-    fill, inner = cache._fill, []
+    fill, inner = stored._fill, []
 
     def slow(*args):
         if not inner:
@@ -339,7 +339,7 @@ def test_another_process_may_be_first(images, load, tmp_path, monkeypatch):
             inner[0] = load()
         return fill(*args)
 
-    monkeypatch.setattr(cache, "_fill", slow)
+    monkeypatch.setattr(stored, "_fill", slow)
     data = load()
     np.testing.assert_array_equal(data.train.images, inner[0].train.images)
     assert len(list((tmp_path / "cache" / "folders").iterdir())) == 1
@@ -348,17 +348,17 @@ def test_another_process_may_be_first(images, load, tmp_path, monkeypatch):
 def test_full_disks(images, load, monkeypatch, tmp_path):
     classes_below(images, 3)
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(100))
+    monkeypatch.setattr(stored.shutil, "disk_usage", lambda _: usage(100))
     with pytest.raises(
         SettingError, match="9 images of .* need 1,728 bytes, and .* has 100; set data.cache to a folder"
     ):
         load()
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(10**9))
+    monkeypatch.setattr(stored.shutil, "disk_usage", lambda _: usage(10**9))
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "fsync", full)
+    monkeypatch.setattr(stored.os, "fsync", full)
     with pytest.raises(SettingError, match=r"cannot be written \(No space left on device\); set data.cache"):
         load()
     assert list((tmp_path / "cache" / "folders").iterdir()) == []
