@@ -65,7 +65,7 @@ class Encoder:
         """
         images = images if hasattr(images, "ndim") else np.asarray(images)
         usable = images.ndim == 4 and images.dtype == np.uint8 and images.shape[-1] == self.channels
-        if not usable or not images.size:
+        if not usable or not len(images):
             raise ValueError(
                 f"images of shape {images.shape}, {images.dtype}: give uint8 [N, H, W, {self.channels}], N >= 1"
             )

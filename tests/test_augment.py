@@ -219,19 +219,15 @@ def test_probabilities(key):
 
 def test_every_image_and_every_view_has_its_own_key(key):
     images = np.broadcast_to(PHOTO[None], (3, *PHOTO.shape))
-    views = draw_views(key, images, (View(size=16, count=2), View(size=8, count=1)), (0.5,) * 3, (0.2,) * 3)
+    wanted = (View(size=16, count=2), View(size=8, count=1)), (0.5,) * 3, (0.2,) * 3
+    draw = jax.jit(lambda key, images: draw_views(key, images, *wanted))
+    views = draw(key, images)
     assert [v.shape for v in views] == [(3, 16, 16, 3), (3, 16, 16, 3), (3, 8, 8, 3)]
     flat = [np.asarray(v).reshape(3, -1) for v in views[:2]]
     rows = np.concatenate(flat)
     assert len(np.unique(rows.round(4), axis=0)) == 6
     # An image's views do not depend on what else is in the batch.
-    again = draw_views(
-        key,
-        np.concatenate([images[:1], 255 - images[1:]]),
-        (View(size=16, count=2), View(size=8, count=1)),
-        (0.5,) * 3,
-        (0.2,) * 3,
-    )
+    again = draw(key, np.concatenate([images[:1], 255 - images[1:]]))
     np.testing.assert_allclose(again[0][0], views[0][0], atol=1e-6)
 
 

@@ -50,6 +50,7 @@ CALLS = [
 # The command, imported once: each line of flags is a process of its own that is forked from there.
 FORKED = """
 import json, os, sys
+import sklearn.datasets, sklearn.model_selection
 import ssl_jax.train
 from ssl_jax import cli, main
 codes = []
@@ -58,8 +59,14 @@ for i, flags in enumerate(json.load(sys.stdin)):
     if not child:
         for end, number in (("out", 1), ("err", 2)):
             os.dup2(os.open(f"{i}.{end}", os.O_WRONLY | os.O_CREAT), number)
-        sys.argv = ["main", *flags]
-        cli.start(main.main)
+        sys.argv, code = ["main", *flags], 0
+        try:
+            cli.start(main.main)
+        except SystemExit as left:
+            code = left.code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # at once: to tidy up after JAX takes longer than all the rest
     codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 print(json.dumps(codes))
 """

@@ -18,7 +18,7 @@ def reproduce(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "reproduce", module)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results.jsonl")
-    module.ROWS["tiny"] = module.Row(str(TINY), {"epochs": 3}, "nothing")
+    module.ROWS["tiny"] = module.Row(f"{TINY}:instance", {"epochs": 3}, "nothing")
     return module
 
 

@@ -328,7 +328,8 @@ def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
 
 
 def test_scores_of_a_run_on_everything(tmp_path):
-    config = tiny("byol")
+    config = tiny("instance")
+    config.baselines = False
     config.epochs, config.data.whole, config.data.limit, config.batch_size = 1, True, 0, 128
     config.evals = dict(knn=dict(k=5), clustering=dict(restarts=1, iterations=3), purity=dict(batch_size=64))
     plan = train.build(config)

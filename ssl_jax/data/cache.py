@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,8 @@ def kept(source, kind: str, facts, make: Callable[[], np.ndarray]) -> np.ndarray
                 np.save(file, found)
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first one is told
+            temporary.unlink()
     return found
 
 
