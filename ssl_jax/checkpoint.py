@@ -42,7 +42,9 @@ class Checkpoints:
         Raises:
             SettingError: the checkpoint is damaged, or holds other arrays than `shapes` (the first that differs).
         """
-        way_out = f"; remove {self._path / str(step)} to go on from the one before it, or begin anew in a new folder"
+        way_out = (
+            f"; if it is beyond repair, remove {self._path / str(step)}: the same command goes on from the one before"
+        )
         with _reading(lambda why: SettingError(f"checkpoint {step} {why}{way_out}")):
             stored = self._manager.item_metadata(step)
         if differs := _first_other(_shapes(stored), shapes, shardings):

@@ -55,7 +55,7 @@ def main():
 
 
 def append(path, text):
-    """Adds a line to a file; one that a kill has torn is lost, not this one.
+    """Adds a line to a file, or with an empty text sees whether it could; a line that a kill has torn stays lost.
 
     Raises:
         SettingError: it cannot be written.

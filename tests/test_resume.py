@@ -97,7 +97,10 @@ def test_a_damaged_checkpoint(what, tmp_path, stop_at, build_once):
     stop_at(None)
     for path in (tmp_path / "run" / "checkpoints" / "5" / "default").glob(what):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(SettingError, match=r"checkpoint 5 is damaged \(.*; remove .*run/checkpoints/5 to go on from"):
+    with pytest.raises(
+        SettingError,
+        match=r"checkpoint 5 is damaged \(.*; if it is beyond repair, remove .*run/checkpoints/5: the same",
+    ):
         train.run(short("instance"), tmp_path / "run", console=quiet())
 
 
