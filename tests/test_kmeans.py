@@ -1,10 +1,14 @@
+import itertools
+
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from sklearn.cluster import KMeans as ScikitKMeans
 
 from ssl_jax.evaluation import metrics
 from ssl_jax.ops.kmeans import kmeans
+from ssl_jax.ops.mesh import ROWS, make_mesh
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -21,6 +25,20 @@ def blobs(n=600, clusters=12, dim=6, spread=0.35):
     return (
         rng.normal(size=(clusters, dim))[rng.integers(clusters, size=n)] + spread * rng.normal(size=(n, dim))
     ).astype(np.float32)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_sums_that_follow_the_moves_stay_the_means(key, devices):
+    x = blobs(n=601, spread=0.8)  # an odd count; some points change clusters in most of the iterations
+    centroids, moved = x[:7], []
+    for _ in range(25):
+        labels = np.argmin(((x[:, None] - centroids[None]) ** 2).sum(2), axis=1)
+        centroids = np.stack([x[labels == c].mean(0) for c in range(7)])
+        moved.append(labels)
+    assert sum(0 < (a != b).sum() <= len(x) // 8 for a, b in itertools.pairwise(moved)) > 5
+    with jax.set_mesh(make_mesh(jax.devices()[:devices])):
+        found = kmeans(key, x, 7, iterations=25, metric="euclidean", init=x[:7])
+    np.testing.assert_allclose(found.centroids, centroids, atol=2e-6)
 
 
 def test_as_tight_as_scikit_learn(key):
@@ -69,10 +87,6 @@ def test_bad_input(key):
 
 
 def test_two_devices(key):
-    from jax.sharding import NamedSharding
-
-    from ssl_jax.ops.mesh import ROWS, make_mesh
-
     x, mesh = blobs(), make_mesh()
     single = kmeans(key, x, 5, iterations=10)
     with jax.set_mesh(mesh):

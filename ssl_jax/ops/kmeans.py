@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.ops.mesh import over_rows
+from ssl_jax.ops.mesh import over_rows, sum_over_rows
 from ssl_jax.ops.vectors import dot, unit
 
 
@@ -48,7 +48,7 @@ def kmeans(key, points, clusters: int, *, iterations: int, restarts: int = 1, me
 
     def run(key):
         start = _plus_plus(key, points, clusters) if init is None else jnp.asarray(init, jnp.float32)
-        centroids = _converge(lambda c: _lloyd(points, c, metric, chunk), start, iterations)
+        centroids = _converge(lambda *last: _lloyd(points, *last, metric, chunk), len(points), start, iterations)
         labels, cost = _assign(points, centroids, metric, chunk)
         return KMeans(centroids, labels, jnp.sum(cost))
 
@@ -57,16 +57,18 @@ def kmeans(key, points, clusters: int, *, iterations: int, restarts: int = 1, me
     return jax.tree.map(lambda a: a[best], runs)
 
 
-def _converge(update, centroids, iterations):
-    """`update` applied so many times, or until it changes nothing."""
+def _converge(update, rows, centroids, iterations):
+    """`update(centroids, labels, sums)` applied so many times, or until the centroids rest; the centroids [K, D]."""
 
     def step(carry):
-        i, old, _ = carry
-        new = update(old)
-        return i + 1, new, jnp.any(new != old)
+        i, last, _ = carry
+        new = update(*last)
+        return i + 1, new, jnp.any(new[0] != last[0])
 
     goes_on = lambda carry: (carry[0] < iterations) & carry[2]
-    return jax.lax.while_loop(goes_on, step, (0, centroids, True))[1]
+    nowhere = jnp.full(rows, len(centroids), jnp.int32)  # all points move in the first step
+    start = centroids, nowhere, jnp.zeros_like(centroids)
+    return jax.lax.while_loop(goes_on, step, (0, start, True))[1][0]
 
 
 def random_rows(key, points, count: int):
@@ -101,11 +103,11 @@ def _assign_rows(points, centroids, metric, chunk):
     return labels.astype(jnp.int32), cost
 
 
-def _lloyd(points, centroids, metric, chunk):
-    """One assignment and one mean; empty clusters move to the farthest points."""
-    labels, _ = _assign(points, centroids, metric, chunk)
+def _lloyd(points, centroids, labels, sums, metric, chunk):
+    """One assignment and one mean; empty clusters move to the farthest points. Centroids, labels and their sums."""
+    last, (labels, _) = labels, _assign(points, centroids, metric, chunk)
     clusters = len(centroids)
-    total = jax.ops.segment_sum(points, labels, clusters)
+    sums = _follow(points, last, labels, sums)
     count = jax.ops.segment_sum(jnp.ones(len(points)), labels, clusters)
 
     def refill(means):
@@ -114,8 +116,27 @@ def _lloyd(points, centroids, metric, chunk):
         farthest = jax.lax.top_k(cost, clusters)[1]
         return jnp.where(empty[:, None], points[farthest[jnp.cumsum(empty) - 1]], means)
 
-    means = total / jnp.maximum(count, 1.0)[:, None]
-    return jax.lax.cond(jnp.any(count == 0), refill, lambda m: m, means)
+    means = sums / jnp.maximum(count, 1.0)[:, None]
+    return jax.lax.cond(jnp.any(count == 0), refill, lambda m: m, means), labels, sums
+
+
+def _follow(points, last, labels, sums):
+    """The sums [K, D] of each cluster's points: those of the `last` labels, less what went and plus what came.
+
+    Only the points that moved are read, where they are at most an eighth; else all are summed.
+    """
+    clusters, room = len(sums), len(points) // 8
+
+    def change(rows):
+        points, last, labels = rows
+        at = jnp.nonzero(last != labels, size=min(room, len(points)), fill_value=len(points))[0]
+        moved = points.at[at].get(mode="fill", fill_value=0.0)
+        came, went = (x.at[at].get(mode="fill", fill_value=clusters) for x in (labels, last))
+        return jax.ops.segment_sum(moved, came, clusters) - jax.ops.segment_sum(moved, went, clusters)
+
+    moves = lambda: sums + sum_over_rows(change, (points, last, labels))
+    afresh = lambda: jax.ops.segment_sum(points, labels, clusters)
+    return jax.lax.cond(jnp.sum(last != labels) <= room, moves, afresh)
 
 
 def _plus_plus(key, points, clusters):

@@ -60,6 +60,19 @@ def over_rows(function, rows, *others):
     return jax.tree.map(lambda x: x[:count], found)
 
 
+def sum_over_rows(function, rows):
+    """The sum over the devices of `function(rows)`, a tree of arrays [N, ...] of which each has its own rows.
+
+    Where N does not divide, rows of zeros are added, which must add nothing to the result.
+    """
+    devices = active_devices()
+    if devices == 1:
+        return function(rows)
+    pad = lambda x: jnp.pad(x, ((0, -len(x) % devices),) + ((0, 0),) * (x.ndim - 1))
+    total = lambda rows: jax.lax.psum(function(rows), AXIS)
+    return jax.shard_map(total, in_specs=(ROWS,), out_specs=REPLICATED, check_vma=False)(jax.tree.map(pad, rows))
+
+
 def local_top_k(scores, k: int):
     """`jax.lax.top_k` along the last axis of `scores` [M, N], without gathering the scores.
 
