@@ -41,8 +41,9 @@ def join(distributed: bool | None, coordinator: str, processes: int, process: in
             cluster_detection_method="deactivate",
         )
     elif distributed:
-        way_out = "give --coordinator, --processes and --process"
-        _initialize("--distributed: JAX finds no cluster here ({})" + f"; {way_out}", seconds)
+        coordinator, processes, process = _detected(seconds)
+        _call_the_roll(coordinator, processes, process, seconds)
+        _initialize(f"--distributed: all came to {coordinator}, and JAX did not start ({{}})", seconds)
     elif distributed is None and (told := _started_by()):
         raise SettingError(
             f"{told} processes of this command; --distributed trains one run on all of them, --nodistributed one each"
@@ -60,6 +61,23 @@ def _initialize(failed, seconds, **settings):
         logging.set_verbosity(logging.ERROR)  # orbax warns of a stop that was asked for
     except (ValueError, RuntimeError) as error:
         raise SettingError(failed.format(error)) from error
+
+
+def _detected(seconds):
+    """The address of process 0, the number of processes and which one this is, as JAX finds them out.
+
+    It does so within `jax.distributed.initialize`, and there is no public name for asking beforehand.
+    """
+    from jax._src.clusters import ClusterEnv
+
+    way_out = "give --coordinator, --processes and --process"
+    try:
+        found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)[:3]
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise SettingError(f"--distributed: JAX cannot make out the cluster ({error}); {way_out}") from error
+    if None in found:
+        raise SettingError(f"--distributed: JAX finds no cluster here; {way_out}")
+    return found
 
 
 def _check(given, distributed, coordinator, processes, process):

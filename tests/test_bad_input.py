@@ -175,7 +175,7 @@ def put(path, value):
         ("best", "eval/kmn/top1", "best='eval/kmn/top1': give a score as it is logged, such as eval/"),
         ("seed", 2**70, "seed=1180591620717411303424: between 0 and"),
         ("method.queue_length", -32, "at least 0"),
-        ("method.queue_starts_epoch", 3.75, "would first be used at step 32 of 32; start it earlier or set queue_"),
+        ("method.queue_starts_epoch", 3.75, "would first be used after 4 of 4 epochs; start it earlier or set queue_"),
         ("method.sinkhorn_iterations", -1, "at least 0"),
         ("method.assign", ("a", "b"), r"method.assign\[0\]='a' has the wrong type; it takes int"),
         ("model.width", 0, "model: width=0: at least 1"),

@@ -235,6 +235,19 @@ def test_flags_that_do_not_go_together(flags, message):
         joining.join(*flags, 1)
 
 
+@pytest.mark.parametrize(("process", "message"), [(0, "1 of 2 came to .*:{0} within 1 s, missing 1"), (1, "at .*:{0}")])
+def test_processes_of_a_cluster_that_do_not_come_are_named(monkeypatch, process, message):
+    port = free_port()
+    cluster = dict(COMM_WORLD_SIZE="2", COMM_WORLD_RANK=process, COMM_WORLD_LOCAL_RANK=process)
+    cluster["MCA_orte_hnp_uri"] = "1531576320.0;tcp://127.0.0.1:34911"  # Open MPI's own; JAX takes the address
+    for name, value in cluster.items():
+        monkeypatch.setenv(f"OMPI_{name}", str(value))
+    monkeypatch.setenv("OMPI_VERSION", "4.1.6")
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", str(port))
+    with pytest.raises(SettingError, match=message.format(port)):
+        joining.join(True, "", 0, -1, 1)
+
+
 def test_many_tasks_are_not_taken_for_many_runs(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     with pytest.raises(SettingError, match="mpirun has started 4 processes of this command; --distributed"):

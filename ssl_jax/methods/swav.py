@@ -77,9 +77,10 @@ class SwAV:
             )
         first_used = self._queue_starts + self.queue_length // self.batch_size
         if self.queue_length and self.total_steps and first_used >= self.total_steps:
+            first, last = (f"{steps / self.steps_per_epoch:.4g}" for steps in (first_used, self.total_steps))
             raise ValueError(
-                f"queue_starts_epoch={self.queue_starts_epoch}: a queue of {self.queue_length} would first be used at "
-                f"step {first_used} of {self.total_steps}; start it earlier or set queue_length=0"
+                f"queue_starts_epoch={self.queue_starts_epoch}: a queue of {self.queue_length} would first be used "
+                f"after {first} of {last} epochs; start it earlier or set queue_length=0"
             )
         if not self.temperature > 0 or not self.epsilon > 0:
             raise ValueError(f"temperature={self.temperature} and epsilon={self.epsilon} must be above 0")
