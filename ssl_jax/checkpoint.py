@@ -95,12 +95,13 @@ class Donor:
         if step not in (None, *self.steps):
             raise SettingError(f"{self._name} holds no checkpoint of step {step}, only of {self.steps}")
         self.step = step or max(self.steps)
-        if not (path / str(self.step) / "default" / "_METADATA").is_file():
+        self._path = path / str(self.step) / "default"
+        if not (self._path / "_METADATA").is_file():
             raise self._unusable("is unfinished or of another program")
-        options = ocp.CheckpointManagerOptions(create=False)  # to create, all hosts would wait for one another
-        self._manager = ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler(), options=options)
+        # Not orbax's manager, in whose constructor all hosts wait for one another; one may not have come this far.
+        self._reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         with _reading(self._unusable):
-            self._metadata = self._manager.item_metadata(self.step)
+            self._metadata = self._reader.metadata(self._path).item_metadata
         self._stored = _shapes(self._metadata)
 
     def check(self, shapes, parts, shardings):
@@ -125,7 +126,7 @@ class Donor:
 
         target = jax.tree_util.tree_map_with_path(read, self._metadata)
         with _reading(self._unusable):
-            stored = self._manager.restore(self.step, args=ocp.args.StandardRestore(target, strict=False))
+            stored = self._reader.restore(self._path, args=ocp.args.StandardRestore(target, strict=False))
         found = {_path(p): x for p, x in jax.tree_util.tree_leaves_with_path(stored)}
         take = lambda path, x: found[_path(path)] if _path(path) in own else x
         return jax.tree_util.tree_map_with_path(take, state)
@@ -135,7 +136,7 @@ class Donor:
         return SettingError(f"{self._name}: checkpoint {self.step} {why}" + f"; there are also {others}" * bool(others))
 
     def close(self):
-        self._manager.close()
+        self._reader.close()
 
 
 @contextlib.contextmanager

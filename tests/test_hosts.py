@@ -21,11 +21,13 @@ from ssl_jax import hosts, joining, train
 from ssl_jax.settings import SettingError
 
 # What each of the two processes does under the command: a run begun on one process, a run with a round of anchors, one
-# that process 1 is asked to stop in its second stage, and one in which process 1 is killed.
+# that process 1 is asked to stop in its second stage, one from a run that process 1 does not see, and one in which
+# process 1 is killed.
 WORKER = """
 import io, os, signal, sys
 from rich.console import Console
 from ssl_jax import cli, main, signals, train, writer
+from ssl_jax.settings import SettingError
 import jax
 sys.path.insert(0, {tests!r})
 from test_hosts import short
@@ -43,13 +45,18 @@ def updated(self, step, *args, **kwargs):
 
 def all_of_them(config, folder):
     writer.Bar.update = updated
-    for name in ("swav", "anchors", "conr", "dies"):
+    for name in ("swav", "anchors", "conr", "donor", "dies"):
         happens.update({{"conr": {{8: signal.SIGTERM}}, "dies": {{3: signal.SIGKILL}}}}.get(name, {{}}))
         try:
-            config = short("conr" if name == "dies" else name)
+            config = short({{"donor": "swav", "dies": "conr"}}.get(name, name))
+            if name == "donor":
+                config.init_from = "swav"
+                os.chdir(folder if jax.process_index() == 0 else "/")
             print(name, run(config, f"{{folder}}/{{name}}", console=Console(width=200)), flush=True)
         except signals.Stopped as stopped:
             print(name, stopped.signum, stopped, flush=True)
+        except SettingError as error:
+            print(name, error, flush=True)
 
 train.run, train.build = all_of_them, built
 cli.start(main.main)
@@ -154,6 +161,7 @@ def test_one_process_writes_and_prints(pair):
         "swav",
         "anchors",
         "conr",
+        "donor",
     ]
     scores = re.findall(r"^(?:swav|anchors) ({.*})$", out, re.MULTILINE)
     assert len(scores) == 2
@@ -162,6 +170,11 @@ def test_one_process_writes_and_prints(pair):
     assert len(list((folder / "anchors").glob("events.out.tfevents.*"))) == 1
     steps = [r["step"] for r in records(folder / "anchors") if "train/loss" in r]
     assert steps == sorted(set(steps))
+
+
+def test_a_run_to_go_on_from_that_one_process_does_not_see(pair):
+    for _, out, _ in pair[1]:
+        assert "donor process 1 of 2: init_from='swav' holds no checkpoint; give the folder of a run" in out
 
 
 def test_when_one_process_dies_the_other_ends_with_a_line(pair):
