@@ -99,9 +99,10 @@ class Donor:
         if not (self._path / "_METADATA").is_file():
             raise self._unusable("is unfinished or of another program")
         # Not orbax's manager, in whose constructor all hosts wait for one another; one may not have come this far.
-        self._reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        handler = ocp.StandardCheckpointHandler()
+        self._reader = ocp.Checkpointer(handler)
         with _reading(self._unusable):
-            self._metadata = self._reader.metadata(self._path).item_metadata
+            self._metadata = handler.metadata(self._path)
         self._stored = _shapes(self._metadata)
 
     def check(self, shapes, parts, shardings):

@@ -130,10 +130,10 @@ def test_checkpoints_that_cannot_be_read(tiny_run, tmp_path, monkeypatch):
         with pytest.raises(SettingError, match=f"{name}': checkpoint 8 is unfinished or of another program"):
             opened(tmp_path / name)
 
-    def damaged(self, step, args):
+    def damaged(self, path, args):
         raise ValueError("NOT_FOUND: Error opening \"zarr\" driver [tensorstore_spec='{...}']\nand more")
 
-    monkeypatch.setattr(ocp.CheckpointManager, "restore", damaged)
+    monkeypatch.setattr(ocp.Checkpointer, "restore", damaged)
     with pytest.raises(SettingError, match=r"checkpoint 8 is damaged \(NOT_FOUND: Error opening .zarr. driver\)$"):
         opened(tiny_run)
 

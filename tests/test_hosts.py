@@ -50,7 +50,7 @@ def all_of_them(config, folder):
         try:
             config = short({{"donor": "swav", "dies": "conr"}}.get(name, name))
             if name == "donor":
-                config.init_from = "swav"
+                config.init_from, config.init_fresh = "swav", True
                 os.chdir(folder if jax.process_index() == 0 else "/")
             print(name, run(config, f"{{folder}}/{{name}}", console=Console(width=200)), flush=True)
         except signals.Stopped as stopped:
