@@ -54,9 +54,8 @@ def over_rows(function, rows, *others):
     if devices == 1:
         return function(rows, *others)
     count = len(rows)
-    rows = jnp.pad(rows, ((0, -count % devices),) + ((0, 0),) * (rows.ndim - 1))
     specs = (ROWS, *(REPLICATED for _ in others))
-    found = jax.shard_map(function, in_specs=specs, out_specs=ROWS, check_vma=False)(rows, *others)
+    found = jax.shard_map(function, in_specs=specs, out_specs=ROWS, check_vma=False)(_divisible(rows, devices), *others)
     return jax.tree.map(lambda x: x[:count], found)
 
 
@@ -68,9 +67,14 @@ def sum_over_rows(function, rows):
     devices = active_devices()
     if devices == 1:
         return function(rows)
-    pad = lambda x: jnp.pad(x, ((0, -len(x) % devices),) + ((0, 0),) * (x.ndim - 1))
+    rows = jax.tree.map(lambda x: _divisible(x, devices), rows)
     total = lambda rows: jax.lax.psum(function(rows), AXIS)
-    return jax.shard_map(total, in_specs=(ROWS,), out_specs=REPLICATED, check_vma=False)(jax.tree.map(pad, rows))
+    return jax.shard_map(total, in_specs=(ROWS,), out_specs=REPLICATED, check_vma=False)(rows)
+
+
+def _divisible(x, devices):
+    """`x` [N, ...] with rows of zeros after it, so that each device has as many."""
+    return jnp.pad(x, ((0, -len(x) % devices),) + ((0, 0),) * (x.ndim - 1))
 
 
 def local_top_k(scores, k: int):
