@@ -103,9 +103,26 @@ def test_invariances():
     codes = sinkhorn(scores)
     order = rng.permutation(24)
     np.testing.assert_allclose(sinkhorn(scores[order]), codes[order], atol=1e-6)
-    # A constant added to a prototype is taken out by its scaling.
-    shift = rng.uniform(-0.5, 0.5, (1, 10)).astype(np.float32)
-    np.testing.assert_allclose(sinkhorn(scores + shift), codes, atol=2e-5)
+
+
+@pytest.mark.parametrize("largest", [0.5, 8.0])
+def test_constant_added_to_a_prototype_is_taken_out(largest):
+    """Also one that takes the scores from a span below 80 epsilon, which has a kernel of its own, to one above."""
+    rng = np.random.default_rng(3)
+    scores = rng.uniform(-1, 1, (24, 10)).astype(np.float32)
+    shift = largest * np.linspace(-1, 1, 10, dtype=np.float32)
+    np.testing.assert_allclose(sinkhorn(scores + shift), sinkhorn(scores), atol=2e-5)
+
+
+@pytest.mark.parametrize("span", [79.9, 80.1])
+@pytest.mark.parametrize("iterations", [3, 100])
+def test_spans_on_both_sides_of_the_plain_kernel(span, iterations):
+    scores = np.random.default_rng(6).uniform(-1, 1, (40, 12)).astype(np.float32)
+    scores[3] -= 78.0  # a sample and
+    scores[:, 5] += 70.0  # a prototype whose entries are near both ends
+    scores = (scores - scores.min()) / np.ptp(scores) * np.float32(span)
+    codes = sinkhorn(scores, epsilon=1.0, iterations=iterations)
+    np.testing.assert_allclose(codes, plain(scores, 1.0, iterations), atol=1e-5)
 
 
 def test_half_precision_scores_are_computed_in_float32():
