@@ -5,10 +5,10 @@
     python experiments/bench_peers.py table                        # into docs/performance.md
 
 What is not installed is left out, and said. `pip install -e '.[peers]'` brings torch, torchvision, lightly 1.6.0 and
-faiss; for a machine without a GPU install torch's CPU build first. PyTorch may also be in a virtual environment of its
-own: --torch-python=VENV/bin/python. torch.compile needs a C++ compiler.
+faiss, `.[cuda12,peers]` what a GPU needs; for a machine without one install torch's CPU build first. PyTorch may also
+be in a virtual environment of its own: --torch-python=VENV/bin/python. torch.compile needs a C++ compiler.
 
-On a GPU the same command takes bfloat16, batch 512, and besides ResNet-50 with 2x224 and 6x96 views, batch 256
+On a GPU the same command takes bfloat16, batch 512, and besides ResNet-50 with 2x224 and 6x96 views, batch 128
 (`--methods=swav,byol,multicrop`).
 
 Each framework is a process of its own, so that neither loads the other's libraries (cuDNN), nor keeps threads or memory
@@ -16,9 +16,11 @@ busy; they take turns (A B A B), each with all cores. Medians of the turns after
 which compiles, stands apart. JAX takes GPU memory as it goes. For quiet turns let nothing else run.
 
     steps     the method's whole step from CIFAR-sized uint8 images: same network (parameters are counted), head,
-              prototypes, batch, optimiser and views. `augmented`: ours draws views inside the jitted step, lightly's
-              transforms run in torch's DataLoader, in the training process; `workers`: in so many others; `alone`:
-              views are ready
+              prototypes, batch, optimiser and views, on one device. `augmented`: ours draws views inside the jitted
+              step, lightly's transforms run in torch's DataLoader, in the training process; `workers`: in so many
+              others, once what they had ready is used up; `alone`: views are ready. On a GPU lightly's transforms
+              run in workers only, where there are any; with 2x224 and 6x96 views with the first form only, since
+              they take longer than any step
     kernels   Sinkhorn-Knopp, weighted kNN (lightly's) and k-means (scikit-learn, faiss: always on the CPU)
 """
 
@@ -48,7 +50,7 @@ def cases(args, device) -> list[dict]:
     found = []
     for method in methods if not args.kernels else ():
         for width in widths if method != "multicrop" else (64,):
-            size = min(batch, 256) if method == "multicrop" else batch
+            size = min(batch, 128) if method == "multicrop" else batch  # both sides keep 17 GB of activations then
             found.append(dict(shared, method=method, width=width, batch=size))
     found += kernels(args.clusters, args.scale) if not args.steps else []
     return [dict(case, forms=args.forms) for case in found]

@@ -63,7 +63,7 @@ def build(config: ConfigDict, dataset: datasets.Dataset | None = None) -> Plan:
     mesh = make_mesh() if mesh.empty else mesh
     with jax.set_mesh(mesh):
         plan = dataclasses.replace(plan, shapes=_shapes(plan))
-    _check_memory(mesh, plan.shapes)
+    _check_memory(mesh, plan)
     check_features(plan)
     return plan
 
@@ -169,12 +169,19 @@ def _shapes(plan) -> TrainState:
     return shapes[-1]
 
 
-def _check_memory(mesh, shapes):
-    """The train state, with the memory bank in it, fits the devices."""
-    taken, limit = bytes_per_device(mesh, shapes), device_memory()
-    if sum(taken.values()) <= limit:
+def _check_memory(mesh, plan):
+    """The train state, with the memory bank in it, fits the devices; and with it the images that are to lie there."""
+    taken, limit = bytes_per_device(mesh, plan.shapes), device_memory()
+    splits = (plan.dataset.train, plan.dataset.test) if plan.stages[0].resident else ()
+    state, images = sum(taken.values()), sum(split.images.nbytes for split in splits)
+    if state + images <= limit:
         return
     largest, size = max(taken.items(), key=lambda item: item[1]), lambda number: f"{number / 1e9:,.1f} GB"
+    if state <= limit:
+        raise SettingError(
+            f"the images take {size(images)} on each device, and the train state {size(state)}, of {size(limit)}; "
+            f"lower resident_gb, which is {plan.config.resident_gb:g}: 0 leaves them on the host"
+        )
     raise SettingError(
         f"the train state takes {size(sum(taken.values()))} on each of {mesh.size} devices, which have "
         f"{size(limit)} ({largest[0]} alone: {size(largest[1])}); use more devices, a smaller head.dim or model.width, "

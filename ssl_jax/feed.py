@@ -5,7 +5,7 @@ from concurrent import futures
 
 import jax
 
-from ssl_jax.data import ahead
+from ssl_jax.data import ahead, stored
 from ssl_jax.data.pipeline import Order
 from ssl_jax.data.stream import Streamed
 from ssl_jax.sharding import batch_sharding, own_rows, padded, put, replicated
@@ -79,7 +79,7 @@ class Feed:
             rows, own = self._ahead.next()
         else:
             rows = self._order(step)
-            own = self.images[rows[self._own]]
+            own = stored.take(self.images, rows[self._own])
         shape = (padded(len(rows), self._sharding), *own.shape[1:])
         return jax.make_array_from_process_local_data(self._sharding, own, shape), put(rows, self._everywhere)
 

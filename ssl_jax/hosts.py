@@ -1,18 +1,15 @@
 """One run on several processes, on one machine or many: what they agree on, what one of them does for all.
 
 With one process nothing here does anything special. All processes call `share` to `whole`, at the same point of the
-run; `tell` and `leave` are for one by itself.
+run.
 """
 
 import contextlib
 import hashlib
+import itertools
 import json
-import os
-import re
 import secrets
-import sys
 import time
-import traceback
 from pathlib import Path
 
 import jax
@@ -23,6 +20,8 @@ from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.settings import SettingError
 
 _LENGTH = 2048  # bytes of a text that all send to all
+_WEEK = 7 * 24 * 3600 * 1000  # milliseconds
+_meetings = itertools.count()
 
 
 class Agreed(SettingError):
@@ -42,6 +41,19 @@ def is_first() -> bool:
 def name() -> str:
     """How messages call this process: "process 1 of 2", or nothing where it is the only one."""
     return f"process {jax.process_index()} of {count()}" if count() > 1 else ""
+
+
+def client():
+    """What speaks to JAX's coordination service, which has no public name; None with one process."""
+    from jax._src.distributed import global_state
+
+    return global_state.client
+
+
+def meet() -> None:
+    """Waits for all processes, however long one of them takes; a collective does so for half a minute on CPUs."""
+    if count() > 1:
+        client().wait_at_barrier(f"ssl_jax/meeting {next(_meetings)}", _WEEK)
 
 
 def share(value):
@@ -65,7 +77,7 @@ def gather(text: str) -> list[str]:
 
 
 def agree(function):
-    """`function()` of each process; where it raises a SettingError in one of them, all raise it.
+    """`function()` of each process, which may take as long as it wants; a SettingError in one of them is raised by all.
 
     Raises:
         Agreed: the message of the first process that has one, with its number unless all say the same.
@@ -77,6 +89,7 @@ def agree(function):
         found = function()
     except SettingError as error:
         said = str(error)
+    meet()
     every = gather(said)
     if not any(every):
         return found
@@ -141,23 +154,3 @@ def alone():
         return
     with jax.set_mesh(make_mesh(jax.local_devices())):
         yield
-
-
-def tell(error: Exception) -> None:
-    """On standard error what ended this process: one line, or a traceback where a line would not do."""
-    said = " ".join(str(error).split())
-    own = isinstance(error, SettingError)
-    if not own and re.search("gloo|nccl|unavailable|deadline_exceeded|coordination|connection", said, re.IGNORECASE):
-        said = f"lost the other processes; start all again, to go on from the last checkpoint ({said[:160]})"
-    elif not own and not isinstance(error, jax.errors.JaxRuntimeError):
-        traceback.print_exception(error)
-    print(f"error: {name()}: {said}", file=sys.stderr)
-
-
-def leave(code: int) -> None:
-    """Ends this process alone: one that would wait for the others at its end would keep them from ending."""
-    if count() == 1:
-        sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -32,39 +32,43 @@ def join(distributed: bool | None, coordinator: str, processes: int, process: in
     if any(given):
         _check(given, distributed, coordinator, processes, process)
         _call_the_roll(coordinator, processes, process, seconds)
-        _initialize(
-            f"all came to --coordinator={coordinator}, and JAX did not start ({{}})",
-            seconds,
-            coordinator_address=coordinator,
-            num_processes=processes,
-            process_id=process,
-            cluster_detection_method="deactivate",
-        )
+        _initialize(f"--coordinator={coordinator}", seconds, coordinator, processes, process)
     elif distributed:
-        coordinator, processes, process = _detected(seconds)
+        coordinator, processes, process, devices = _detected(seconds)
         _call_the_roll(coordinator, processes, process, seconds)
-        _initialize(f"--distributed: all came to {coordinator}, and JAX did not start ({{}})", seconds)
+        _initialize("--distributed", seconds, coordinator, processes, process, None if _alone_here() else devices)
     elif distributed is None and (told := _started_by()):
         raise SettingError(
             f"{told} processes of this command; --distributed trains one run on all of them, --nodistributed one each"
         )
 
 
-def _initialize(failed, seconds, **settings):
+def _initialize(flag, seconds, coordinator, processes, process, devices=None):
     try:
         jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            devices,
+            cluster_detection_method="deactivate",
             initialization_timeout=seconds,
             heartbeat_timeout_seconds=_HEARTBEAT,
             shutdown_timeout_seconds=_SHUTDOWN,
-            **settings,
         )
         logging.set_verbosity(logging.ERROR)  # orbax warns of a stop that was asked for
     except (ValueError, RuntimeError) as error:
-        raise SettingError(failed.format(error)) from error
+        raise SettingError(f"{flag}: all came to {coordinator}, and JAX did not start ({error})") from error
+
+
+def _alone_here() -> bool:
+    """Whether Slurm or Open MPI started one process a machine: it takes all devices, where JAX would take the first."""
+    told = os.environ.get
+    steps = told("SLURM_STEP_NUM_TASKS", "") if "SLURM_STEP_NODELIST" in os.environ else ""
+    return told("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or bool(steps) and steps == told("SLURM_STEP_NUM_NODES")
 
 
 def _detected(seconds):
-    """The address of process 0, the number of processes and which one this is, as JAX finds them out.
+    """The address of process 0, the number of processes, which one this is, and its devices, as JAX finds them out.
 
     It does so within `jax.distributed.initialize`, and there is no public name for asking beforehand.
     """
@@ -72,10 +76,10 @@ def _detected(seconds):
 
     way_out = "give --coordinator, --processes and --process"
     try:
-        found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)[:3]
+        found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise SettingError(f"--distributed: JAX cannot make out the cluster ({error}); {way_out}") from error
-    if None in found:
+    if None in found[:3]:
         raise SettingError(f"--distributed: JAX finds no cluster here; {way_out}")
     return found
 

@@ -47,27 +47,29 @@ def main():
     try:
         import jax
 
-        from ssl_jax import compilation, hosts, joining, signals, train
+        from ssl_jax import compilation, ending, hosts, joining, signals, train
+
+        joining.join(DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value, JOIN_SECONDS.value)
     except KeyboardInterrupt:
         sys.exit(130)
-    joining.join(DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value, JOIN_SECONDS.value)
     # On CPUs no process waits longer than 30 s for another, and only the first one's programs would be kept.
     if not (jax.distributed.is_initialized() and jax.default_backend() == "cpu"):
         compilation.enable_cache()
     try:
-        train.run(cli.CONFIG.value, WORKDIR.value or default_workdir())
+        with ending.together():
+            train.run(cli.CONFIG.value, WORKDIR.value or default_workdir())
     except (train.NotFinite, hosts.Agreed) as error:
         _end(f"error: {' '.join(str(error).split())}", 1 if isinstance(error, train.NotFinite) else 2)
     except signals.Stopped as stopped:
         _end(stopped, 128 + stopped.signum)
     except KeyboardInterrupt:
-        print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        hosts.leave(130)
-    except Exception as error:
+        said = "stopped at once; the same command goes on from the last checkpoint"
         if hosts.count() == 1:
-            raise
-        hosts.tell(error)
-        hosts.leave(2 if isinstance(error, SettingError) else 1)
+            print(said, file=sys.stderr)
+            sys.exit(130)
+        ending.fail(KeyboardInterrupt(said), 130)
+    except Exception as error:
+        ending.fail(error, 2 if isinstance(error, SettingError) else 1)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from ssl_jax.build import Plan
 from ssl_jax.data.augment import View, clean
 from ssl_jax.encoder import draw, embed
 from ssl_jax.interface import Split, silent
+from ssl_jax.sharding import device_memory
 from ssl_jax.stages import Stage
 
 # Prefix of the scores in metrics.jsonl, and how these features are called.
@@ -40,6 +41,14 @@ class Scorer:
         parts = self._splits(*(own(images) for images in self._images[: 1 if joined else 2]))
         images = dict(trained=self._images[0], train=self._images[0], test=self._images[1])
         return {name: split._replace(draw=_draw(stage, state, images[name])) for name, split in parts.items()}
+
+    def too_many_pixels(self) -> str:
+        """Why the scores of raw pixels are left out: they would take more than a quarter of a device; or nothing."""
+        shapes = [split.images.shape for split in (self._plan.dataset.train, self._plan.dataset.test)]
+        taken = sum(4 * n * min(h, PIXELS) * min(w, PIXELS) * c for n, h, w, c in shapes)
+        if 4 * taken <= device_memory():
+            return ""
+        return f"no scores of raw pixels, which would take {taken / 1e9:,.0f} GB on a device"
 
     def pixels(self, stage: Stage) -> dict[str, float]:
         """Scores of normalised pixels in place of every feature; those of a method's own `scores` have no such."""

@@ -57,7 +57,10 @@ class Teller:
         self.say(table, markup=False)
         if self._plan.config.baselines and self._plan.evaluators:
             stage = self._plan.stage_at(step)
-            self._write(step, scorer.pixels(stage))
+            if why := scorer.too_many_pixels():
+                self.say(why)
+            else:
+                self._write(step, scorer.pixels(stage))
             self._write(step, scorer.encoder(kind, stage, state))
             self.metrics.flush()
             self._show("before training", scoring.on_record(self._folder))

@@ -88,6 +88,8 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     """
     console = (console or Console()) if hosts.is_first() else Console(quiet=True, force_terminal=False)
     hosts.check_devices()
+    if "://" in str(workdir):
+        raise hosts.Agreed(f"workdir {workdir}: a folder is wanted; mount the bucket as one")
     plan = hosts.agree(lambda: build(config))
     folder, mesh = Path(workdir), make_mesh()
     adopted = hosts.agree(lambda: adoption.find(plan, folder))

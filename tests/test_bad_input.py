@@ -11,7 +11,9 @@ from PIL import Image
 from test_run import TESTS, TINY, tiny
 
 from ssl_jax.build import build
+from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.settings import SettingError
+from ssl_jax.sharding import bytes_per_device
 
 
 def cli(*flags):
@@ -219,6 +221,16 @@ def test_a_bank_that_cannot_fit():
     )
     with pytest.raises(SettingError, match=found):
         build(config)
+
+
+def test_images_that_cannot_lie_on_a_device(monkeypatch):
+    needs = sum(bytes_per_device(make_mesh(), build(tiny("byol")).shapes).values())
+    monkeypatch.setattr("ssl_jax.build.device_memory", lambda: needs + 10_000)  # of 256 + 360 images of 64 bytes
+    with pytest.raises(SettingError, match=r"the images take 0.0 GB .*; lower resident_gb, which is 8: 0 leaves them"):
+        build(tiny("byol"))
+    config = tiny("byol")
+    config.resident_gb = 0.0
+    build(config)
 
 
 def test_settings_are_checked_before_images_are_decoded(tmp_path):

@@ -207,6 +207,7 @@ def test_unknown_data_sets_and_limits():
         (dict(mean=("a",)), r"data.mean\[0\]='a' has the wrong type"),
         (dict(dri="x"), "data.dri is not a setting; did you mean 'dir'"),
         (dict(limit=-1), "data.limit=-1: at least 0"),
+        (dict(dir="gs://bucket/images"), "data.dir=gs://bucket/images: a folder is wanted; mount the bucket as one"),
     ):
         with pytest.raises(SettingError, match=message):
             datasets.load("digits", **settings)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +295,22 @@ def test_decoded_once_and_again_when_a_file_changes(images, load, capsys, tmp_pa
     assert capsys.readouterr().err.count("decoding") == 4
     names = json.loads(next((tmp_path / "cache" / "folders").glob("*/names.json")).read_text())
     assert set(names) == {f"{c}/{i}.png" for c in COLOURS for i in range(4)}
+
+
+def test_of_several_that_want_the_same_images_one_decodes_them(images, load, capsys, monkeypatch):
+    classes_below(images, 3)
+    create = stored.create
+    monkeypatch.setattr(stored, "create", lambda *args, **settings: (time.sleep(0.5), create(*args, **settings)))
+    with ThreadPoolExecutor() as all_:
+        found = [call.result() for call in [all_.submit(load) for _ in range(3)]]
+    said = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(" of ")[0].split(" /")[0] for line in said) == [
+        "decoding 9 images",
+        *["waiting for another process that is decoding"] * 2,
+    ]
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0].train.images, other.train.images)
+    assert not list((images.parent / "cache" / "folders").glob(".*"))
 
 
 @pytest.mark.parametrize("file", ["images.npy", "labels.npy", "index.json"])

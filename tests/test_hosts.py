@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,14 +16,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from PIL import Image
 from test_run import TESTS, TINY, environment, quiet, records, tiny
 
-from ssl_jax import hosts, joining, train
+from ssl_jax import ending, hosts, joining, train
 from ssl_jax.settings import SettingError
 
 # What each of the two processes does under the command: a run begun on one process, a run with a round of anchors, one
-# that process 1 is asked to stop in its second stage, one from a run that process 1 does not see, and one in which
-# process 1 is killed.
+# that process 1 is asked to stop in its second stage, one on pictures that a worker of each decodes, one from a run
+# that process 1 does not see, and one in which process 1 is killed.
 WORKER = """
 import io, os, signal, sys
 from rich.console import Console
@@ -45,10 +47,12 @@ def updated(self, step, *args, **kwargs):
 
 def all_of_them(config, folder):
     writer.Bar.update = updated
-    for name in ("swav", "anchors", "conr", "donor", "dies"):
+    for name in ("swav", "anchors", "conr", "streamed", "donor", "dies"):
         happens.update({{"conr": {{8: signal.SIGTERM}}, "dies": {{3: signal.SIGKILL}}}}.get(name, {{}}))
         try:
             config = short({{"donor": "swav", "dies": "conr"}}.get(name, name))
+            if name == "streamed":
+                config.data.update(dir=f"{{folder}}/pictures", store="stream", workers=1)
             if name == "donor":
                 config.init_from, config.init_fresh = "swav", True
                 os.chdir(folder if jax.process_index() == 0 else "/")
@@ -65,8 +69,10 @@ cli.start(main.main)
 
 def short(name):
     """The settings of test_resume, those with anchors scored in every way that hosts have to agree about."""
-    config = tiny(name)
+    config = tiny("instance" if name == "streamed" else name)
     config.epochs, config.evals, config.baselines = 2, {}, name == "anchors"
+    if name == "streamed":
+        config.data = dict(name="folder", size=8, labels="none")
     if name == "swav":
         config.stages = {}  # a program less to compile; conr has two
     if name == "anchors":
@@ -93,8 +99,14 @@ def command(*flags, script=None):
 def single(tmp_path_factory):
     """The runs on one process."""
     folder = tmp_path_factory.mktemp("single")
-    for name in ("swav", "anchors", "conr"):
-        train.run(short(name), folder / name, console=quiet())
+    (folder / "pictures").mkdir()
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (96, 9, 12, 3), dtype=np.uint8)):
+        Image.fromarray(image).save(folder / "pictures" / f"{i}.png")
+    for name in ("swav", "anchors", "conr", "streamed"):
+        config = short(name)
+        if name == "streamed":
+            config.data.update(dir=str(folder / "pictures"), cache=str(folder / "cache"))
+        train.run(config, folder / name, console=quiet())
     return folder
 
 
@@ -102,7 +114,8 @@ def single(tmp_path_factory):
 def pair(single, tmp_path_factory):
     """The folder of the runs on two processes, and (exit code, output, errors) of each."""
     folder = tmp_path_factory.mktemp("pair")
-    shutil.copytree(single / "swav", folder / "swav")
+    for name in ("swav", "pictures"):
+        shutil.copytree(single / name, folder / name)
     shutil.rmtree(folder / "swav" / "checkpoints" / "16")
     where = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
     script = WORKER.format(tests=str(TESTS))
@@ -144,6 +157,10 @@ def test_two_processes_train_like_one_with_a_refresh_inside(pair, single):
     assert [r["step"] for r in found] == [8]
 
 
+def test_each_process_decodes_its_part_of_a_batch_in_a_worker_of_its_own(pair, single):
+    assert_close(pair[0] / "streamed", single / "streamed", step=6)
+
+
 def test_one_process_goes_on_where_two_were_stopped_through_one_of_them(pair, single):
     folder, ((_, out, _), (_, other, _)) = pair
     at, again = (int(re.search(r"conr 15 stopped at step (\d+) of 16, saved in", said)[1]) for said in (out, other))
@@ -161,6 +178,7 @@ def test_one_process_writes_and_prints(pair):
         "swav",
         "anchors",
         "conr",
+        "streamed",
         "donor",
     ]
     scores = re.findall(r"^(?:swav|anchors) ({.*})$", out, re.MULTILINE)
@@ -225,11 +243,47 @@ def test_others_who_use_the_port_are_not_taken_for_processes():
         assert alone.result() is None
 
 
-def test_files_that_speak_of_connections_are_not_lost_processes(capsys):
-    hosts.tell(SettingError("/data/x.jpg cannot be read (Resource temporarily unavailable)"))
-    assert "error: : /data/x.jpg cannot be read (Resource" in capsys.readouterr().err
-    hosts.tell(RuntimeError("gloo: connection closed"))
-    assert "lost the other processes" in capsys.readouterr().err
+FAILING = """
+import sys, time
+from ssl_jax import ending, joining
+from ssl_jax.settings import SettingError
+address, process, failing = sys.argv[1], *map(int, sys.argv[2:])
+joining.join(None, address, 2, process, 60)
+try:
+    with ending.together():
+        if process == failing:
+            raise SettingError("/data/x.jpg cannot be read (Resource temporarily unavailable)")
+        time.sleep(100)
+except SettingError as error:
+    ending.fail(error, 2)
+"""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_when_one_process_fails_the_other_ends_with_its_line(failing):
+    port = free_port()
+    flags = lambda process: (f"127.0.0.1:{port}", str(process), str(failing))
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", FAILING, *flags(i)], env=environment(), stderr=subprocess.PIPE, text=True
+        )
+        for i in (0, 1)
+    ]
+    told = [process.communicate(timeout=100)[1].splitlines() for process in both]
+    line = f"process {failing} of 2: /data/x.jpg cannot be read (Resource temporarily unavailable)"
+    other = 1 - failing
+    assert told[failing][-1] == f"error: {line}"
+    assert told[other][-1] == f"error: process {other} of 2: ended with {line}"
+    assert not any("Fatal" in said or "Traceback" in said for said in told[0] + told[1])
+    assert [both[i].returncode for i in (failing, other)] == [2, 1]
+
+
+def test_connections_that_break_are_lost_processes(as_one_of_two, monkeypatch, capsys):
+    monkeypatch.setattr(ending, "_leaving", threading.Lock())
+    monkeypatch.setattr(ending.os, "_exit", sys.exit)
+    with pytest.raises(SystemExit):
+        ending.fail(RuntimeError("gloo: connection closed"), 1)
+    assert "error: process 1 of 2: lost the other processes; start all again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -261,6 +315,18 @@ def test_processes_of_a_cluster_that_do_not_come_are_named(monkeypatch, process,
         joining.join(True, "", 0, -1, 1)
 
 
+@pytest.mark.parametrize(("tasks", "devices"), [("2", None), ("4", [1])])
+def test_one_task_a_machine_takes_all_of_its_devices(monkeypatch, tasks, devices):
+    cluster = dict(JOB_ID="7", STEP_NODELIST="node[1-2]", NTASKS=tasks, PROCID="1", LOCALID="1", STEP_NUM_TASKS=tasks)
+    for name, value in (cluster | dict(STEP_NUM_NODES="2")).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    started = []
+    monkeypatch.setattr(joining, "_call_the_roll", lambda *given: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: started.append(given))
+    joining.join(True, "", 0, -1, 1)
+    assert started == [("node1:61447", int(tasks), 1, devices)]
+
+
 def test_many_tasks_are_not_taken_for_many_runs(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     with pytest.raises(SettingError, match="mpirun has started 4 processes of this command; --distributed"):
@@ -275,6 +341,7 @@ def as_one_of_two(monkeypatch):
     said = []
     monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
     monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hosts, "meet", lambda: None)
     monkeypatch.setattr(hosts, "gather", lambda text: [said.pop(0), text])
     monkeypatch.setattr(hosts, "share", lambda value: said.pop(0))
     return said

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "writer": {"ops", "settings"},
     "signals": set(),
     "hosts": {"ops", "settings"},
+    "ending": {"hosts", "settings"},
     "joining": {"settings"},
     "defaults": {"settings"},
     "data": {"data", "ops", "settings"},
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "encoder": {"compilation", "methods", "interface", "data", "models", "ops", "settings", "sharding"},
     "stages": {"methods", "boundary", "positives", "models", "data", "ops"} | BESIDE,
     "build": {"stages", "positives", "interface", "evaluation", "data", "ops"} | BESIDE,
-    "scoring": {"data", "stages", "build", "encoder", "hosts", "interface", "writer"},
+    "scoring": {"data", "stages", "build", "encoder", "hosts", "interface", "sharding", "writer"},
     "refreshing": {"scoring", "stages", "interface", "data"},
     "folder": {"defaults", "settings", "writer"},
     "environment": {"writer"},
@@ -88,7 +89,7 @@ MAY_IMPORT = {
     "report": {"cli", "compilation", "reporting", "settings"},
     "cli": {"settings"},
     "compilation": set(),
-    "main": {"cli", "compilation", "defaults", "hosts", "joining", "settings", "signals", "train"},
+    "main": {"cli", "compilation", "defaults", "ending", "hosts", "joining", "settings", "signals", "train"},
     "data/preview": {"cli", "build", "stages", "data", "settings"},  # a command, beside what it shows
 }
 

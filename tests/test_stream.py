@@ -190,6 +190,17 @@ def test_what_reads_a_run_again_reads_them_too(images, decoded, cached):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_worker_processes_of_a_test(load, key):
+    images, mesh = load("stream").train.images, make_mesh()
+    feed = Feed(images, mesh, key, batch_size=6, resident=False, workers=1)
+    try:
+        for step in range(3):
+            found, rows = feed.batch(step)
+            np.testing.assert_array_equal(found[:6], images[np.asarray(rows)])
+    finally:
+        feed.close()
+
+
 WORKERS = """
 import multiprocessing, os, signal, sys, time
 import jax, numpy as np

@@ -98,6 +98,17 @@ def copied(prepared, folder, name="tiny_shapes"):
     return target
 
 
+@pytest.mark.parametrize("content", [None, b'{"name": "tiny'])
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_what_tfds_says_of_a_set_that_is_damaged(load, prepared, tmp_path, name, content):
+    path = copied(prepared, tmp_path) / name
+    path.unlink() if content is None else path.write_bytes(content)
+    message = "cannot be read .*; prepare it anew|has no such data set"
+    with pytest.raises(SettingError, match=message) as caught:
+        load("tiny_shapes", dir=str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_other_formats_and_damaged_files(load, prepared, tmp_path):
     target = copied(prepared, tmp_path)
     info = json.loads((target / "dataset_info.json").read_text())

@@ -51,12 +51,11 @@ def recipe(plan):
 
 
 def step(case):
-    """The loop's own jitted step on resident images; `alone` on views that are drawn once."""
-    config = config_of(case)
+    """The loop's own jitted step on resident images, on one device; `alone` on views that are drawn once."""
+    config, mesh = config_of(case), make_mesh(jax.devices()[:1])
+    jax.set_mesh(mesh)
     with tempfile.TemporaryDirectory() as folder:
         plan = plan_of(config, Path(folder))
-    mesh = make_mesh()
-    jax.set_mesh(mesh)
     shardings, stage, key = state_shardings(mesh, plan.shapes), plan.stages[-1], jax.random.key(0)
     feed = Feed(plan.dataset.train.images, mesh, key, batch_size=plan.batch_size, resident=True)
     pixels = jnp.asarray(plan.dataset.train.images[: plan.batch_size])

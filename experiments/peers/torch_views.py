@@ -35,8 +35,9 @@ class Loader:
 
     def __init__(self, recipe, batch, workers, device):
         images, size = 2 * batch, recipe["image"]
-        self.rows, self.device = Rows(images, batch), device
+        self.rows, self.device, self.workers = Rows(images, batch), device, workers
         settings = dict(num_workers=workers, persistent_workers=workers > 0, pin_memory=device.type == "cuda")
+        settings |= dict(prefetch_factor=1) if workers else {}
         self.loader = DataLoader(Pictures(images, size, transform(recipe)), batch_sampler=self.rows, **settings)
 
     def batches(self, count):

@@ -49,14 +49,16 @@ def step(case):
     count = lambda module: sum(p.numel() for p in module.parameters() if p.requires_grad)
     model = kind(recipe)
     facts = {"parameters": count(model), "backbone": count(model.backbone)}
-    loaders = {"augmented": Loader(recipe, case["batch"], 0, DEVICE)}
-    if case["workers"]:
-        loaders["workers"] = Loader(recipe, case["batch"], case["workers"], DEVICE)
+    ways = ("augmented", "workers") if case["workers"] else ("augmented",)
+    ways = ways[-1:] if DEVICE.type == "cuda" else ways
+    loaders = {way: Loader(recipe, case["batch"], case["workers"] if way == "workers" else 0, DEVICE) for way in ways}
     makers = {}
     for form in case["forms"]:
         shared = Step(kind, recipe, form, case)
         makers[f"{form}/alone"] = lambda shared=shared: shared.alone
         for name, loader in loaders.items():
+            if case["method"] == "multicrop" and form != case["forms"][0]:
+                continue
             makers[f"{form}/{name}"] = lambda shared=shared, loader=loader: lambda calls: shared.fed(loader, calls)
     return facts, makers
 
@@ -93,6 +95,9 @@ class Step:
     def alone(self, calls):
         if self.model is None:
             self.make()
+        again()
+        if DEVICE.type == "cuda":
+            self.once(self.views)  # which asks for memory anew
         synchronise()
         began = time.perf_counter()
         for _ in range(calls):
@@ -101,21 +106,35 @@ class Step:
         return {"seconds": time.perf_counter() - began, "loss": float(loss.detach())}
 
     def fed(self, loader, calls):
-        """As many batches are fetched as steps are taken, the first of them before the clock starts."""
-        batches = loader.batches(calls + 1)
-        views = next(batches)
+        """As many batches are fetched as steps are taken, the first of them before the clock starts.
+
+        Of workers so many are taken that what they had ready, a batch each, does not count; seconds are of `calls`.
+        """
+        ready = loader.workers
+        steps = max(calls, 2 * ready)
+        batches = loader.batches(ready + steps + 1)
+        again()
+        for _ in range(ready + 1):
+            views = next(batches)
+        self.once(views)
         synchronise()
         began = time.perf_counter()
-        for _ in range(calls):
+        for _ in range(steps):
             loss = self.once(views)
             views = next(batches)
         synchronise()
-        return {"seconds": time.perf_counter() - began, "loss": float(loss.detach())}
+        return {"seconds": (time.perf_counter() - began) * calls / steps, "loss": float(loss.detach())}
 
 
 def synchronise():
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
+
+
+def again():
+    """Gives back the memory of the form before: four of them, and the other side's, do not fit a GPU together."""
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def called(function, check, compiled=False):

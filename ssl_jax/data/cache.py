@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.data import stored
+from ssl_jax.data import stored, turns
 from ssl_jax.data.decode import printable
 from ssl_jax.data.source import Dataset, Images
 from ssl_jax.settings import SettingError
@@ -64,10 +64,13 @@ def dataset(source, kind: str, facts, origin: str, work: Callable[[], Work]) -> 
     folder = root(source) / kind / _hash(facts)
     found = stored.read(folder)
     if found is None:
-        given = work()
-        with _writable(source):
-            stored.create(folder, given, origin, progress, skip_corrupt=source.skip_corrupt)
-        found = stored.read(folder)
+        with _in_turn(source, folder, f"decoding {origin}"):
+            found = stored.read(folder)
+            if found is None:
+                given = work()
+                with _writable(source):
+                    stored.create(folder, given, origin, progress, skip_corrupt=source.skip_corrupt)
+                found = stored.read(folder)
         if found is None:
             raise SettingError(f"{folder} cannot be read back; set data.cache to another folder")
     images, labels, index = found
@@ -83,17 +86,33 @@ def dataset(source, kind: str, facts, origin: str, work: Callable[[], Work]) -> 
     return Dataset(*splits, *facts, notes, listed=lambda: stored.names(folder))
 
 
-def kept(source, kind: str, facts, make: Callable[[], np.ndarray]) -> np.ndarray:
+def kept(source, kind: str, facts, make: Callable[[], np.ndarray], doing: str) -> np.ndarray:
     """A small array that takes long to make: `make()`, or what it gave before, from the cache's folder `kind`.
+
+    `doing` says what `make` does, to those who wait for another process that is at it.
 
     Raises:
         SettingError: the cache cannot be written.
     """
     path = root(source) / kind / f"{_hash(facts)}.npy"
+    found = _loaded(path)
+    if found is None:
+        with _in_turn(source, path, doing):
+            found = _loaded(path)
+            if found is None:
+                found = make()
+                _store(source, path, found)
+    return found
+
+
+def _loaded(path):
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
-        found = make()
+        return None
+
+
+def _store(source, path, found):
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}")
     try:
         with _writable(source):
@@ -105,7 +124,15 @@ def kept(source, kind: str, facts, make: Callable[[], np.ndarray]) -> np.ndarray
     finally:
         with suppress(OSError):  # the first one is told
             temporary.unlink()
-    return found
+
+
+@contextmanager
+def _in_turn(source, path, doing):
+    """Of all processes that share the cache, one at a time is in here for `path`."""
+    with _writable(source):
+        lock = turns.opened(path)
+    with turns.held(lock, doing):
+        yield
 
 
 def _hash(facts):

@@ -124,13 +124,18 @@ def _quiet():
         yield
 
 
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def in_order(function, items):
     """An iterator over `function(item)` of every item in turn, by a thread per CPU that work a few items ahead.
 
     When the block is left early no more than those few are still worked on.
     """
-    workers, items = os.cpu_count() or 1, iter(items)
+    workers, items = cpus(), iter(items)
     pool = ThreadPoolExecutor(workers)
 
     def results():

@@ -84,8 +84,10 @@ def labels(source, split, key, facts, title: str) -> np.ndarray:
     if not key:
         return np.full(len(split), UNLABELLED, np.int32)
 
+    doing = f"reading {len(split):,} labels of {title}"
+
     def read():
-        with cache.progress(len(split), f"reading {len(split):,} labels of {title}") as advance:
+        with cache.progress(len(split), doing) as advance:
             return np.array([(int(split[i][key]), advance())[0] for i in range(len(split))], np.int32)
 
-    return cache.kept(source, "labels", [facts, key], read)
+    return cache.kept(source, "labels", [facts, key], read, doing)

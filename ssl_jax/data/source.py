@@ -138,6 +138,9 @@ class Source:
         """Raises a SettingError for values that no data set takes."""
         if self.labels not in ("fine", "coarse", "none"):
             raise SettingError(f"data.labels={self.labels!r}: choose fine, coarse or none")
+        for key in ("dir", "cache"):
+            if "://" in getattr(self, key):
+                raise SettingError(f"data.{key}={getattr(self, key)}: a folder is wanted; mount the bucket as one")
         if self.limit < 0:
             raise SettingError(f"data.limit={self.limit}: at least 0; 0 takes all")
         if self.store not in ("cache", "stream"):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from ssl_jax.data.decode import CorruptError, printable
+from ssl_jax.data.decode import CorruptError, cpus, printable
 from ssl_jax.data.source import Dataset, Images, statistics
 from ssl_jax.settings import SettingError
 
@@ -116,11 +116,6 @@ class Streamed:
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cpus(), thread_name_prefix="decode")
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def dataset(source, origin: str, work) -> Dataset:

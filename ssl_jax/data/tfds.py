@@ -31,8 +31,11 @@ def tfds(name: str, source) -> Dataset:
     if not match:
         raise SettingError(f"data.name='tfds:{name}': give tfds:<name>, tfds:<name>/<config> or tfds:<name>:<version>")
     top = Path(source.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    folder = _prepared(top, name, **match.groupdict())
-    files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir() if p.is_file())
+    try:
+        folder = _prepared(top, name, **match.groupdict())
+        files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir() if p.is_file())
+    except OSError as error:
+        raise SettingError(f"tfds:{name}: {error.filename or top} cannot be read ({error.strerror})") from error
     facts = [str(folder.relative_to(top)), files, source.size, source.labels, source.test_share, source.unlabelled]
     work = lambda: _work(folder, name, top, source, facts[:2])
     if source.store == "stream":
@@ -86,7 +89,10 @@ def _command(name, top) -> str:
 
 def _work(folder, name, top, source, facts) -> cache.Work:
     """Reads the labels, and says how to decode."""
-    builder = records.builder(folder)
+    try:
+        builder = records.builder(folder)
+    except Exception as error:  # tfds raises all kinds for missing and damaged files
+        raise SettingError(printable(f"tfds:{name}: {folder} cannot be read ({error}); prepare it anew")) from error
     shape, key = _shape(builder, name, source), _label(builder, name, source)
     read = lambda part, key: _read(builder, part, key, name, top, source, facts)
     splits = list(builder.info.splits)
