@@ -12,6 +12,7 @@ from test_run import TESTS, TINY, tiny
 
 from ssl_jax.build import build
 from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.scoring import Scorer
 from ssl_jax.settings import SettingError
 from ssl_jax.sharding import bytes_per_device
 
@@ -231,6 +232,14 @@ def test_images_that_cannot_lie_on_a_device(monkeypatch):
     config = tiny("byol")
     config.resident_gb = 0.0
     build(config)
+
+
+def test_raw_pixels_that_would_fill_a_device_are_not_scored(monkeypatch):
+    scorer, taken = Scorer(build(tiny("byol")), None, None), 4 * (256 + 360) * 64
+    monkeypatch.setattr("ssl_jax.scoring.device_memory", lambda: 4 * taken)
+    assert scorer.too_many_pixels() == ""
+    monkeypatch.setattr("ssl_jax.scoring.device_memory", lambda: 4 * taken - 1)
+    assert scorer.too_many_pixels() == "no scores of raw pixels, which would take 0 GB on a device"
 
 
 def test_settings_are_checked_before_images_are_decoded(tmp_path):

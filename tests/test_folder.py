@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data import cache, datasets, decode, stored
+from ssl_jax.data import cache, datasets, decode, stored, turns
 from ssl_jax.settings import SettingError
 
 RNG = np.random.default_rng(0)
@@ -346,8 +346,9 @@ def test_what_a_killed_decode_leaves_is_not_taken_and_goes_after_a_day(images, l
     assert new.exists()
 
 
-def test_another_process_may_be_first(images, load, tmp_path, monkeypatch):
+def test_without_locks_another_process_may_be_first(images, load, tmp_path, monkeypatch):
     classes_below(images, 3)
+    monkeypatch.setattr(turns, "fcntl", None)
     fill, inner = stored._fill, []
 
     def slow(*args):
