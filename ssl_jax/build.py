@@ -48,7 +48,7 @@ def build(config: ConfigDict, dataset: datasets.Dataset | None = None) -> Plan:
     Raises:
         SettingError: one line on the first setting or file that cannot be used.
     """
-    config = completed(config)
+    config, trains = completed(config), dataset is None
     dataset = dataset or load_data(config)
     facts = _facts(config, len(dataset.train), len(dataset.classes))
     parts, evaluators, notes = stages(config, dataset, facts), {}, dataset.notes
@@ -63,7 +63,7 @@ def build(config: ConfigDict, dataset: datasets.Dataset | None = None) -> Plan:
     mesh = make_mesh() if mesh.empty else mesh
     with jax.set_mesh(mesh):
         plan = dataclasses.replace(plan, shapes=_shapes(plan))
-    _check_memory(mesh, plan)
+    _check_memory(mesh, plan, (dataset.train, dataset.test) if trains and parts[0].resident else ())
     check_features(plan)
     return plan
 
@@ -169,10 +169,9 @@ def _shapes(plan) -> TrainState:
     return shapes[-1]
 
 
-def _check_memory(mesh, plan):
-    """The train state, with the memory bank in it, fits the devices; and with it the images that are to lie there."""
+def _check_memory(mesh, plan, splits):
+    """The train state, with the memory bank in it, fits the devices; and with it the `splits` that are to lie there."""
     taken, limit = bytes_per_device(mesh, plan.shapes), device_memory()
-    splits = (plan.dataset.train, plan.dataset.test) if plan.stages[0].resident else ()
     state, images = sum(taken.values()), sum(split.images.nbytes for split in splits)
     if state + images <= limit:
         return

@@ -11,6 +11,7 @@ from PIL import Image
 from test_run import TESTS, TINY, tiny
 
 from ssl_jax.build import build
+from ssl_jax.data import datasets
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.scoring import Scorer
 from ssl_jax.settings import SettingError
@@ -229,6 +230,7 @@ def test_images_that_cannot_lie_on_a_device(monkeypatch):
     monkeypatch.setattr("ssl_jax.build.device_memory", lambda: needs + 10_000)  # of 256 + 360 images of 64 bytes
     with pytest.raises(SettingError, match=r"the images take 0.0 GB .*; lower resident_gb, which is 8: 0 leaves them"):
         build(tiny("byol"))
+    build(tiny("byol"), datasets.load("digits", limit=256))  # a run that is read again
     config = tiny("byol")
     config.resident_gb = 0.0
     build(config)
