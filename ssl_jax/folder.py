@@ -5,15 +5,11 @@ import json
 from pathlib import Path
 
 from ssl_jax import defaults, writer
+from ssl_jax.data import turns
 from ssl_jax.settings import SettingError
 
 FINGERPRINT = "data_fingerprint"  # beside the settings in config.json
 FACTS = "data_facts"  # likewise; see `Dataset.facts`
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
 
 
 @contextlib.contextmanager
@@ -35,7 +31,8 @@ def claim(folder: Path, config, fingerprint: str, facts=None):
     except OSError as error:
         raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
     with lock:
-        _lock(lock, folder)
+        if not turns.locked(lock):
+            raise SettingError(f"another process is training in {folder}; name another folder with --workdir")
         new = json.loads(config.to_json_best_effort()) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
         if path.exists():
             _same_training(new, path)
@@ -56,16 +53,6 @@ def recorded(folder) -> dict:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise SettingError(f"{path} is damaged ({error})") from error
-
-
-def _lock(file, folder):
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise SettingError(f"another process is training in {folder}; name another folder with --workdir") from error
-    except OSError:
-        pass  # a file system without locks
 
 
 def _same_training(new: dict, path: Path):

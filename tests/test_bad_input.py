@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from test_run import TESTS, TINY, tiny
 
+from ssl_jax import train
 from ssl_jax.build import build
 from ssl_jax.data import datasets
 from ssl_jax.ops.mesh import make_mesh
@@ -234,6 +235,11 @@ def test_images_that_cannot_lie_on_a_device(monkeypatch):
     config = tiny("byol")
     config.resident_gb = 0.0
     build(config)
+
+
+def test_a_bucket_is_no_run_folder():
+    with pytest.raises(SettingError, match="workdir gs://bucket/run: a folder is wanted; mount the bucket as one"):
+        train.run(tiny(), "gs://bucket/run")
 
 
 def test_raw_pixels_that_would_fill_a_device_are_not_scored(monkeypatch):

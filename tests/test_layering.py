@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "build": {"stages", "positives", "interface", "evaluation", "data", "ops"} | BESIDE,
     "scoring": {"data", "stages", "build", "encoder", "hosts", "interface", "sharding", "writer"},
     "refreshing": {"scoring", "stages", "interface", "data"},
-    "folder": {"defaults", "settings", "writer"},
+    "folder": {"data", "defaults", "settings", "writer"},
     "environment": {"writer"},
     "watch": set(),
     "feed": {"data", "sharding"},

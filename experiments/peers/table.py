@@ -50,7 +50,7 @@ def table(rows) -> str:
         own = [row for row in rows if row["device"] == device]
         versions = {f"{k} {v}": None for row in own for k, v in row["versions"].items()}
         dates = sorted({row["date"] for row in own})
-        repeats = sorted({str(row["repeats"]) for row in own})
+        repeats = map(str, sorted({row["repeats"] for row in own}))
         lines += [
             f"**{device}**. {', '.join(versions)}; {', '.join(dates)}; medians of {' or '.join(repeats)} turns.",
             "",

@@ -32,9 +32,9 @@ def held(lock, doing: str):
     without locks all are let in: each makes its own then, and the first one's stays.
     """
     with lock:
-        if not _locked(lock):
+        if not locked(lock):
             print(printable(f"waiting for another process that is {doing}"), file=sys.stderr, flush=True)
-            while not _locked(lock):
+            while not locked(lock):
                 time.sleep(0.2)
         try:
             yield
@@ -43,7 +43,8 @@ def held(lock, doing: str):
                 os.unlink(lock.name)
 
 
-def _locked(lock) -> bool:
+def locked(lock) -> bool:
+    """Whether this process has the lock of an open file now; also where the file system has no locks."""
     try:
         if fcntl:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
