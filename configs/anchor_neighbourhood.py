@@ -12,7 +12,7 @@ on the test set), none our own. The released code normalises CIFAR with a deviat
 CIFAR-10's numbers; ours are the pixels' own.
 """
 
-from ssl_jax import defaults
+from ssl_jax.settings import defaults
 
 
 def get_config(variant="digits"):
@@ -30,8 +30,7 @@ def get_config(variant="digits"):
     # Each round is a run of its own to the rate: it follows method.rounds.
     config.optim.schedule.repeats = config.method.get_oneway_ref("rounds") + 1
     config.evals.neighbourhood = dict(k=1)
-    variants = (digits, cifar10, cifar100, svhn)
-    return defaults.apply_variant(config, variant, {v.__name__: v for v in variants})
+    return defaults.apply_variant(config, variant, VARIANTS)
 
 
 def digits(config):
@@ -63,3 +62,6 @@ def svhn(config):
     """As CIFAR-10, on the 73,257 digits of the training split (kNN 94.4 %)."""
     cifar10(config)
     config.data.update(name="tfds:svhn_cropped", size=32)
+
+
+VARIANTS = defaults.by_name(digits, cifar10, cifar100, svhn)

@@ -10,7 +10,7 @@ CIFAR and ImageNet: made for GPUs. The numbers in their docstrings are the autho
 backbone computes in bfloat16 (--config.model.dtype=float32: all of it in single precision).
 """
 
-from ssl_jax import defaults
+from ssl_jax.settings import defaults
 
 
 def get_config(variant="digits"):
@@ -28,8 +28,7 @@ def get_config(variant="digits"):
     )
     config.head.update(dim=256, hidden=(4096,))
     config.optim.groups = dict(predictor=defaults.group("^predictor", factor=10.0))
-    variants = (digits, cifar10, cifar20, imagenet)
-    return defaults.apply_variant(config, variant, {v.__name__: v for v in variants})
+    return defaults.apply_variant(config, variant, VARIANTS)
 
 
 def digits(config):
@@ -94,3 +93,6 @@ def imagenet(config):
     config.baselines = False
     config.evals = dict(knn=config.evals.knn)
     config.evals.knn.update(k=20, feature="backbone")
+
+
+VARIANTS = defaults.by_name(digits, cifar10, cifar20, imagenet)

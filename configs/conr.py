@@ -31,8 +31,8 @@ CIFAR and others: made for GPUs. The numbers in the docstrings are the paper's, 
 import runpy
 from pathlib import Path
 
-from ssl_jax import defaults
-from ssl_jax.settings import SettingError
+from ssl_jax.settings import defaults
+from ssl_jax.settings.resolve import SettingError
 
 BASES = ("byol", "simsiam", "moco")
 
@@ -43,8 +43,6 @@ def get_config(variant="digits", base=""):
     base = base or chosen or "byol"
     if base not in BASES:
         raise SettingError(f"base={base!r} is not known; choose one of: {', '.join(BASES)}")
-    variants = (digits, paper_cifar10, paper_cifar20, released_cifar10, stl10, imagenet10, imagenet_dogs)
-    known = {v.__name__: v for v in variants}
     small = "digits" if variant == "digits" else "cifar10" if base == "byol" else "cifar10_propos"
     config = runpy.run_path(str(Path(__file__).with_name(f"{base}.py")))["get_config"](small)
     config.base = base
@@ -82,7 +80,7 @@ def get_config(variant="digits", base=""):
     config.stages.pretrain = dict(
         until_epoch=config.get_oneway_ref("epochs").to_float() * 0.8, positives=dict(name="instance")
     )
-    return defaults.apply_variant(config, variant, known)
+    return defaults.apply_variant(config, variant, VARIANTS)
 
 
 def digits(config):
@@ -160,3 +158,6 @@ def _large(config, size):
     config.augment.pair.size = size
     config.model.update(depth=34, stem="imagenet")
     config.evals.knn.k = 20
+
+
+VARIANTS = defaults.by_name(digits, paper_cifar10, paper_cifar20, released_cifar10, stl10, imagenet10, imagenet_dogs)

@@ -10,7 +10,7 @@ CIFAR and ImageNet: made for GPUs. No number of our own yet; those in the docstr
 released code normalises CIFAR with a deviation of about 0.2; ours is the pixels' own (0.247, 0.244, 0.262).
 """
 
-from ssl_jax import defaults
+from ssl_jax.settings import defaults
 
 
 def get_config(variant="digits"):
@@ -24,8 +24,7 @@ def get_config(variant="digits"):
         momentum=0.5,
     )
     config.optim.update(name="sgd", learning_rate=0.03, momentum=0.9, weight_decay=5e-4)
-    variants = (digits, cifar10, cifar100, imagenet_resnet18, imagenet_resnet50)
-    return defaults.apply_variant(config, variant, {v.__name__: v for v in variants})
+    return defaults.apply_variant(config, variant, VARIANTS)
 
 
 def digits(config):
@@ -80,3 +79,6 @@ def imagenet_resnet50(config):
     """
     imagenet_resnet18(config)
     config.model.depth = 50
+
+
+VARIANTS = defaults.by_name(digits, cifar10, cifar100, imagenet_resnet18, imagenet_resnet50)

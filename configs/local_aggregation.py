@@ -13,7 +13,7 @@ The paper's ablation, by override: --config.method.close=neighbours (the nearest
 --config.method.clusterings=1 (one clustering), --config.method.background=0 (all rows are background).
 """
 
-from ssl_jax import defaults
+from ssl_jax.settings import defaults
 
 
 def get_config(variant="digits"):
@@ -37,8 +37,7 @@ def get_config(variant="digits"):
     config.stages.warmup = dict(until_epoch=10.0, method=dict(objective="softmax"))
     config.optim.update(name="sgd", learning_rate=0.03, momentum=0.9, weight_decay=1e-4)
     config.optim.groups.batch_norm = defaults.group("bn[^/]*/(scale|bias)$", weight_decay=0.0)
-    variants = (digits, cifar10, cifar100, imagenet_resnet18, imagenet_resnet50)
-    return defaults.apply_variant(config, variant, {v.__name__: v for v in variants})
+    return defaults.apply_variant(config, variant, VARIANTS)
 
 
 def digits(config):
@@ -95,3 +94,6 @@ def imagenet_resnet50(config):
     imagenet_resnet18(config)
     config.model.depth = 50
     config.optim.schedule.at_epochs = (152.0, 189.0)
+
+
+VARIANTS = defaults.by_name(digits, cifar10, cifar100, imagenet_resnet18, imagenet_resnet50)

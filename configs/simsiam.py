@@ -10,7 +10,7 @@ CIFAR and ImageNet: made for GPUs. The numbers in their docstrings are the autho
 backbone computes in bfloat16 (--config.model.dtype=float32: as the authors').
 """
 
-from ssl_jax import defaults
+from ssl_jax.settings import defaults
 
 
 def get_config(variant="digits"):
@@ -18,8 +18,7 @@ def get_config(variant="digits"):
     config.method = dict(name="simsiam", predictor=(512,), joint_views=False)
     config.head.update(dim=2048, hidden=(2048,), bias=False, output_norm="plain", output_bias=False)
     config.optim.groups = dict(predictor=defaults.group("^predictor", fixed_rate=True))
-    variants = (digits, cifar10, cifar10_propos, cifar20_propos, imagenet)
-    return defaults.apply_variant(config, variant, {v.__name__: v for v in variants})
+    return defaults.apply_variant(config, variant, VARIANTS)
 
 
 def digits(config):
@@ -82,3 +81,6 @@ def imagenet(config):
     config.baselines = False
     config.evals = dict(knn=config.evals.knn)
     config.evals.knn.update(k=20, feature="backbone")
+
+
+VARIANTS = defaults.by_name(digits, cifar10, cifar10_propos, cifar20_propos, imagenet)

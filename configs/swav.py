@@ -11,7 +11,7 @@ CIFAR and ImageNet: made for GPUs. The numbers in their docstrings are the recip
 the backbone computes in bfloat16, where theirs did in mixed float16.
 """
 
-from ssl_jax import defaults
+from ssl_jax.settings import defaults
 
 
 def get_config(variant="digits"):
@@ -28,8 +28,7 @@ def get_config(variant="digits"):
         queue_starts_epoch=15.0,
     )
     config.optim.groups = dict(prototypes=defaults.group("^prototypes", frozen_epochs=1.0))
-    variants = (digits, cifar10, cifar10_multicrop, cifar100, folder, imagenet, imagenet_bs256)
-    return defaults.apply_variant(config, variant, {v.__name__: v for v in variants})
+    return defaults.apply_variant(config, variant, VARIANTS)
 
 
 def _paper_view(size, **changes):
@@ -149,3 +148,6 @@ def imagenet_bs256(config):
     config.method.queue_length = 3840
     config.optim.learning_rate = 0.6
     config.optim.schedule.update(warmup_epochs=0.0, start=0.0, final=0.0006)
+
+
+VARIANTS = defaults.by_name(digits, cifar10, cifar10_multicrop, cifar100, folder, imagenet, imagenet_bs256)

@@ -65,7 +65,7 @@ def compiled_step(name, rows, mesh, network):
     from ssl_jax import optim, train
     from ssl_jax.data.augment import View
     from ssl_jax.interface import Batch, TrainState
-    from ssl_jax.sharding import batch_sharding, replicated, state_shardings
+    from ssl_jax.runtime.sharding import batch_sharding, replicated, state_shardings
     from ssl_jax.stages import Stage
 
     schedule = lambda step: jnp.full((), 0.03)

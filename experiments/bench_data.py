@@ -20,11 +20,13 @@ import time
 import jax
 from absl import flags
 
-from ssl_jax import cli, compilation, train
+from ssl_jax import train
 from ssl_jax.build import build, fresh_state
-from ssl_jax.feed import Feed
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.sharding import state_shardings
+from ssl_jax.runtime import compilation
+from ssl_jax.runtime.sharding import state_shardings
+from ssl_jax.settings import command_line
+from ssl_jax.training.batches import Batches
 
 WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Worker processes of the stream; 0 is threads.")
 BATCHES = flags.DEFINE_integer("batches", 20, "Batches that are timed, a round.", lower_bound=1)
@@ -44,7 +46,7 @@ class Source:
         self.plan = build(config)
         self.opens = time.perf_counter() - began
         how = dict(batch_size=self.plan.batch_size, resident=False, workers=workers)
-        self.feed = Feed(self.plan.dataset.train.images, mesh, key, **how)
+        self.batches = Batches(self.plan.dataset.train.images, mesh, key, **how)
         began = time.perf_counter()
         self.batch()
         self.first = time.perf_counter() - began
@@ -55,7 +57,7 @@ class Source:
 
     def batch(self):
         running = self.metrics and self.metrics["loss"]
-        found = self.feed.batch(self.step, running)
+        found = self.batches.batch(self.step, running)
         self.step += 1
         return found
 
@@ -74,12 +76,12 @@ class Source:
         for _ in range(4 + 4 * self.workers):
             work()
         jax.block_until_ready(self.metrics)
-        self.feed.waited, began = 0.0, time.perf_counter()
+        self.batches.waited, began = 0.0, time.perf_counter()
         for _ in range(BATCHES.value):
             work()
         jax.block_until_ready(self.metrics)
         seconds = time.perf_counter() - began
-        return BATCHES.value * self.plan.batch_size / seconds, self.feed.waited / seconds
+        return BATCHES.value * self.plan.batch_size / seconds, self.batches.waited / seconds
 
 
 def main():
@@ -87,7 +89,7 @@ def main():
     mesh, key = make_mesh(), jax.random.key(0)
     with jax.set_mesh(mesh):
         ways = {"cache": ("cache",)} | {f"stream, {n} workers": ("stream", int(n)) for n in WORKERS.value}
-        sources = {name: Source(cli.CONFIG.value, mesh, key, *way) for name, way in ways.items()}
+        sources = {name: Source(command_line.CONFIG.value, mesh, key, *way) for name, way in ways.items()}
         found = {name: [] for name in sources}
         for _ in range(ROUNDS.value):
             for name, source in sources.items():
@@ -108,4 +110,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    command_line.start(main)

@@ -34,9 +34,9 @@ def splits_of_run(args) -> tuple[dict, int]:
     """Splits of the run's features, the first so many images of each, and the number of classes."""
     import jax
 
+    from ssl_jax.inference.transfer import scorer
     from ssl_jax.ops.mesh import make_mesh
-    from ssl_jax.restored import config_for, open_run
-    from ssl_jax.transfer import scorer
+    from ssl_jax.runs.restore import config_for, open_run
 
     config = config_for(args.workdir, ("probe", "clustering"))
     config.data.update({"limit": args.train} | ({"dir": args.data} if args.data else {}))
@@ -84,7 +84,7 @@ def main():
 
     from rich.console import Console
 
-    from ssl_jax import writer
+    from ssl_jax.runs.console import Status
 
     began, classes = time.perf_counter(), args.classes
     if args.workdir:
@@ -92,7 +92,7 @@ def main():
     else:
         splits = random_splits(args.train, args.test, args.dim, classes)
     rows = {"features": (time.perf_counter() - began, {})}
-    with writer.Status(Console()) as progress:
+    with Status(Console()) as progress:
         for name, evaluator in evaluators(args, len(splits["train"].labels), classes).items():
             rows[name] = measure(name, evaluator, splits, progress.status)
     shape = splits["train"].features["backbone"].shape

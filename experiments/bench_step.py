@@ -35,17 +35,18 @@ import numpy as np
 import optax
 from absl import flags
 
-from ssl_jax import cli, train
+from ssl_jax import train
 from ssl_jax.build import build, completed
-from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import draw_views
 from ssl_jax.interface import Batch
 from ssl_jax.models.network import Network
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.ops.vectors import unit
-from ssl_jax.positives import Instance
-from ssl_jax.refreshing import refresh
-from ssl_jax.sharding import batch_sharding, replicated, state_shardings
+from ssl_jax.positives.instance import Instance
+from ssl_jax.runtime.compilation import convolution_options
+from ssl_jax.runtime.sharding import batch_sharding, replicated, state_shardings
+from ssl_jax.settings import command_line
+from ssl_jax.training.refresh import refresh
 
 RUNS = flags.DEFINE_integer("runs", 10, "Timed runs of each part, after two that are not.", lower_bound=1)
 EXAMPLES = flags.DEFINE_integer("examples", 0, "Images of the made-up data set; default: what the method needs.")
@@ -219,7 +220,7 @@ def trace(plan, state, images, index, key, shardings, mesh):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        plan = plan_of(cli.CONFIG.value, Path(folder), EXAMPLES.value)
+        plan = plan_of(command_line.CONFIG.value, Path(folder), EXAMPLES.value)
     mesh, key = make_mesh(), jax.random.key(0)
     with jax.set_mesh(mesh):
         shardings = state_shardings(mesh, plan.shapes)
@@ -242,4 +243,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    command_line.start(main)

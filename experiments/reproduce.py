@@ -96,9 +96,11 @@ ROWS = {
 
 def run(name: str, *, data="", seed=0, minutes=0.0, settings=(), commit="", folder="runs/reproduce") -> bool:
     """Trains the row on, for at most `minutes` (0: to its end); True when it is finished and on record."""
-    from ssl_jax import compilation, defaults, train
-    from ssl_jax.settings import SettingError
-    from ssl_jax.signals import Stopped
+    from ssl_jax import train
+    from ssl_jax.runtime import compilation
+    from ssl_jax.runtime.preemption import Stopped
+    from ssl_jax.settings import defaults
+    from ssl_jax.settings.resolve import SettingError
 
     row = ROWS.get(name) or sys.exit(f"error: no row {name!r}; choose one of: {', '.join(ROWS)}")
     label = " ".join([name, *sorted(s for s in settings if not defaults.only_observes(s.partition("=")[0]))])

@@ -29,9 +29,10 @@ import numpy as np
 from absl import flags
 from bench_step import EXAMPLES, RUNS, measure, parts_of, plan_of
 
-from ssl_jax import cli, train
+from ssl_jax import train
 from ssl_jax.build import completed
 from ssl_jax.models.resnet import STAGES, convolutions
+from ssl_jax.settings import command_line
 from ssl_jax.stages import views_of
 
 PEAK = flags.DEFINE_float("peak", 0.0, "TFLOP/s of a data sheet; 0 measures this machine's.")
@@ -148,13 +149,13 @@ def measured(config):
 
 
 def main():
-    config = completed(cli.CONFIG.value)
+    config = completed(command_line.CONFIG.value)
     views = " + ".join(f"{v.count}x{v.size}" for v in views_of(config))
     model, given = config.model, PEAK.value and STREAM.value
     if bool(PEAK.value) != bool(STREAM.value):
-        cli.fail("--peak and --stream go together", 2)
+        command_line.fail("--peak and --stream go together", 2)
     if model.name != "resnet":
-        cli.fail(f"model.name={model.name!r}: this counts the layers of a resnet", 2)
+        command_line.fail(f"model.name={model.name!r}: this counts the layers of a resnet", 2)
     where = "computed, from a data sheet" if given else f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
     print(f"{where}: {config.method.name}, ResNet-{model.depth} width {model.width}, {model.dtype}, {views}, ", end="")
     print(f"batch {config.batch_size}")
@@ -164,4 +165,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    command_line.start(main)

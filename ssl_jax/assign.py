@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ssl_jax import cli
+from ssl_jax.settings import command_line
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main made it.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
@@ -32,21 +32,24 @@ def main():
     import jax
     from rich.console import Console
 
-    from ssl_jax import compilation, writer
-    from ssl_jax.cluster_files import Target
-    from ssl_jax.labelled import label
+    from ssl_jax.clustering.label import label
+    from ssl_jax.clustering.output import OutputFiles
     from ssl_jax.ops.mesh import make_mesh
-    from ssl_jax.restored import open_run
+    from ssl_jax.runs.console import table_width
+    from ssl_jax.runs.restore import open_run
+    from ssl_jax.runtime import compilation
 
-    target = Target(Path(OUT.value), OVERWRITE.value)
+    target = OutputFiles(Path(OUT.value), OVERWRITE.value)
     target.check()
     compilation.enable_cache()
     console, mesh = Console(), make_mesh()
-    console.width = writer.wide(console) or console.width
+    console.width = table_width(console) or console.width
     say = lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
     with jax.set_mesh(mesh):
         run = open_run(WORKDIR.value, mesh, CHECKPOINT.value)
-    report = label(run, cli.CONFIG.value, cli.overrides("data"), count=CLUSTERS.value, by=BY.value, report=say)
+    report = label(
+        run, command_line.CONFIG.value, command_line.overrides("data"), count=CLUSTERS.value, by=BY.value, report=say
+    )
     written = target.write(report, SHEETS.value)
     console.print(report.table())
     for line in (*report.lines(), written):
@@ -54,4 +57,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.start(main, prepare=cli.with_run)
+    command_line.start(main, prepare=command_line.with_run)

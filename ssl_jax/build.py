@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import defaults, positives
 from ssl_jax.data import datasets
-from ssl_jax.data.pipeline import INIT, stream
+from ssl_jax.data.rng import INIT, key_for
 from ssl_jax.interface import Batch, TrainState
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.settings import SettingError, choose, complete, convert, fill, section, unknown
-from ssl_jax.sharding import bytes_per_device, device_memory
+from ssl_jax.positives.instance import Instance
+from ssl_jax.runtime.sharding import bytes_per_device, device_memory
+from ssl_jax.settings import defaults
+from ssl_jax.settings.resolve import SettingError, choose, complete, convert, fill, section, unknown
 from ssl_jax.stages import Stage, stages, views_of
 
 
@@ -239,9 +240,9 @@ def fresh_state(plan: Plan, key, shardings=None) -> TrainState:
     # Many small random draws: on a CPU most of the time would go into optimising their code.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     make = lambda key: init_state(plan, plan.stages[0], key)
-    return jax.jit(make, out_shardings=shardings, compiler_options=options)(stream(key, INIT))
+    return jax.jit(make, out_shardings=shardings, compiler_options=options)(key_for(key, INIT))
 
 
 def _positives_state(plan, stage, key):
-    chosen = getattr(stage.method, "positives", positives.Instance())
+    chosen = getattr(stage.method, "positives", Instance())
     return chosen.init(key, len(plan.dataset.train), plan.config.head.dim)

@@ -9,8 +9,8 @@ import json
 
 from absl import flags
 
-from ssl_jax import cli
-from ssl_jax.settings import SettingError
+from ssl_jax.settings import command_line
+from ssl_jax.settings.resolve import SettingError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main made it.")
 EVALS = flags.DEFINE_string("evals", "", "Evaluators, separated by commas; default: those of the run's config.")
@@ -21,37 +21,39 @@ def main():
     import jax
     from rich.console import Console
 
-    from ssl_jax import compilation, scoring, writer
+    from ssl_jax.inference.transfer import scorer
     from ssl_jax.ops.mesh import make_mesh
-    from ssl_jax.restored import open_run, other_data
-    from ssl_jax.transfer import scorer
+    from ssl_jax.runs.console import Status, table_width
+    from ssl_jax.runs.restore import open_run, other_data
+    from ssl_jax.runs.scores import FEATURES, format_scores, score_table, shown_scores
+    from ssl_jax.runtime import compilation
 
     compilation.enable_cache()
     console, mesh = Console(), make_mesh()
     with jax.set_mesh(mesh):
         run = open_run(WORKDIR.value, mesh, CHECKPOINT.value)
-        config, given = cli.CONFIG.value, cli.overrides("data")
+        config, given = command_line.CONFIG.value, command_line.overrides("data")
         other_data(config, given, run.plan.config)
         score, path = scorer(run, config), run.folder / "evaluations.jsonl"
         append(path, "")
         said = f"{run.folder} at epoch {run.epoch:g}, on {score.data}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
         found, failed = {}, {}
-        with writer.Status(console) as progress:
+        with Status(console) as progress:
             for name, values in score(progress.status):
                 if isinstance(values, Exception):
                     failed[name] = f"{type(values).__name__}: {values}"
                     continue
                 found |= values
-                progress.note(writer.listed({f"eval/{k}": v for k, v in values.items()}, every=True))
+                progress.note(format_scores({f"eval/{k}": v for k, v in values.items()}, every=True))
     record = dict(step=run.step, data=score.data, scores=found, failed=failed, settings=score.settings)
     record["date"] = str(datetime.date.today())
-    rows = {scoring.FEATURES["eval"]: found}
-    if writer.names(rows):
-        console.print(writer.table(str(run.folder), rows), width=writer.wide(console))
+    rows = {FEATURES["eval"]: found}
+    if shown_scores(rows):
+        console.print(score_table(str(run.folder), rows), width=table_width(console))
     append(path, json.dumps(record) + "\n")
     if failed:
-        cli.fail("; ".join(f"{name} failed ({why})" for name, why in failed.items()), 1)
+        command_line.fail("; ".join(f"{name} failed ({why})" for name, why in failed.items()), 1)
 
 
 def append(path, text):
@@ -71,4 +73,4 @@ def append(path, text):
 
 
 if __name__ == "__main__":
-    cli.start(main, prepare=cli.with_run)
+    command_line.start(main, prepare=command_line.with_run)

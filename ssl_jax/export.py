@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ssl_jax import cli
+from ssl_jax.settings import command_line
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main made it.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
@@ -20,10 +20,10 @@ OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace the file.")
 def main():
     import jax
 
-    from ssl_jax import snippets
+    from ssl_jax.inference import snippets
+    from ssl_jax.inference.pretrained import export, writable
     from ssl_jax.ops.mesh import make_mesh
-    from ssl_jax.pretrained import export, writable
-    from ssl_jax.restored import open_run
+    from ssl_jax.runs.restore import open_run
 
     out, mesh = Path(OUT.value), make_mesh()
     writable(out, OVERWRITE.value)
@@ -44,4 +44,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.start(main, prepare=cli.with_run)
+    command_line.start(main, prepare=command_line.with_run)

@@ -19,7 +19,7 @@ Embed = Callable[[str], jax.Array]
 """`embed(name) -> [N, D]`: a named feature of the clean training images, in data set order, on every device."""
 
 
-def silent(text: str) -> None:
+def no_progress(text: str) -> None:
     """Takes a progress line of a long refresh or evaluation and shows it nowhere."""
 
 
@@ -84,7 +84,7 @@ class Method(Protocol):
     def refresh_at(self, step: int) -> bool:
         """On the host: is `refresh` due before the batch of this step?"""
 
-    def refresh(self, state: TrainState, embed: Embed, key, report=silent) -> tuple[TrainState, Mapping[str, Any]]:
+    def refresh(self, state: TrainState, embed: Embed, key, report=no_progress) -> tuple[TrainState, Mapping[str, Any]]:
         """Clustering or neighbourhood discovery: a pure function of state and step. `report` takes progress lines."""
 
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
@@ -144,5 +144,5 @@ class Evaluator(Protocol):
         """Yields (name, value) from the splits `train`, `test` and `trained`; `state` is None for baselines.
 
         `trained`, everything that was trained on, is `train` unless `data.whole` adds the test images. Where it takes
-        `report` too, that is called with progress lines (`silent` shows none).
+        `report` too, that is called with progress lines (`no_progress` shows none).
         """

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from absl import flags
 
-from ssl_jax import cli, defaults
-from ssl_jax.settings import SettingError
+from ssl_jax.settings import command_line, defaults
+from ssl_jax.settings.resolve import SettingError
 
 DISTRIBUTED = flags.DEFINE_boolean("distributed", None, "One run on all processes that Slurm, MPI or a pod started.")
 COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, of several that are started by hand.")
@@ -23,8 +23,8 @@ def default_workdir() -> Path:
 
     Nor does `data.dir`, where it says no more than where a known data set lies.
     """
-    stem, variant, overrides = cli.config_name()
-    own_data = cli.CONFIG.value.data.name not in ("digits", "cifar10", "cifar100")
+    stem, variant, overrides = command_line.config_name()
+    own_data = command_line.CONFIG.value.data.name not in ("digits", "cifar10", "cifar100")
     counts = lambda key: not defaults.only_observes(key) or (own_data and key == "data.dir")
     overrides = {k: v for k, v in overrides.items() if counts(k)}
     name = "-".join(part for part in (stem, variant) if part)
@@ -36,9 +36,9 @@ def default_workdir() -> Path:
 
 def _end(message, code):
     """The end that all processes come to together: the first one tells of it."""
-    from ssl_jax import hosts
+    from ssl_jax.runtime import processes
 
-    if hosts.is_first():
+    if processes.is_first():
         print(message, file=sys.stderr)
     sys.exit(code)
 
@@ -47,30 +47,31 @@ def main():
     try:
         import jax
 
-        from ssl_jax import compilation, ending, hosts, joining, signals, train
+        from ssl_jax import train
+        from ssl_jax.runtime import compilation, failure, preemption, processes, rendezvous
 
-        joining.join(DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value, JOIN_SECONDS.value)
+        rendezvous.join(DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value, JOIN_SECONDS.value)
     except KeyboardInterrupt:
         sys.exit(130)
     # On CPUs no process waits longer than 30 s for another, and only the first one's programs would be kept.
     if not (jax.distributed.is_initialized() and jax.default_backend() == "cpu"):
         compilation.enable_cache()
     try:
-        with ending.together():
-            train.run(cli.CONFIG.value, WORKDIR.value or default_workdir())
-    except (train.NotFinite, hosts.Agreed) as error:
+        with failure.exit_together():
+            train.run(command_line.CONFIG.value, WORKDIR.value or default_workdir())
+    except (train.NotFinite, processes.Agreed) as error:
         _end(f"error: {' '.join(str(error).split())}", 1 if isinstance(error, train.NotFinite) else 2)
-    except signals.Stopped as stopped:
+    except preemption.Stopped as stopped:
         _end(stopped, 128 + stopped.signum)
     except KeyboardInterrupt:
         said = "stopped at once; the same command goes on from the last checkpoint"
-        if hosts.count() == 1:
+        if processes.count() == 1:
             print(said, file=sys.stderr)
             sys.exit(130)
-        ending.fail(KeyboardInterrupt(said), 130)
+        failure.fail(KeyboardInterrupt(said), 130)
     except Exception as error:
-        ending.fail(error, 2 if isinstance(error, SettingError) else 1)
+        failure.fail(error, 2 if isinstance(error, SettingError) else 1)
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    command_line.start(main)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
-from ssl_jax import cli
-from ssl_jax.settings import SettingError
+from ssl_jax.settings import command_line
+from ssl_jax.settings.resolve import SettingError
 
 OUT = flags.DEFINE_string("out", "", "The file; default RUN/report/index.html, of several runs report.html.")
 IMAGES = flags.DEFINE_integer(
@@ -21,14 +21,14 @@ IMAGES = flags.DEFINE_integer(
 
 def with_runs(argv) -> list[str]:
     """`argv` with --config naming the settings of the first run; flags first, as absl wants them, then the runs."""
-    given = cli.joined(argv[1:], r"out|images|config\.data\.(name|dir|cache)")
+    given = command_line.joined(argv[1:], r"out|images|config\.data\.(name|dir|cache)")
     runs = [arg for arg in given if not arg.startswith("-")]
     if any(re.match("--?config(=|$)", arg) for arg in given):
         raise SettingError("a report takes the settings of its runs; leave out --config")
     settings = [arg for arg in given if arg.startswith("-")]
-    if not runs and not any(re.match("--?help", arg) for arg in settings):
+    if not runs:
         raise SettingError("name a run folder, or several: python -m ssl_jax.report RUN [RUN ...]")
-    config = [f"--config={Path(__file__).with_name('recorded.py')}:{runs[0]}"] if runs else []
+    config = [f"--config={command_line.RUN_CONFIG}:{runs[0]}"] if runs else []
     return [argv[0], *config, *settings, "--", *runs]
 
 
@@ -58,8 +58,8 @@ def main(folders):
     from ml_collections import config_flags
     from rich.console import Console
 
-    from ssl_jax import compilation
     from ssl_jax.reporting import make, record
+    from ssl_jax.runtime import compilation
 
     runs, path = record.read(folders), target(folders)
     given = config_flags.get_override_values(flags.FLAGS["config"])
@@ -75,4 +75,4 @@ def main(folders):
 
 
 if __name__ == "__main__":
-    cli.start(main, prepare=with_runs, operands=True)
+    command_line.start(main, prepare=with_runs, operands=True)

@@ -7,12 +7,14 @@ from typing import Any
 import optax
 from ml_collections import ConfigDict
 
-from ssl_jax import defaults, optim, positives, schedules
-from ssl_jax.boundary import Boundary
+from ssl_jax import optim
 from ssl_jax.data.augment import View
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
-from ssl_jax.settings import SettingError, choose, complete, convert, fill, section, unknown
+from ssl_jax.optim import schedules
+from ssl_jax.positives.boundary import Boundary
+from ssl_jax.settings import defaults
+from ssl_jax.settings.resolve import SettingError, available, choose, complete, convert, fill, section, unknown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,9 +107,7 @@ def _method(config, facts):
     network = Network(backbone, fill(Head, config.head, "head", name=None, parent=None, bn_groups=groups))
     cls = choose("ssl_jax.methods", config.method.name, "method.name", "Method")
     kind = config.positives.get("name", "")
-    if kind not in positives.KINDS:
-        raise SettingError(f"positives.name={kind!r} is not known; choose one of: {', '.join(positives.KINDS)}")
-    positive = _positive(positives.KINDS[kind], config.positives, facts)
+    positive = _positive(choose("ssl_jax.positives", kind, "positives.name", "Positives"), config.positives, facts)
     if kind != "instance" and "positives" not in {f.name for f in dataclasses.fields(cls)}:
         raise SettingError(f"positives.name={kind!r} has no published meaning for {config.method.name}; use 'instance'")
     return fill(cls, config.method, "method", network=network, positives=positive, **facts)
@@ -123,7 +123,7 @@ def _backbone(settings):
 def _positive(kind, settings, facts):
     """Positives of the class `kind`; settings of the other kinds may stand beside its own, and do not count."""
     names = lambda cls: {f.name for f in dataclasses.fields(cls)}
-    others = set().union(*map(names, positives.KINDS.values())) - names(kind)
+    others = set().union(*map(names, available("ssl_jax.positives", "Positives").values())) - names(kind)
     own = {k: v for k, v in settings.items() if k not in others | {"boundary"}}
     if "boundary" in names(kind):
         boundary = fill(Boundary, settings.get("boundary", {}), "positives.boundary", **facts)

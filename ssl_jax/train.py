@@ -1,4 +1,4 @@
-"""The train step, and the loop around it: the only place that knows all the rest. What it says is in `telling`."""
+"""The train step, and the loop around it: the only place that knows all the rest. What it logs is in `training/logger`."""
 
 import contextlib
 import math
@@ -9,20 +9,22 @@ import jax
 import optax
 from rich.console import Console
 
-from ssl_jax import adoption, checkpoint, hosts, signals, writer
 from ssl_jax.build import Plan, build, fresh_state, init_state
-from ssl_jax.compilation import convolution_options
 from ssl_jax.data.augment import draw_views
-from ssl_jax.data.pipeline import LOSS, VIEWS, stream
-from ssl_jax.feed import Feed
-from ssl_jax.folder import claim
+from ssl_jax.data.rng import LOSS, VIEWS, key_for
+from ssl_jax.inference.scorer import Scorer
 from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import ROWS, constrain, make_mesh
-from ssl_jax.refreshing import refresh
-from ssl_jax.scoring import Scorer
-from ssl_jax.sharding import put, replicated, state_shardings
+from ssl_jax.runs import checkpoint, warm_start
+from ssl_jax.runs.metrics import read_records
+from ssl_jax.runs.run_folder import claim
+from ssl_jax.runtime import preemption, processes
+from ssl_jax.runtime.compilation import convolution_options
+from ssl_jax.runtime.sharding import put, replicated, state_shardings
 from ssl_jax.stages import Stage
-from ssl_jax.telling import Teller
+from ssl_jax.training.batches import Batches
+from ssl_jax.training.logger import RunLogger
+from ssl_jax.training.refresh import refresh
 
 __all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite"]
 
@@ -47,11 +49,11 @@ def train_step(stage: Stage, state, images, index, key):
     """
     index = constrain(index, ROWS)
     pixels = constrain(images[index] if stage.resident else images[: len(index)], ROWS)
-    views = draw_views(stream(key, VIEWS, state.step), pixels, stage.views, stage.mean, stage.std)
+    views = draw_views(key_for(key, VIEWS, state.step), pixels, stage.views, stage.mean, stage.std)
     batch = Batch(views, index)
 
     def loss(params):
-        return stage.method.loss(state.replace(params=params), batch, stream(key, LOSS, state.step))
+        return stage.method.loss(state.replace(params=params), batch, key_for(key, LOSS, state.step))
 
     (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = stage.tx.update(grads, state.opt_state, state.params)
@@ -83,85 +85,85 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     Raises:
         SettingError: something in the config, the data or the folder cannot be used.
         NotFinite: the loss became NaN or infinite.
-        signals.Stopped: Ctrl-C or SIGTERM; the state is saved.
-        hosts.Agreed: with several processes, a SettingError of any of them, raised by all.
+        preemption.Stopped: Ctrl-C or SIGTERM; the state is saved.
+        processes.Agreed: with several processes, a SettingError of any of them, raised by all.
     """
-    console = (console or Console()) if hosts.is_first() else Console(quiet=True, force_terminal=False)
-    hosts.check_devices()
+    console = (console or Console()) if processes.is_first() else Console(quiet=True, force_terminal=False)
+    processes.check_devices()
     if "://" in str(workdir):
-        raise hosts.Agreed(f"workdir {workdir}: a folder is wanted; mount the bucket as one")
-    plan = hosts.agree(lambda: build(config))
+        raise processes.Agreed(f"workdir {workdir}: a folder is wanted; mount the bucket as one")
+    plan = processes.agree(lambda: build(config))
     folder, mesh = Path(workdir), make_mesh()
-    adopted = hosts.agree(lambda: adoption.find(plan, folder))
+    start_from = processes.agree(lambda: warm_start.find(plan, folder))
     with contextlib.ExitStack() as held:
         _claim(folder, plan, held)
-        stop = held.enter_context(signals.StopRequest())
+        stop = held.enter_context(preemption.StopRequest())
         held.enter_context(jax.set_mesh(mesh))
-        return _Loop(plan, folder, mesh, console, stop, adopted).run()
+        return _Loop(plan, folder, mesh, console, stop, start_from).run()
 
 
 def _claim(folder, plan, held):
     """The run folder for this run, until `held` is closed; all hosts see it, and have the same config and data."""
-    known = hosts.agree(lambda: (plan.dataset.fingerprint(), plan.dataset.facts()))
+    known = processes.agree(lambda: (plan.dataset.fingerprint(), plan.dataset.facts()))
     settings = {k: v for k, v in plan.config.to_dict().items() if k != "data"}
     settings |= dict(folder=folder.name, resident=plan.stages[0].resident)  # which makes other programs
-    hosts.same(settings, "its config; give all processes the same flags")
-    hosts.same(known, "its images; data.dir must hold the same data set on every host")
-    hosts.agree(lambda: held.enter_context(claim(folder, plan.config, *known)) if hosts.is_first() else None)
-    hosts.check_shared(folder)
+    processes.same(settings, "its config; give all processes the same flags")
+    processes.same(known, "its images; data.dir must hold the same data set on every host")
+    processes.agree(lambda: held.enter_context(claim(folder, plan.config, *known)) if processes.is_first() else None)
+    processes.check_shared(folder)
 
 
 class _Loop:
     """One run: its devices, checkpoints and the state that is being trained."""
 
-    def __init__(self, plan: Plan, folder, mesh, console, stop, adopted=None):
-        self.plan, self.folder, self.mesh, self.stop, self.adopted = plan, folder, mesh, stop, adopted
+    def __init__(self, plan: Plan, folder, mesh, console, stop, start_from: warm_start.WarmStart | None = None):
+        self.plan, self.folder, self.mesh, self.stop, self.warm_start = plan, folder, mesh, stop, start_from
         self.shardings = state_shardings(mesh, plan.shapes)
         self.step_fn = jit_step(mesh, self.shardings)
-        known = [(r["step"], r[plan.config.best]) for r in writer.read(folder) if plan.config.best in r]
-        self.by_step = dict(map(tuple, hosts.share(known)))
+        known = [(r["step"], r[plan.config.best]) for r in read_records(folder) if plan.config.best in r]
+        self.by_step = dict(map(tuple, processes.share(known)))
         self.checkpoints = checkpoint.Checkpoints(folder, self.by_step, plan.config.keep_checkpoints)
         self.key = jax.jit(lambda: jax.random.key(plan.config.seed), out_shardings=replicated(mesh))()
         resident = plan.stages[0].resident
         how = dict(batch_size=plan.batch_size, resident=resident, workers=plan.config.data.workers)
-        self.feed = hosts.agree(lambda: Feed(plan.dataset.train.images, mesh, self.key, **how))
+        self.batches = processes.agree(lambda: Batches(plan.dataset.train.images, mesh, self.key, **how))
         test = plan.dataset.test.images
-        self.scorer = Scorer(plan, self.feed.images, put(test, replicated(mesh)) if resident else test)
-        self.teller = Teller(plan, folder, console, self.feed)
+        self.scorer = Scorer(plan, self.batches.images, put(test, replicated(mesh)) if resident else test)
+        self.logger = RunLogger(plan, folder, console, self.batches)
 
     def run(self):
-        saved = hosts.share(self.checkpoints.latest() or 0)
-        start = saved or (self.adopted.first_step if self.adopted else 0)
-        self.teller.recall(start)
+        saved = processes.share(self.checkpoints.latest() or 0)
+        start = saved or (self.warm_start.first_step if self.warm_start else 0)
+        self.logger.recall(start)
         if start >= self.plan.total_steps:
             self.checkpoints.close()
-            self.teller.say(f"{self.folder} is finished ({start} steps)")
-            return self.teller.conclude()
-        state = hosts.agree(lambda: self.restore(saved) if saved else self.fresh())
-        self.teller.open(saved, start)
+            self.logger.say(f"{self.folder} is finished ({start} steps)")
+            return self.logger.conclude()
+        state = processes.agree(lambda: self.restore(saved) if saved else self.fresh())
+        self.logger.open(saved, start)
         try:
-            if start or self.adopted:
+            if start or self.warm_start:
                 how = f"resuming {self.folder}" if saved else f"going on from {self.plan.config.init_from}"
-                self.teller.say(f"{how} at step {start} of {self.plan.total_steps}")
+                self.logger.say(f"{how} at step {start} of {self.plan.total_steps}")
             if not saved:
-                self.teller.introduce("adopted" if self.adopted else "untrained", self.scorer, state, start)
+                self.logger.introduce("adopted" if self.warm_start else "untrained", self.scorer, state, start)
                 if signum := self.stop.after(start):
                     self.checkpoints.close()
-                    raise signals.Stopped(signum, "stopped before the first step; the same command begins anew")
-            self.teller.begin(start)
+                    raise preemption.Stopped(signum, "stopped before the first step; the same command begins anew")
+            self.logger.begin(start)
             self.train(state, start)
         finally:
-            self.teller.bar.close()
-            self.feed.close()
-            self.teller.metrics.close()
-            if hosts.count() == 1 or not sys.exc_info()[0]:  # others may be gone, and this waits for them
+            self.logger.bar.close()
+            self.batches.close()
+            self.logger.metrics.close()
+            if processes.count() == 1 or not sys.exc_info()[0]:  # others may be gone, and this waits for them
                 self.checkpoints.close()
-        return self.teller.conclude()
+        return self.logger.conclude()
 
     def fresh(self):
         """The first state, laid out where the step wants it."""
         state = fresh_state(self.plan, self.key, self.shardings)
-        return self.adopted.adopt(state, self.shardings, replicated(self.mesh)) if self.adopted else state
+        return self.warm_start.load_into(state, self.shardings, replicated(self.mesh)) if self.warm_start else state
 
     def restore(self, step):
         return self.checkpoints.restore(step, self.plan.shapes, self.shardings)
@@ -171,11 +173,11 @@ class _Loop:
         plan, pending = self.plan, None
         for step in range(start, plan.total_steps):
             stage = plan.stage_at(step)
-            where, anew = (self.feed.images, self.shardings, step, self.key), step == start and self.adopted
-            state, found = refresh(stage, state, *where, report=self.teller.bar.status, anew=bool(anew))
+            where, anew = (self.batches.images, self.shardings, step, self.key), step == start and self.warm_start
+            state, found = refresh(stage, state, *where, report=self.logger.bar.status, anew=bool(anew))
             if found is not None:
-                self.teller.refreshed(step, found)
-            images, index = self.feed.batch(step, running=pending and pending[1]["loss"])
+                self.logger.refreshed(step, found)
+            images, index = self.batches.batch(step, running=pending and pending[1]["loss"])
             state, metrics = self.step_fn(stage, state, images, index, self.key)
             if pending:
                 self.log(*pending)
@@ -192,23 +194,23 @@ class _Loop:
 
     def log(self, step, metrics):
         """Reads the loss of `step`, which the device has left behind, and tells of it."""
-        self.teller.log(step, self.check_finite(metrics["loss"], "loss", step), metrics)
+        self.logger.log(step, self.check_finite(metrics["loss"], "loss", step), metrics)
 
     def boundary(self, state, step, stopping):
         """Evaluation and checkpoint where due, in this order: a checkpoint's scores are on disk before it."""
         if self.plan.due(step, self.plan.config.eval_epochs) and self.plan.evaluators:
-            scores = self.scorer.encoder("eval", self.plan.stage_at(step), state, self.teller.bar.status)
-            self.teller.scored(step, scores)
+            scores = self.scorer.encoder("eval", self.plan.stage_at(step), state, self.logger.bar.status)
+            self.logger.scored(step, scores)
             if self.plan.config.best in scores:
                 self.by_step[step] = scores[self.plan.config.best]
-        self.teller.metrics.flush()
+        self.logger.metrics.flush()
         if stopping or self.plan.due(step, self.plan.config.checkpoint_epochs):
             self.check_finite(_sum(state.params), "sum of the parameters", step)
             self.checkpoints.save(step, state)
-        self.teller.reached(step)
+        self.logger.reached(step)
         if stopping and step < self.plan.total_steps:
             self.checkpoints.close()
-            raise signals.Stopped(
+            raise preemption.Stopped(
                 stopping,
                 f"stopped at step {step} of {self.plan.total_steps}, saved in {self.folder}; the same command goes on",
             )

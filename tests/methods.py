@@ -9,7 +9,6 @@ import numpy as np
 from ssl_jax.methods.target import MovingTarget, SameSign
 
 from ssl_jax import optim
-from ssl_jax.boundary import Boundary
 from ssl_jax.data.augment import View
 from ssl_jax.interface import Batch, TrainState
 from ssl_jax.methods.anchor_neighbourhood import AnchorNeighbourhood
@@ -21,7 +20,10 @@ from ssl_jax.methods.simsiam import SimSiam
 from ssl_jax.methods.swav import SwAV
 from ssl_jax.models.layers import BatchNorm, Conv, Head
 from ssl_jax.models.network import Network
-from ssl_jax.positives import Contextual, Instance, Neighbours
+from ssl_jax.positives.boundary import Boundary
+from ssl_jax.positives.contextual import Contextual
+from ssl_jax.positives.instance import Instance
+from ssl_jax.positives.neighbours import Neighbours
 from ssl_jax.stages import Stage
 
 EXAMPLES, BATCH, STEPS_PER_EPOCH = 70, 8, 8

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.data import datasets
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)

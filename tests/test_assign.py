@@ -15,21 +15,22 @@ from sklearn.datasets import load_digits
 from test_evaluate import scores
 from test_run import TESTS, environment, tiny
 
-from ssl_jax import cli, clusters, sheets
 from ssl_jax.build import build
-from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.cluster_files import Report, Target
+from ssl_jax.clustering import assignment, contact_sheet
+from ssl_jax.clustering.label import label
+from ssl_jax.clustering.output import ClusterReport, OutputFiles
 from ssl_jax.data import datasets
 from ssl_jax.data.source import Dataset, Images
-from ssl_jax.evaluation.assignment import Assignment
+from ssl_jax.evaluation.assignment import ClusterAssignment
 from ssl_jax.evaluation.clustering import Clustering
-from ssl_jax.folder import claim
+from ssl_jax.inference.pretrained import of_run
 from ssl_jax.interface import Split
-from ssl_jax.labelled import label
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.pretrained import of_run
-from ssl_jax.restored import config_of, open_run
-from ssl_jax.settings import SettingError
+from ssl_jax.runs.checkpoint import Checkpoints
+from ssl_jax.runs.restore import config_of, open_run
+from ssl_jax.runs.run_folder import claim
+from ssl_jax.settings import command_line
+from ssl_jax.settings.resolve import SettingError
 
 RNG = np.random.default_rng(0)
 
@@ -93,7 +94,7 @@ def labelled(run, given, **settings):
 def test_nearest_centroid_rank_and_margin():
     points = RNG.standard_normal((50, 6)).astype(np.float32)
     centroids = RNG.standard_normal((9, 6)).astype(np.float32)
-    found = clusters.to_centroids(clusters.unit(points), centroids)
+    found = assignment.to_centroids(assignment.unit(points), centroids)
     rows = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
     cosine = rows(points) @ rows(centroids).T
     best = np.sort(cosine, axis=1)
@@ -109,7 +110,9 @@ def test_nearest_centroid_rank_and_margin():
 
 
 def test_perplexity_counts_even_clusters():
-    of = lambda labels: clusters.Assignment(np.array(labels), np.zeros(4), np.zeros(4), np.zeros((5, 2))).perplexity
+    of = lambda labels: (
+        assignment.ClusterAssignment(np.array(labels), np.zeros(4), np.zeros(4), np.zeros((5, 2))).perplexity
+    )
     assert of([0, 0, 0, 0]) == pytest.approx(1.0)
     assert of([0, 1, 2, 4]) == pytest.approx(4.0)
     assert of([0, 0, 0, 4]) == pytest.approx(4 / 3**0.75)
@@ -117,11 +120,14 @@ def test_perplexity_counts_even_clusters():
 
 def test_own_prototypes_are_the_arg_max_of_the_scores(swav):
     encoder, images = of_run(swav), RNG.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
-    found, own = clusters.assign(encoder, images), np.asarray(encoder(images, "scores"))
+    found, own = assignment.assign(encoder, images), np.asarray(encoder(images, "scores"))
     np.testing.assert_array_equal(found.labels, own.argmax(1))
     np.testing.assert_allclose(found.similarity, own.max(1), atol=1e-6)
     assert found.centroids.shape == (16, 8)
-    assert [clusters.choice(encoder, *given) for given in ((0, ""), (3, ""), (0, "kmeans"))] == ["own", *["kmeans"] * 2]
+    assert [assignment.choice(encoder, *given) for given in ((0, ""), (3, ""), (0, "kmeans"))] == [
+        "own",
+        *["kmeans"] * 2,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_own_prototypes_are_the_arg_max_of_the_scores(swav):
 )
 def test_clusters_that_do_not_fit(prototypes, settings, message):
     with pytest.raises(ValueError, match=message):
-        clusters.assign(SimpleNamespace(prototypes=prototypes), np.zeros((10, 2, 2, 1), np.uint8), **settings)
+        assignment.assign(SimpleNamespace(prototypes=prototypes), np.zeros((10, 2, 2, 1), np.uint8), **settings)
 
 
 @pytest.mark.parametrize("count", [2, 12])
@@ -145,7 +151,7 @@ def test_scores_with_fewer_and_more_clusters_than_classes(count):
     logits = RNG.standard_normal((90, count)) + 3 * (np.arange(count) == (np.arange(90) % 3)[:, None] % count)
     logits = np.concatenate([logits, np.full((90, 1), -9.0)], axis=1).astype(np.float32)  # one that nobody takes
     splits, known, own = {"trained": Split({"scores": logits}, labels)}, labels >= 0, logits.argmax(1)
-    found = dict(Assignment().run(splits, None))
+    found = dict(ClusterAssignment().run(splits, None))
     table = sklearn_metrics.cluster.contingency_matrix(labels[known], own[known])
     assert found["nmi"] == pytest.approx(sklearn_metrics.normalized_mutual_info_score(labels[known], own[known]))
     assert found["ari"] == pytest.approx(sklearn_metrics.adjusted_rand_score(labels[known], own[known]))
@@ -201,7 +207,7 @@ def test_a_table_of_the_runs_own_data(swav):
     assert head == ("split", "row", "cluster", "similarity", "margin", "rank", "label")
     assert [row[1] for row in rows] == sorted(row[1] for row in rows)
     images = np.round(load_digits().images[[row[1] for row in rows]] * 255 / 16).astype(np.uint8)[..., None]
-    found = clusters.assign(of_run(swav), images)
+    found = assignment.assign(of_run(swav), images)
     np.testing.assert_array_equal([row[2] for row in rows], found.labels)
     np.testing.assert_allclose([float(row[3]) for row in rows], found.similarity, atol=1e-4)
     np.testing.assert_array_equal([int(row[6]) for row in rows], load_digits().target[[row[1] for row in rows]])
@@ -210,7 +216,7 @@ def test_a_table_of_the_runs_own_data(swav):
 
 def test_a_flat_folder_by_k_means(byol, pictures, tmp_path):
     report = labelled(byol, pictures, count=2)  # the run's limit of 40 says nothing of these
-    target = Target(tmp_path / "c.csv", overwrite=False)
+    target = OutputFiles(tmp_path / "c.csv", overwrite=False)
     written = target.write(report, most=5)
     assert written == f"wrote {target.out}: 12 images, and {target.folder}/ with overview.png and 2 sheets"
     with open(tmp_path / "c.csv", newline="") as file:
@@ -248,9 +254,9 @@ def test_grey_runs_take_no_pictures(swav, pictures):
 def reports():
     """Of 30 grey images in 3 of 4 clusters."""
     labels, similarity = np.arange(30) % 3, np.linspace(0, 1, 30)
-    found = clusters.Assignment(labels, similarity, similarity, np.eye(4))
+    found = assignment.ClusterAssignment(labels, similarity, similarity, np.eye(4))
     images = Images(RNG.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8), np.full(30, -1))
-    return Report(found, Dataset(images, Images(images.images[:0], images.labels[:0]), (), (0.5,), (0.5,)))
+    return ClusterReport(found, Dataset(images, Images(images.images[:0], images.labels[:0]), (), (0.5,), (0.5,)))
 
 
 def files(folder):
@@ -259,11 +265,11 @@ def files(folder):
 
 def test_nothing_is_replaced_without_being_told(tmp_path, monkeypatch):
     out, report = tmp_path / "c.csv", reports()
-    Target(out, overwrite=False).write(report, most=2)
+    OutputFiles(out, overwrite=False).write(report, most=2)
     before = files(tmp_path)
     assert set(before) == {"c.csv", "c/overview.png", "c/cluster_0.png", "c/cluster_1.png"}
     with pytest.raises(SettingError, match=r"c.csv is there already; --overwrite replaces table and sheets"):
-        Target(out, overwrite=False).check()
+        OutputFiles(out, overwrite=False).check()
 
     def full(self, path, **options):
         raise OSError(28, "No space left on device")
@@ -271,20 +277,20 @@ def test_nothing_is_replaced_without_being_told(tmp_path, monkeypatch):
     for owner, name in ((Image.Image, "save"), (Path, "replace")):
         monkeypatch.setattr(owner, name, full)
         with pytest.raises(SettingError, match=r"cannot be written \(No space left"):
-            Target(out, overwrite=True).write(report, most=3)
+            OutputFiles(out, overwrite=True).write(report, most=3)
         monkeypatch.undo()
         assert files(tmp_path) == before
-    Target(out, overwrite=True).write(report, most=3)
+    OutputFiles(out, overwrite=True).write(report, most=3)
     assert set(files(tmp_path)) == {*before, "c/cluster_2.png"}
-    Target(out, overwrite=True).write(report, most=0)
+    OutputFiles(out, overwrite=True).write(report, most=0)
     assert set(files(tmp_path)) == {"c.csv"}
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "mine.png").write_bytes(b"")
     with pytest.raises(SettingError, match=r"which holds other files \(mine.png\); give another name"):
-        Target(out, overwrite=True).check()
+        OutputFiles(out, overwrite=True).check()
     for bad in (tmp_path / "c.txt", tmp_path / "nowhere" / "c.csv"):
         with pytest.raises(SettingError, match="give a file that ends in .csv, in a folder that exists"):
-            Target(bad, overwrite=False).check()
+            OutputFiles(bad, overwrite=False).check()
 
 
 def test_pages_show_the_most_typical():
@@ -292,32 +298,38 @@ def test_pages_show_the_most_typical():
     assert list(pages) == ["overview.png", "cluster_0.png", "cluster_1.png"]
     shades = np.arange(8, dtype=np.uint8) * 30
     pictures = [np.full((8, 8, 1), shade) for shade in shades]
-    page = np.asarray(sheets.sheet(pictures, ["x"] * 8, "title"))
-    step, top = sheets.SIDE + 8, 60 + sheets.SIDE // 2
-    first = page[top, 16 + sheets.SIDE // 2 :: step, 0][:6]
+    page = np.asarray(contact_sheet.sheet(pictures, ["x"] * 8, "title"))
+    step, top = contact_sheet.SIDE + 8, 60 + contact_sheet.SIDE // 2
+    first = page[top, 16 + contact_sheet.SIDE // 2 :: step, 0][:6]
     np.testing.assert_array_equal(first, shades[:6])
-    np.testing.assert_array_equal(page[top + step + 18, 16 + sheets.SIDE // 2 :: step, 0][:3], [*shades[6:], 255])
-    tall = np.asarray(sheets.overview([("a", ("b" * 90,), [np.zeros((90, 30, 3), np.uint8)], [""])]))
-    assert (tall[16 : 16 + sheets.SIDE, 16 + 190 + sheets.SIDE // 2] == 0).all()  # upright, in the middle of its square
+    np.testing.assert_array_equal(
+        page[top + step + 18, 16 + contact_sheet.SIDE // 2 :: step, 0][:3], [*shades[6:], 255]
+    )
+    tall = np.asarray(contact_sheet.overview([("a", ("b" * 90,), [np.zeros((90, 30, 3), np.uint8)], [""])]))
+    assert (
+        tall[16 : 16 + contact_sheet.SIDE, 16 + 190 + contact_sheet.SIDE // 2] == 0
+    ).all()  # upright, in the middle of its square
     assert (tall[30, 16 + 190 + 10] == 240).all()
     assert report.found.members(0)[0] == 27
 
 
 def test_flags_of_data_and_run():
     flags = ["x", "--workdir", "runs/a", "--data.dir", "D", "-data.size=8", "--config.data.limit=3"]
-    _, config, *rest = cli.with_run([*flags, "--evals", "knn"])
-    assert config.endswith("recorded.py:runs/a::knn")
+    _, config, *rest = command_line.with_run([*flags, "--evals", "knn"])
+    assert config.endswith("config_file.py:runs/a::knn")
     data = ["--config.data.dir", "D", "--config.data.size=8", "--config.data.limit=3"]
     assert rest == ["--workdir=runs/a", *data, "--evals=knn"]
-    assert cli.with_run(["x", "--workdir=a", "--workdir=b"])[1].endswith("recorded.py:b::")  # the last, as in absl
+    assert command_line.with_run(["x", "--workdir=a", "--workdir=b"])[1].endswith(
+        "config_file.py:b::"
+    )  # the last, as in absl
     with pytest.raises(SettingError, match="--workdir is missing; name a run folder"):
-        cli.with_run(["x", "--data.dir=D"])
+        command_line.with_run(["x", "--data.dir=D"])
 
 
 def test_the_command(swav, tmp_path):
     script = (
         f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'backbones')!r})\n"
-        "from ssl_jax import assign, cli; cli.start(assign.main, prepare=cli.with_run)"
+        "from ssl_jax import assign; from ssl_jax.settings import command_line; command_line.start(assign.main, prepare=command_line.with_run)"
     )
     call = [sys.executable, "-c", script, f"--workdir={swav.folder}", "--out=c.csv", "--sheets=1", "--data.whole"]
     done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path)

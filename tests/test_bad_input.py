@@ -13,10 +13,10 @@ from test_run import TESTS, TINY, tiny
 from ssl_jax import train
 from ssl_jax.build import build
 from ssl_jax.data import datasets
+from ssl_jax.inference.scorer import Scorer
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.scoring import Scorer
-from ssl_jax.settings import SettingError
-from ssl_jax.sharding import bytes_per_device
+from ssl_jax.runtime.sharding import bytes_per_device
+from ssl_jax.settings.resolve import SettingError
 
 
 def cli(*flags):
@@ -57,7 +57,8 @@ FORKED = """
 import json, os, sys
 import sklearn.datasets, sklearn.model_selection
 import ssl_jax.train
-from ssl_jax import cli, main
+from ssl_jax.settings import command_line
+from ssl_jax import main
 codes = []
 for i, flags in enumerate(json.load(sys.stdin)):
     child = os.fork()
@@ -66,7 +67,7 @@ for i, flags in enumerate(json.load(sys.stdin)):
             os.dup2(os.open(f"{i}.{end}", os.O_WRONLY | os.O_CREAT), number)
         sys.argv, code = ["main", *flags], 0
         try:
-            cli.start(main.main)
+            command_line.start(main.main)
         except SystemExit as left:
             code = left.code
         sys.stdout.flush()
@@ -244,9 +245,9 @@ def test_a_bucket_is_no_run_folder():
 
 def test_raw_pixels_that_would_fill_a_device_are_not_scored(monkeypatch):
     scorer, taken = Scorer(build(tiny("byol")), None, None), 4 * (256 + 360) * 64
-    monkeypatch.setattr("ssl_jax.scoring.device_memory", lambda: 4 * taken)
+    monkeypatch.setattr("ssl_jax.inference.scorer.device_memory", lambda: 4 * taken)
     assert scorer.too_many_pixels() == ""
-    monkeypatch.setattr("ssl_jax.scoring.device_memory", lambda: 4 * taken - 1)
+    monkeypatch.setattr("ssl_jax.inference.scorer.device_memory", lambda: 4 * taken - 1)
     assert scorer.too_many_pixels() == "no scores of raw pixels, which would take 0 GB on a device"
 
 

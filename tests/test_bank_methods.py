@@ -17,7 +17,7 @@ from ssl_jax.methods.local_aggregation import LocalAggregation
 from ssl_jax.ops import losses
 from ssl_jax.ops.memory import init_bank
 from ssl_jax.ops.vectors import unit
-from ssl_jax.schedules import drops, repeated
+from ssl_jax.optim.schedules import drops, repeated
 
 
 def refreshed(name, step, key, **changes):

@@ -15,7 +15,7 @@ import pytest
 from ssl_jax.ops.kmeans import kmeans, random_rows
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.ops.vectors import unit
-from ssl_jax.sharding import batch_sharding, replicated
+from ssl_jax.runtime.sharding import batch_sharding, replicated
 
 path = Path(__file__).parent.parent / "experiments" / "bench_bank.py"
 spec = importlib.util.spec_from_file_location("bench_bank", path)

@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 from test_run import tiny
 
-from ssl_jax import train, writer
+from ssl_jax import train
 from ssl_jax.ops.collapse import code_entropy, evenness, spread, usage
 from ssl_jax.ops.vectors import unit
-from ssl_jax.watch import Watch
+from ssl_jax.runs.metrics import read_records
+from ssl_jax.training.collapse_monitor import CollapseMonitor
 
 
 def test_spread_of_even_collapsed_and_flat_features(key):
@@ -43,7 +44,7 @@ class Method:
 
 
 def said(values, steps_per_epoch, every=10):
-    watch = Watch(steps_per_epoch)
+    watch = CollapseMonitor(steps_per_epoch)
     return {every * (i + 1): s for i, v in enumerate(values) if (s := watch.add(every * (i + 1), {"x": v}, Method()))}
 
 
@@ -116,7 +117,7 @@ def test_a_collapsed_run_says_so_and_what_to_try(tmp_path):
     config.checkpoint_epochs, config.method.epsilon = 26, 50.0  # codes so soft that they say nothing
     text = io.StringIO()
     train.run(config, tmp_path, console=Console(file=text, width=200))
-    notes = [r for r in writer.read(tmp_path) if "note" in r]
+    notes = [r for r in read_records(tmp_path) if "note" in r]
     assert [r["step"] for r in notes] == [200]
     assert notes[0]["note"].startswith("warning: the loss sits at ln K = 2.773")
     assert text.getvalue().count(notes[0]["note"]) == 2  # when it is found, and at the end

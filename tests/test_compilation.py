@@ -9,7 +9,7 @@ from test_run import TESTS
 
 SCRIPT = """
 import jax, jax.numpy as jnp
-from ssl_jax import compilation
+from ssl_jax.runtime import compilation
 compilation.enable_cache()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import ssl_jax.models
-from ssl_jax import defaults
 from ssl_jax.build import build, completed
 from ssl_jax.data.augment import View
 from ssl_jax.data.datasets import Dataset, Images
-from ssl_jax.settings import SettingError
+from ssl_jax.settings import defaults
+from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import views_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -6,9 +6,12 @@ from test_configs import TINY, plan_of
 from test_configs import config_of as published
 from test_run import arrays, quiet, records, tiny
 
-from ssl_jax import cli, train
-from ssl_jax.positives import Contextual, Instance, Neighbours
-from ssl_jax.settings import SettingError
+from ssl_jax import train
+from ssl_jax.positives.contextual import Contextual
+from ssl_jax.positives.instance import Instance
+from ssl_jax.positives.neighbours import Neighbours
+from ssl_jax.settings import command_line
+from ssl_jax.settings.resolve import SettingError
 
 
 def config_of(name, variant):
@@ -80,7 +83,7 @@ def test_every_part_of_the_ablation_is_one_override(changes, kind, keep, relax, 
 
 
 def test_the_base_is_chosen_on_the_command_line():
-    call = lambda *flags: cli.with_base(["main", *flags])[1:]
+    call = lambda *flags: command_line.with_base(["main", *flags])[1:]
     assert call("--config=c/conr.py:paper_cifar10", "--config.base=moco") == [
         "--config=c/conr.py:paper_cifar10+moco",
         "--config.base=moco",

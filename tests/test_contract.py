@@ -12,14 +12,14 @@ import pytest
 
 from ssl_jax import train
 from ssl_jax.data.augment import draw_views
-from ssl_jax.data.pipeline import LOSS, VIEWS, epoch_order, stream
-from ssl_jax.encoder import embed
+from ssl_jax.data.rng import LOSS, VIEWS, epoch_order, key_for
+from ssl_jax.inference.embed import embed
 from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.ops.neighbours import contextual_features
 from ssl_jax.ops.vectors import dot
-from ssl_jax.refreshing import refresh
-from ssl_jax.sharding import put, replicated, state_shardings
+from ssl_jax.runtime.sharding import put, replicated, state_shardings
+from ssl_jax.training.refresh import refresh
 
 NAMES = (
     "swav",
@@ -135,8 +135,8 @@ def _margin(stage, key, state, index, step):
 
     method = dataclasses.replace(stage.method, positives=Recorder())
     pixels = jnp.asarray(methods.IMAGES)[index]
-    views = draw_views(stream(key, VIEWS, step), pixels, stage.views, stage.mean, stage.std)
-    method.loss(state, Batch(views, index), stream(key, LOSS, step))
+    views = draw_views(key_for(key, VIEWS, step), pixels, stage.views, stage.mean, stage.std)
+    method.loss(state, Batch(views, index), key_for(key, LOSS, step))
     return jnp.stack(margins).min()
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ssl_jax.data import cifar, datasets
-from ssl_jax.data.pipeline import epoch_order, stream
-from ssl_jax.settings import SettingError
+from ssl_jax.data.rng import epoch_order, key_for
+from ssl_jax.settings.resolve import SettingError
 
 
 def test_digits_are_split_for_good():
@@ -226,5 +226,5 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 def test_streams_differ():
     key = jax.random.key(0)
-    draws = {float(jax.random.uniform(stream(key, name, step))) for name in range(5) for step in range(5)}
+    draws = {float(jax.random.uniform(key_for(key, name, step))) for name in range(5) for step in range(5)}
     assert len(draws) == 25

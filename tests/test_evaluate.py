@@ -12,10 +12,10 @@ from test_run import TESTS, environment, quiet, records, tiny
 import ssl_jax
 from ssl_jax import evaluate, train
 from ssl_jax.evaluation.knn import KNN
+from ssl_jax.inference.transfer import scorer
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.restored import config_for, config_of, open_run, other_data
-from ssl_jax.settings import SettingError
-from ssl_jax.transfer import scorer
+from ssl_jax.runs.restore import config_for, config_of, open_run, other_data
+from ssl_jax.settings.resolve import SettingError
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,15 @@ from test_assign import made, opened
 from test_run import environment, tiny
 from test_torch_weights import everything, torchs
 
-from ssl_jax import load_encoder, snippets
+from ssl_jax import load_encoder
 from ssl_jax.data.augment import clean
+from ssl_jax.inference import snippets
+from ssl_jax.inference.pretrained import export, of_run, writable
 from ssl_jax.models import torch_weights, weight_files
 from ssl_jax.models.layers import Head
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.models.weight_files import WeightsError
-from ssl_jax.pretrained import export, of_run, writable
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 9, 7, 1), dtype=np.uint8)
 

@@ -7,10 +7,11 @@ import pytest
 from rich.console import Console
 from test_run import tiny
 
-from ssl_jax import train, writer
-from ssl_jax.data.pipeline import epoch_order
-from ssl_jax.feed import Feed
+from ssl_jax import train
+from ssl_jax.data.rng import epoch_order
 from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.runs.metrics import read_records
+from ssl_jax.training.batches import Batches
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (22, 3, 3, 1), dtype=np.uint8)
 
@@ -20,7 +21,7 @@ def test_host_and_device_give_the_same_rows(start, key, tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
     stored = np.load(tmp_path / "images.npy", mmap_mode="r")
     feeds = [
-        Feed(images, make_mesh(), key, batch_size=4, resident=resident)
+        Batches(images, make_mesh(), key, batch_size=4, resident=resident)
         for images, resident in ((IMAGES, True), (stored, False))
     ]
     for step in range(start, 12):  # over two epochs of five steps
@@ -43,6 +44,6 @@ def test_a_run_from_the_host_is_the_run_from_the_device(tmp_path):
         config.evals, config.eval_epochs, config.baselines = dict(knn=config.evals.knn), 2, False
         scores.append(train.run(config, tmp_path / str(resident_gb), console=Console(file=io.StringIO())))
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
-    losses = [[r["train/loss"] for r in writer.read(tmp_path / str(gb)) if "train/loss" in r] for gb in (8.0, 0.0)]
+    losses = [[r["train/loss"] for r in read_records(tmp_path / str(gb)) if "train/loss" in r] for gb in (8.0, 0.0)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     assert len(losses[0]) == 16

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data import cache, datasets, decode, stored, turns
-from ssl_jax.settings import SettingError
+from ssl_jax.data import cache, cache_files, datasets, decode
+from ssl_jax.runtime import file_lock
+from ssl_jax.settings.resolve import SettingError
 
 RNG = np.random.default_rng(0)
 ROOT = Path(__file__).parent.parent
@@ -299,8 +300,8 @@ def test_decoded_once_and_again_when_a_file_changes(images, load, capsys, tmp_pa
 
 def test_of_several_that_want_the_same_images_one_decodes_them(images, load, capsys, monkeypatch):
     classes_below(images, 3)
-    create = stored.create
-    monkeypatch.setattr(stored, "create", lambda *args, **settings: (time.sleep(0.5), create(*args, **settings)))
+    create = cache_files.create
+    monkeypatch.setattr(cache_files, "create", lambda *args, **settings: (time.sleep(0.5), create(*args, **settings)))
     with ThreadPoolExecutor() as all_:
         found = [call.result() for call in [all_.submit(load) for _ in range(3)]]
     said = capsys.readouterr().err.splitlines()
@@ -348,8 +349,8 @@ def test_what_a_killed_decode_leaves_is_not_taken_and_goes_after_a_day(images, l
 
 def test_without_locks_another_process_may_be_first(images, load, tmp_path, monkeypatch):
     classes_below(images, 3)
-    monkeypatch.setattr(turns, "fcntl", None)
-    fill, inner = stored._fill, []
+    monkeypatch.setattr(file_lock, "fcntl", None)
+    fill, inner = cache_files._fill, []
 
     def slow(*args):
         if not inner:
@@ -357,7 +358,7 @@ def test_without_locks_another_process_may_be_first(images, load, tmp_path, monk
             inner[0] = load()
         return fill(*args)
 
-    monkeypatch.setattr(stored, "_fill", slow)
+    monkeypatch.setattr(cache_files, "_fill", slow)
     data = load()
     np.testing.assert_array_equal(data.train.images, inner[0].train.images)
     assert len(list((tmp_path / "cache" / "folders").iterdir())) == 1
@@ -366,17 +367,17 @@ def test_without_locks_another_process_may_be_first(images, load, tmp_path, monk
 def test_full_disks(images, load, monkeypatch, tmp_path):
     classes_below(images, 3)
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(stored.shutil, "disk_usage", lambda _: usage(100))
+    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage(100))
     with pytest.raises(
         SettingError, match="9 images of .* need 1,728 bytes, and .* has 100; set data.cache to a folder"
     ):
         load()
-    monkeypatch.setattr(stored.shutil, "disk_usage", lambda _: usage(10**9))
+    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage(10**9))
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(stored.os, "fsync", full)
+    monkeypatch.setattr(cache_files.os, "fsync", full)
     with pytest.raises(SettingError, match=r"cannot be written \(No space left on device\); set data.cache"):
         load()
     assert list((tmp_path / "cache" / "folders").iterdir()) == []

@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 from test_run import TESTS, TINY, environment, quiet, records, tiny
 
-from ssl_jax import ending, hosts, joining, train
-from ssl_jax.settings import SettingError
+from ssl_jax import train
+from ssl_jax.runtime import failure, processes, rendezvous
+from ssl_jax.settings.resolve import SettingError
 
 # What each of the two processes does under the command: a run begun on one process, a run with a round of anchors, one
 # that process 1 is asked to stop in its second stage, one on pictures that a worker of each decodes, one from a run
@@ -28,12 +29,15 @@ from ssl_jax.settings import SettingError
 WORKER = """
 import io, os, signal, sys
 from rich.console import Console
-from ssl_jax import cli, main, signals, train, writer
-from ssl_jax.settings import SettingError
+from ssl_jax.settings import command_line
+from ssl_jax.runtime import preemption
+from ssl_jax.runs.console import ProgressBar
+from ssl_jax import main, train
+from ssl_jax.settings.resolve import SettingError
 import jax
 sys.path.insert(0, {tests!r})
 from test_hosts import short
-run, update, build, happens, plans = train.run, writer.Bar.update, train.build, {{}}, {{}}
+run, update, build, happens, plans = train.run, ProgressBar.update, train.build, {{}}, {{}}
 
 def built(config):  # once, so that JAX need not trace and compile the steps of a second run like the first
     key = config.to_json()
@@ -46,7 +50,7 @@ def updated(self, step, *args, **kwargs):
     update(self, step, *args, **kwargs)
 
 def all_of_them(config, folder):
-    writer.Bar.update = updated
+    ProgressBar.update = updated
     for name in ("swav", "anchors", "conr", "streamed", "donor", "dies"):
         happens.update({{"conr": {{8: signal.SIGTERM}}, "dies": {{3: signal.SIGKILL}}}}.get(name, {{}}))
         try:
@@ -57,13 +61,13 @@ def all_of_them(config, folder):
                 config.init_from, config.init_fresh = "swav", True
                 os.chdir(folder if jax.process_index() == 0 else "/")
             print(name, run(config, f"{{folder}}/{{name}}", console=Console(width=200)), flush=True)
-        except signals.Stopped as stopped:
+        except preemption.Stopped as stopped:
             print(name, stopped.signum, stopped, flush=True)
         except SettingError as error:
             print(name, error, flush=True)
 
 train.run, train.build = all_of_them, built
-cli.start(main.main)
+command_line.start(main.main)
 """
 
 
@@ -204,7 +208,7 @@ def test_when_one_process_dies_the_other_ends_with_a_line(pair):
 
 
 def test_processes_that_do_not_come_are_named():
-    roll = lambda process: joining.join(None, f"127.0.0.1:{port}", 3, process, 1)
+    roll = lambda process: rendezvous.join(None, f"127.0.0.1:{port}", 3, process, 1)
     port = free_port()
     with ThreadPoolExecutor() as both:
         calls = [both.submit(roll, process) for process in (1, 0)]
@@ -220,23 +224,23 @@ def test_processes_that_do_not_come_are_named():
 def test_all_that_come_hear_so():
     port = free_port()
     with ThreadPoolExecutor() as all_:
-        calls = [all_.submit(joining._call_the_roll, f"127.0.0.1:{port}", 3, process, 20) for process in (2, 1, 0)]
+        calls = [all_.submit(rendezvous._call_the_roll, f"127.0.0.1:{port}", 3, process, 20) for process in (2, 1, 0)]
         assert [call.result() for call in calls] == [None] * 3
 
 
 def test_others_who_use_the_port_are_not_taken_for_processes():
     port = free_port()
     with ThreadPoolExecutor() as all_, contextlib.ExitStack() as held:
-        first = all_.submit(joining._call_the_roll, f"127.0.0.1:{port}", 2, 0, 20)
+        first = all_.submit(rendezvous._call_the_roll, f"127.0.0.1:{port}", 2, 0, 20)
         while not first.done():
             with contextlib.suppress(OSError):
                 line = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
                 line.sendall("\x80\xff GET / 1\n".encode("latin-1"))
                 break
-        second = all_.submit(joining._call_the_roll, f"127.0.0.1:{port}", 2, 1, 20)
+        second = all_.submit(rendezvous._call_the_roll, f"127.0.0.1:{port}", 2, 1, 20)
         assert first.result() is second.result() is None
     with socket.create_server(("127.0.0.1", port)) as server, ThreadPoolExecutor() as other:
-        alone = other.submit(joining._answer, "127.0.0.1", port, 1, time.monotonic() + 0.5)
+        alone = other.submit(rendezvous._answer, "127.0.0.1", port, 1, time.monotonic() + 0.5)
         with server.accept()[0] as line:
             line.sendall(b"HTTP/1.1 400 Bad Request\r\n")
         server.close()
@@ -245,17 +249,18 @@ def test_others_who_use_the_port_are_not_taken_for_processes():
 
 FAILING = """
 import sys, time
-from ssl_jax import ending, joining
-from ssl_jax.settings import SettingError
+from ssl_jax.runtime import failure
+from ssl_jax.runtime import rendezvous
+from ssl_jax.settings.resolve import SettingError
 address, process, failing = sys.argv[1], *map(int, sys.argv[2:])
-joining.join(None, address, 2, process, 60)
+rendezvous.join(None, address, 2, process, 60)
 try:
-    with ending.together():
+    with failure.exit_together():
         if process == failing:
             raise SettingError("/data/x.jpg cannot be read (Resource temporarily unavailable)")
         time.sleep(100)
 except SettingError as error:
-    ending.fail(error, 2)
+    failure.fail(error, 2)
 """
 
 
@@ -279,10 +284,10 @@ def test_when_one_process_fails_the_other_ends_with_its_line(failing):
 
 
 def test_connections_that_break_are_lost_processes(as_one_of_two, monkeypatch, capsys):
-    monkeypatch.setattr(ending, "_leaving", threading.Lock())
-    monkeypatch.setattr(ending.os, "_exit", sys.exit)
+    monkeypatch.setattr(failure, "_leaving", threading.Lock())
+    monkeypatch.setattr(failure.os, "_exit", sys.exit)
     with pytest.raises(SystemExit):
-        ending.fail(RuntimeError("gloo: connection closed"), 1)
+        failure.fail(RuntimeError("gloo: connection closed"), 1)
     assert "error: process 1 of 2: lost the other processes; start all again" in capsys.readouterr().err
 
 
@@ -299,7 +304,7 @@ def test_connections_that_break_are_lost_processes(as_one_of_two, monkeypatch, c
 )
 def test_flags_that_do_not_go_together(flags, message):
     with pytest.raises(SettingError, match=message):
-        joining.join(*flags, 1)
+        rendezvous.join(*flags, 1)
 
 
 @pytest.mark.parametrize(("process", "message"), [(0, "1 of 2 came to .*:{0} within 1 s, missing 1"), (1, "at .*:{0}")])
@@ -312,7 +317,7 @@ def test_processes_of_a_cluster_that_do_not_come_are_named(monkeypatch, process,
     monkeypatch.setenv("OMPI_VERSION", "4.1.6")
     monkeypatch.setenv("JAX_COORDINATOR_PORT", str(port))
     with pytest.raises(SettingError, match=message.format(port)):
-        joining.join(True, "", 0, -1, 1)
+        rendezvous.join(True, "", 0, -1, 1)
 
 
 @pytest.mark.parametrize(("tasks", "devices"), [("2", None), ("4", [1])])
@@ -321,17 +326,17 @@ def test_one_task_a_machine_takes_all_of_its_devices(monkeypatch, tasks, devices
     for name, value in (cluster | dict(STEP_NUM_NODES="2")).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     started = []
-    monkeypatch.setattr(joining, "_call_the_roll", lambda *given: None)
+    monkeypatch.setattr(rendezvous, "_call_the_roll", lambda *given: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: started.append(given))
-    joining.join(True, "", 0, -1, 1)
+    rendezvous.join(True, "", 0, -1, 1)
     assert started == [("node1:61447", int(tasks), 1, devices)]
 
 
 def test_many_tasks_are_not_taken_for_many_runs(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     with pytest.raises(SettingError, match="mpirun has started 4 processes of this command; --distributed"):
-        joining.join(None, "", 0, -1, 1)
-    joining.join(False, "", 0, -1, 1)
+        rendezvous.join(None, "", 0, -1, 1)
+    rendezvous.join(False, "", 0, -1, 1)
     assert jax.process_count() == 1
 
 
@@ -339,11 +344,11 @@ def test_many_tasks_are_not_taken_for_many_runs(monkeypatch):
 def as_one_of_two(monkeypatch):
     """This process in the place of process 1 of 2, whose other one says what it is given."""
     said = []
-    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
-    monkeypatch.setattr(hosts, "meet", lambda: None)
-    monkeypatch.setattr(hosts, "gather", lambda text: [said.pop(0), text])
-    monkeypatch.setattr(hosts, "share", lambda value: said.pop(0))
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(processes, "meet", lambda: None)
+    monkeypatch.setattr(processes, "gather", lambda text: [said.pop(0), text])
+    monkeypatch.setattr(processes, "share", lambda value: said.pop(0))
     return said
 
 
@@ -356,19 +361,19 @@ def test_an_error_of_one_process_is_that_of_all(as_one_of_two):
         ("data.dir is not there", "^data.dir is not"),
     ):
         as_one_of_two.append(other)
-        with pytest.raises(hosts.Agreed, match=message):
-            hosts.agree(fails)
+        with pytest.raises(processes.Agreed, match=message):
+            processes.agree(fails)
     as_one_of_two.append("no space left")
-    with pytest.raises(hosts.Agreed, match="process 0 of 2: no space left"):
-        hosts.agree(lambda: 1)
+    with pytest.raises(processes.Agreed, match="process 0 of 2: no space left"):
+        processes.agree(lambda: 1)
     as_one_of_two.append("")
-    assert hosts.agree(lambda: 1) == 1
+    assert processes.agree(lambda: 1) == 1
 
 
 def test_processes_that_differ_are_told_of(as_one_of_two, tmp_path):
     as_one_of_two.append("abc")
-    with pytest.raises(hosts.Agreed, match="process 1 of 2 differs from process 0: its images"):
-        hosts.same("abd", "its images")
+    with pytest.raises(processes.Agreed, match="process 1 of 2 differs from process 0: its images"):
+        processes.same("abd", "its images")
     as_one_of_two.extend(["token", ""])
-    with pytest.raises(hosts.Agreed, match="is not the folder of process 0: name one that all hosts share"):
-        hosts.check_shared(tmp_path, seconds=0.2)
+    with pytest.raises(processes.Agreed, match="is not the folder of process 0: name one that all hosts share"):
+        processes.check_shared(tmp_path, seconds=0.2)

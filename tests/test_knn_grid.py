@@ -9,7 +9,7 @@ from ssl_jax.build import build
 from ssl_jax.evaluation.knn import KNN, weighted_knn
 from ssl_jax.evaluation.knn_grid import KNNGrid, grid_scores
 from ssl_jax.interface import Split
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Imports point down only."""
+"""Imports point down only, and go in no circle."""
 
 import ast
 from pathlib import Path
@@ -8,116 +8,76 @@ import pytest
 import ssl_jax
 
 ROOT = Path(ssl_jax.__file__).parent
-BESIDE = {"settings", "schedules", "optim", "sharding", "checkpoint", "writer", "signals", "defaults"}
-MAY_IMPORT = {
-    "ops": {"ops"},
-    "settings": set(),
-    "schedules": {"ops"},
-    "optim": {"ops", "settings"},
-    "sharding": {"ops"},
-    "checkpoint": {"ops", "settings", "sharding"},
-    "writer": {"ops", "settings"},
-    "signals": set(),
-    "hosts": {"ops", "settings"},
-    "ending": {"hosts", "settings"},
-    "joining": {"settings"},
-    "defaults": {"settings"},
-    "data": {"data", "ops", "settings"},
-    "models": {"models", "ops"},
-    "interface": {"models", "ops"},
-    "boundary": {"ops"},
-    "positives": {"boundary", "interface", "ops", "settings"},
-    "banks": {"ops"},
-    "targets": {"models", "ops"},
-    "methods": {"interface", "positives", "banks", "targets", "models", "ops", "settings"},
-    "evaluation": {"evaluation", "ops", "data", "interface", "optim", "settings"},
-    "encoder": {"compilation", "methods", "interface", "data", "models", "ops", "settings", "sharding"},
-    "stages": {"methods", "boundary", "positives", "models", "data", "ops"} | BESIDE,
-    "build": {"stages", "positives", "interface", "evaluation", "data", "ops"} | BESIDE,
-    "scoring": {"data", "stages", "build", "encoder", "hosts", "interface", "sharding", "writer"},
-    "refreshing": {"scoring", "stages", "interface", "data"},
-    "folder": {"data", "defaults", "settings", "writer"},
-    "environment": {"writer"},
-    "watch": set(),
-    "feed": {"data", "sharding"},
-    "adoption": {"build", "checkpoint", "folder", "ops", "settings", "sharding", "writer"},
-    "telling": {"build", "environment", "feed", "hosts", "scoring", "watch", "writer"},
-    "train": {
-        "compilation",
-        "feed",
-        "folder",
-        "hosts",
-        "refreshing",
-        "scoring",
-        "telling",
-        "adoption",
-        "stages",
-        "build",
-        "encoder",
-        "interface",
-        "data",
-        "ops",
-    }
-    | BESIDE,
-    "restored": {"build", "checkpoint", "data", "defaults", "folder", "interface", "settings", "sharding", "writer"},
-    "transfer": {"build", "folder", "interface", "ops", "restored", "scoring", "settings", "sharding"},
-    "clusters": {"ops"},
-    "sheets": set(),
-    "cluster_files": {"clusters", "data", "evaluation", "settings", "sheets"},
-    "pretrained": {"build", "encoder", "models", "ops", "restored", "settings"},
-    "recorded": {"restored"},  # a config file
-    "labelled": {"build", "cluster_files", "clusters", "data", "pretrained", "restored", "settings"},
-    "assign": {"cli", "cluster_files", "compilation", "labelled", "ops", "restored", "writer"},
-    "snippets": {"models"},
-    "export": {"cli", "ops", "pretrained", "restored", "snippets"},
-    "evaluate": {"cli", "compilation", "ops", "restored", "scoring", "settings", "transfer", "writer"},
-    "figures": {"figures", "ops"},
-    "reporting": {
-        "reporting",
-        "figures",
-        "evaluation",
-        "scoring",
-        "restored",
-        "build",
-        "folder",
-        "environment",
-        "interface",
-        "ops",
-        "settings",
-        "writer",
-    },
-    "report": {"cli", "compilation", "reporting", "settings"},
-    "cli": {"settings"},
-    "compilation": set(),
-    "main": {"cli", "compilation", "defaults", "ending", "hosts", "joining", "settings", "signals", "train"},
-    "data/preview": {"cli", "build", "stages", "data", "settings"},  # a command, beside what it shows
-}
+# From the bottom up: a room imports only from layers below its own, and from itself.
+LAYERS = (
+    {"ops", "interface", "settings"},
+    {"models", "optim", "positives", "runtime", "figures"},
+    {"methods", "data"},
+    {"evaluation", "stages"},
+    {"build"},
+    {"runs"},
+    {"inference"},
+    {"training", "clustering", "reporting"},
+    {"train"},
+    {"main", "evaluate", "assign", "report", "export", "preview"},
+)
+LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+OUTSIDE = {"__init__", "__main__", "configs"}  # the package, its list of commands, and the configs of users
 
 
-def imported(path):
-    """Rooms of ssl_jax that a file imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def modules_imported(path):
+    """Modules of ssl_jax that a file imports, wherever in the file, as ("ops", "mesh") or ("train",)."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ssl_jax":
-            parts = node.module.split(".")[1:]
-            yield from (parts[:1] or [alias.name for alias in node.names])
+            parts = tuple(node.module.split(".")[1:])
+            for alias in node.names:
+                yield from _files(parts, alias.name)
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("ssl_jax."))
+            names = [alias.name.split(".") for alias in node.names]
+            yield from (tuple(name[1:]) for name in names if name[0] == "ssl_jax" and name[1:])
 
 
-FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+def _files(parts, name):
+    """`from ssl_jax.<parts> import <name>` as the module that it loads."""
+    deeper = ROOT.joinpath(*parts, name)
+    if deeper.with_suffix(".py").is_file() or (deeper / "__init__.py").is_file():
+        yield (*parts, name)
+    elif parts:
+        yield parts
+
+
+FILES = sorted(p for p in ROOT.rglob("*.py") if p.relative_to(ROOT).parts[0].removesuffix(".py") not in OUTSIDE)
+
+
+def room_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_down(path):
-    name = str(path.relative_to(ROOT).with_suffix(""))
-    room = name if name in MAY_IMPORT else name.split("/")[0]
-    assert room in MAY_IMPORT, f"{room} has no place in the layers yet"
-    assert set(imported(path)) <= MAY_IMPORT[room]
+    room = room_of(path)
+    assert room in LAYER, f"{room} has no place in the layers yet"
+    for module in modules_imported(path):
+        assert module[0] == room or LAYER[module[0]] < LAYER[room], f"{room} imports {'.'.join(module)}"
+
+
+def test_no_room_is_named_that_is_not_there():
+    assert set(LAYER) == {room_of(path) for path in FILES}
+
+
+def test_modules_import_in_no_circle():
+    """Within a room, too."""
+    name = lambda path: path.relative_to(ROOT).with_suffix("").parts
+    below = {name(path): set(modules_imported(path)) - {name(path)} for path in FILES if path.name != "__init__.py"}
+    while below:
+        free = [module for module, needed in below.items() if not needed & set(below)]
+        assert free, f"a circle among {sorted('.'.join(m) for m in below)}"
+        below = {module: needed for module, needed in below.items() if module not in free}
 
 
 def test_methods_do_not_know_each_other():
     for path in (ROOT / "methods").glob("*.py"):
-        assert "methods" not in set(imported(path))
+        assert {m[1] for m in modules_imported(path) if m[0] == "methods"} <= {"common"}
 
 
 def test_only_mesh_names_an_axis():
@@ -127,3 +87,8 @@ def test_only_mesh_names_an_axis():
             assert "axis_name" not in text
             assert "PartitionSpec" not in text
             assert "psum" not in text
+
+
+def test_only_figures_know_matplotlib():
+    for path in FILES:
+        assert room_of(path) == "figures" or "matplotlib" not in path.read_text("utf-8"), path

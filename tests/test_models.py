@@ -13,7 +13,7 @@ from ssl_jax.models.preact_resnet import PreActResNet
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.models.vgg import VGG
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.sharding import batch_sharding
+from ssl_jax.runtime.sharding import batch_sharding
 
 
 def count(tree):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from ssl_jax.boundary import Boundary
 from ssl_jax.evaluation.purity import Purity
 from ssl_jax.interface import PositiveSet, Split
 from ssl_jax.ops import losses
@@ -19,7 +18,10 @@ from ssl_jax.ops.neighbours import (
     reciprocal_adjacency,
 )
 from ssl_jax.ops.vectors import dot, unit
-from ssl_jax.positives import Contextual, Instance, Neighbours
+from ssl_jax.positives.boundary import Boundary
+from ssl_jax.positives.contextual import Contextual
+from ssl_jax.positives.instance import Instance
+from ssl_jax.positives.neighbours import Neighbours
 
 
 def graph(golden, case):

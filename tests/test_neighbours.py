@@ -8,7 +8,7 @@ from ssl_jax.ops import neighbours
 from ssl_jax.ops.mesh import ROWS, local_top_k, make_mesh, padded_rows
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
-from ssl_jax.sharding import batch_sharding
+from ssl_jax.runtime.sharding import batch_sharding
 
 
 @pytest.mark.parametrize("chunk", [7, 16, 1000])

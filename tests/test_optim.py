@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from ssl_jax import optim
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
 
 LARS_PARAMS = ("weight", "bias", "bn_scale", "bn_bias_zero", "zero_grad")
 

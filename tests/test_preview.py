@@ -9,12 +9,12 @@ from PIL import Image
 from test_run import TINY, environment
 
 from ssl_jax.data.augment import View
-from ssl_jax.data.preview import _GAP, _TOP, grid
+from ssl_jax.preview import _GAP, _TOP, grid
 
 
 def preview(*flags):
     return subprocess.run(
-        [sys.executable, "-m", "ssl_jax.data.preview", *flags],
+        [sys.executable, "-m", "ssl_jax.preview", *flags],
         env=environment(), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

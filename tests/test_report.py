@@ -17,13 +17,14 @@ import pytest
 from PIL import Image
 from test_run import environment, tiny
 
-from ssl_jax import checkpoint, writer
-from ssl_jax import environment as surroundings
 from ssl_jax.build import build, init_state
-from ssl_jax.folder import claim
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.reporting import features, make, page, pictures, record, tables
-from ssl_jax.settings import SettingError
+from ssl_jax.runs import checkpoint
+from ssl_jax.runs import provenance as surroundings
+from ssl_jax.runs.metrics import MetricsWriter
+from ssl_jax.runs.run_folder import claim
+from ssl_jax.settings.resolve import SettingError
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -34,7 +35,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.words, self._open = [], [], []
-        self.feed(text)
+        self.batches(text)
         self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag, attributes):
@@ -62,7 +63,7 @@ def run(tmp_path_factory):
         saved.save(16, jax.jit(lambda key: init_state(plan, plan.stages[0], key))(jax.random.key(0)))
         saved.close()
         start.reached(16)
-    log = writer.Metrics(folder, 0)
+    log = MetricsWriter(folder, 0)
     scores = lambda kind, x: {f"{kind}/knn/top1": x, f"{kind}/clustering/nmi": x / 2}
     log.write(0, 0.0, scores("pixels", 0.9321))
     log.write(0, 0.0, scores("untrained", 0.1))
@@ -259,7 +260,7 @@ def test_an_image_is_no_neighbour_of_its_own():
 def test_images_trained_on_are_not_shown_as_unseen(run, monkeypatch):
     load = features.load_data
     monkeypatch.setattr(features, "load_data", lambda config: dataclasses.replace(load(config), joined=56))
-    monkeypatch.setattr(features, "recorded", lambda folder: {})
+    monkeypatch.setattr(features, "read_config", lambda folder: {})
     with jax.set_mesh(make_mesh()):
         own = features.of_run(run, make_mesh(), {}, most=60)
     assert len(own.test_points) == len(own.test_images) == 0

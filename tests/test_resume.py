@@ -6,8 +6,13 @@ import pytest
 from ssl_jax.methods.target import SameSign
 from test_run import arrays, assert_same_run, quiet, records, tiny
 
-from ssl_jax import positives, signals, train, writer
-from ssl_jax.settings import SettingError
+from ssl_jax import (
+    positives,  # FIXME
+    train,
+)
+from ssl_jax.runs.console import ProgressBar
+from ssl_jax.runtime import preemption
+from ssl_jax.settings.resolve import SettingError
 
 
 def short(variant):
@@ -38,13 +43,13 @@ def stop_at(monkeypatch):
     """Makes the run behave as if a signal came while step n was being logged."""
     requests = []
 
-    class Request(signals.StopRequest):
+    class Request(preemption.StopRequest):
         def __enter__(self):
             requests.append(self)
             return super().__enter__()
 
-    monkeypatch.setattr(signals, "StopRequest", Request)
-    update = writer.Bar.update
+    monkeypatch.setattr(preemption, "StopRequest", Request)
+    update = ProgressBar.update
 
     def arrange(step):
         def updated(self, at, *args, **kwargs):
@@ -52,7 +57,7 @@ def stop_at(monkeypatch):
                 requests[-1].signum = signal.SIGTERM
             update(self, at, *args, **kwargs)
 
-        monkeypatch.setattr(writer.Bar, "update", updated)
+        monkeypatch.setattr(ProgressBar, "update", updated)
 
     return arrange
 
@@ -64,7 +69,7 @@ def test_exact_resume(variant, tmp_path, stop_at, build_once, monkeypatch):
     # Inside an epoch (a step was under way when the signal came), and at its end, before the next refresh.
     for step, saved in ((4, 5), (8, 8)):
         stop_at(step)
-        with pytest.raises(signals.Stopped, match=f"stopped at step {saved} of 16, saved in"):
+        with pytest.raises(preemption.Stopped, match=f"stopped at step {saved} of 16, saved in"):
             train.run(short(variant), tmp_path / "stopped", console=quiet())
     stop_at(None)
     assert train.run(short(variant), tmp_path / "stopped", console=quiet()) == scores
@@ -92,7 +97,7 @@ def test_not_finite_names_the_last_good_checkpoint(tmp_path, monkeypatch):
 @pytest.mark.parametrize("what", ["d/*", "_METADATA"])
 def test_a_damaged_checkpoint(what, tmp_path, stop_at, build_once):
     stop_at(4)
-    with pytest.raises(signals.Stopped):
+    with pytest.raises(preemption.Stopped):
         train.run(short("instance"), tmp_path / "run", console=quiet())
     stop_at(None)
     for path in (tmp_path / "run" / "checkpoints" / "5" / "default").glob(what):
@@ -106,7 +111,7 @@ def test_a_damaged_checkpoint(what, tmp_path, stop_at, build_once):
 
 def test_other_scores_may_be_asked_for_when_resuming(tmp_path, stop_at):
     stop_at(4)
-    with pytest.raises(signals.Stopped):
+    with pytest.raises(preemption.Stopped):
         train.run(short("instance"), tmp_path / "run", console=quiet())
     stop_at(None)
     config = short("instance")

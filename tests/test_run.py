@@ -19,16 +19,18 @@ import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 
-from ssl_jax import train, writer
-from ssl_jax.checkpoint import Checkpoints
+from ssl_jax import train
 from ssl_jax.data import datasets
 from ssl_jax.evaluation.knn import KNN
-from ssl_jax.folder import claim
+from ssl_jax.inference.pretrained import untrained
 from ssl_jax.interface import Split
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.pretrained import untrained
-from ssl_jax.settings import SettingError
-from ssl_jax.sharding import state_shardings
+from ssl_jax.runs.checkpoint import Checkpoints
+from ssl_jax.runs.console import ProgressBar
+from ssl_jax.runs.metrics import MetricsWriter, read_records
+from ssl_jax.runs.run_folder import claim
+from ssl_jax.runtime.sharding import state_shardings
+from ssl_jax.settings.resolve import SettingError
 
 TESTS = Path(__file__).parent
 TINY = TESTS / "configs" / "tiny.py"
@@ -71,7 +73,7 @@ def finish(folder, *more):
 
 def records(folder):
     """Records without what the clock decides."""
-    return [{k: v for k, v in r.items() if not k.startswith("speed/")} for r in writer.read(folder)]
+    return [{k: v for k, v in r.items() if not k.startswith("speed/")} for r in read_records(folder)]
 
 
 def arrays(folder, step=LAST):
@@ -134,7 +136,7 @@ def test_run_folder(uninterrupted):
 def wait_for_step(folder, step, process):
     process.stdout.readline()  # by then records beyond the restored step are gone
     for _ in range(15000):
-        if any(r["step"] >= step for r in writer.read(folder)):
+        if any(r["step"] >= step for r in read_records(folder)):
             return
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
@@ -150,16 +152,21 @@ def die(old, new):
         os.kill(os.getpid(), signal.SIGKILL)  # all is written, nothing is in place
 os.rename = lambda old, new, **k: (die(old, new), rename[0](old, new, **k))[1]
 Path.rename = lambda old, new: (die(old, new), rename[1](old, new))[1]
-from ssl_jax import cli, main
-cli.start(main.main)
+from ssl_jax.settings import command_line
+from ssl_jax import main
+command_line.start(main.main)
 """
 
 SLOW = """
 import time
-from ssl_jax import cli, main, writer
-update = writer.Bar.update
-writer.Bar.update = lambda *args, **kwargs: (time.sleep(0.05), update(*args, **kwargs))  # time for a signal to come
-cli.start(main.main)
+from ssl_jax.settings import command_line
+from ssl_jax.runs.console import ProgressBar
+from ssl_jax.runs.metrics import MetricsWriter
+from ssl_jax.runs.metrics import read_records
+from ssl_jax import main
+update = ProgressBar.update
+ProgressBar.update = lambda *args, **kwargs: (time.sleep(0.05), update(*args, **kwargs))  # time for a signal to come
+command_line.start(main.main)
 """
 
 
@@ -304,7 +311,7 @@ def test_a_notebook_shows_one_line_that_changes(monkeypatch):
     fake = types.SimpleNamespace(Pretty=str, display=display)
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=fake))
     monkeypatch.setitem(sys.modules, "IPython.display", fake)
-    bar = writer.Bar(Console(force_jupyter=True, file=io.StringIO()), epochs=2, steps=20, start=0)
+    bar = ProgressBar(Console(force_jupyter=True, file=io.StringIO()), epochs=2, steps=20, start=0)
     for step in (5, 10, 20):
         bar.update(step, step / 10, "loss 1.0", line=step != 5)
     bar.close()
@@ -321,10 +328,10 @@ def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
         {"step": 9},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 10, "trai')
-    metrics = writer.Metrics(tmp_path, 8)
+    metrics = MetricsWriter(tmp_path, 8)
     metrics.write(9, 1.5, {"train/loss": 2.0})
     metrics.close()
-    assert writer.read(tmp_path) == [*lines[:2], {"step": 9, "epoch": 1.5, "train/loss": 2.0}]
+    assert read_records(tmp_path) == [*lines[:2], {"step": 9, "epoch": 1.5, "train/loss": 2.0}]
 
 
 def test_scores_of_a_run_on_everything(tmp_path):

@@ -9,8 +9,8 @@ from test_run import tiny
 from ssl_jax.build import completed
 from ssl_jax.data import datasets
 from ssl_jax.data.datasets import Dataset, Images
-from ssl_jax.folder import claim
-from ssl_jax.settings import SettingError
+from ssl_jax.runs.run_folder import claim
+from ssl_jax.settings.resolve import SettingError
 
 RNG = np.random.default_rng(0)
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from ssl_jax.schedules import drops, warmup_cosine
+from ssl_jax.optim.schedules import drops, warmup_cosine
 
 
 @pytest.mark.parametrize("case", ["tiny_warmup", "tiny_nowarmup", "tiny_defaults_final0"])

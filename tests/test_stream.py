@@ -13,15 +13,18 @@ import pytest
 from PIL import Image
 from test_run import arrays, assert_same_run, environment, quiet, tiny
 
-from ssl_jax import train, transfer, writer
-from ssl_jax.data import ahead, cache, datasets, stream
-from ssl_jax.data.pipeline import Order, epoch_order
-from ssl_jax.feed import Feed
-from ssl_jax.labelled import label
+from ssl_jax import train
+from ssl_jax.clustering.label import label
+from ssl_jax.data import cache, datasets, prefetch, streaming
+from ssl_jax.data.rng import Order, epoch_order
+from ssl_jax.inference import transfer
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.reporting.features import of_run
-from ssl_jax.restored import open_run
-from ssl_jax.settings import SettingError
+from ssl_jax.runs.console import ProgressBar
+from ssl_jax.runs.metrics import read_records
+from ssl_jax.runs.restore import open_run
+from ssl_jax.settings.resolve import SettingError
+from ssl_jax.training.batches import Batches
 
 RNG = np.random.default_rng(0)
 EACH, SIZE = 16, 10
@@ -90,7 +93,7 @@ def test_rows_are_read_as_from_an_array(load):
         rows = np.asarray(rows, None if len(rows) else int)
         np.testing.assert_array_equal(lazy[rows], array[rows])
     for part in (slice(3, 9), slice(None, None, 4), slice(-2, None)):
-        assert isinstance(lazy[part], stream.Streamed)
+        assert isinstance(lazy[part], streaming.StreamedImages)
         np.testing.assert_array_equal(lazy[part], array[part])
     np.testing.assert_array_equal(lazy[7], array[7])
     with pytest.raises(IndexError):
@@ -101,7 +104,7 @@ def test_rows_are_read_as_from_an_array(load):
 
 def test_names_take_little_room_and_survive_odd_bytes():
     names = ["a/1.png", "ä/ö.jpg", os.fsdecode(b"b/\xff.png"), ""]
-    packed = stream.Names(names)
+    packed = streaming.Names(names)
     assert list(packed) == names
     assert packed[-2] == names[-2]
     with pytest.raises(IndexError):
@@ -111,7 +114,7 @@ def test_names_take_little_room_and_survive_odd_bytes():
 @pytest.mark.parametrize("start", [0, 5])
 def test_batches_follow_from_the_step_alone(load, key, start):
     sources = [load(store).train.images for store in ("stream", "cache")]
-    feeds = [Feed(x, make_mesh(), key, batch_size=8, resident=False) for x in sources]
+    feeds = [Batches(x, make_mesh(), key, batch_size=8, resident=False) for x in sources]
     for step in (*range(start, start + 7), 2):  # over the end of the epoch, and back
         (ours, index), (theirs, same) = (feed.batch(step) for feed in feeds)
         np.testing.assert_array_equal(index, same)
@@ -125,7 +128,7 @@ def test_batches_follow_from_the_step_alone(load, key, start):
 def test_a_process_reads_only_what_its_devices_take(load, key):
     images = load("stream").train.images
     seen = []
-    own = ahead.Ahead(ahead.Steps(images, Order(key, 39, 8), np.array([2, 3, 6])), 4, 0)
+    own = prefetch.Prefetcher(prefetch.Steps(images, Order(key, 39, 8), np.array([2, 3, 6])), 4, 0)
     read = images.read
     images.read = lambda rows, tell: (seen.append(rows), read(rows, tell))[1]
     rows, batch = own.next()
@@ -155,14 +158,14 @@ def test_a_file_that_goes_bad_ends_the_run_which_goes_on_when_it_is_back(images,
     """And all in all it is the run from the cache, bit for bit, evaluation and baselines too."""
     data = load("stream").train.images
     bad = images / data.name(Order(jax.random.key(0), len(data), 8)(11)[3])  # of the last step, if not before
-    whole, update = bad.read_bytes(), writer.Bar.update
+    whole, update = bad.read_bytes(), ProgressBar.update
 
     def updated(self, step, *args, **kwargs):
         if step == 5:
             bad.write_bytes(whole[:30])
         update(self, step, *args, **kwargs)
 
-    monkeypatch.setattr(writer.Bar, "update", updated)
+    monkeypatch.setattr(ProgressBar, "update", updated)
     with pytest.raises(SettingError, match=rf"{bad} cannot be read \(.*\); put it right and the same command") as error:
         train.run(config(images, "", "stream"), tmp_path / "run", console=quiet())
     assert "\n" not in str(error.value)
@@ -171,7 +174,7 @@ def test_a_file_that_goes_bad_ends_the_run_which_goes_on_when_it_is_back(images,
     bad.write_bytes(whole)
     train.run(config(images, "", "stream"), tmp_path / "run", console=quiet())
     assert_same_run(tmp_path / "run", cached, last=12)
-    waits = [r["speed/data_wait"] for r in writer.read(tmp_path / "run") if "speed/data_wait" in r]
+    waits = [r["speed/data_wait"] for r in read_records(tmp_path / "run") if "speed/data_wait" in r]
     assert len(waits) == 12
     assert all(0 <= share <= 1 for share in waits)
 
@@ -192,7 +195,7 @@ def test_what_reads_a_run_again_reads_them_too(images, decoded, cached):
 
 def test_worker_processes_of_a_test(load, key):
     images, mesh = load("stream").train.images, make_mesh()
-    feed = Feed(images, mesh, key, batch_size=6, resident=False, workers=1)
+    feed = Batches(images, mesh, key, batch_size=6, resident=False, workers=1)
     try:
         for step in range(3):
             found, rows = feed.batch(step)
@@ -205,14 +208,14 @@ WORKERS = """
 import multiprocessing, os, signal, sys, time
 import jax, numpy as np
 from ssl_jax.data import datasets
-from ssl_jax.feed import Feed
+from ssl_jax.training.batches import Batches
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
 
 folder, cache, bad = sys.argv[1:]
 load = lambda store: datasets.load("folder", dir=folder, cache=cache, size=10, store=store).train.images
 lazy, array = load("stream"), load("cache")
-feed = lambda workers: Feed(lazy, make_mesh(), jax.random.key(0), batch_size=8, resident=False, workers=workers)
+feed = lambda workers: Batches(lazy, make_mesh(), jax.random.key(0), batch_size=8, resident=False, workers=workers)
 same = lambda batch: np.testing.assert_array_equal(batch[0], array[np.asarray(batch[1])])
 shared = set(os.listdir("/dev/shm"))
 
@@ -292,8 +295,8 @@ def test_mistakes_end_in_one_line(load, name, settings, message):
 
 
 def test_too_little_shared_memory_is_said_before_any_work(load, key, monkeypatch):
-    monkeypatch.setattr(ahead.shutil, "disk_usage", lambda _: type("usage", (), dict(free=64e6)))
+    monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda _: type("usage", (), dict(free=64e6)))
     images = load("stream").train.images
-    ahead.check(images, 8, workers=2)
+    prefetch.check(images, 8, workers=2)
     with pytest.raises(SettingError, match=r"data.workers=9 hand over .*: 86 MB, and it has 64; .*--shm-size"):
-        Feed(images, make_mesh(), key, batch_size=8000, resident=False, workers=9)
+        Batches(images, make_mesh(), key, batch_size=8000, resident=False, workers=9)

@@ -9,14 +9,15 @@ import methods
 import numpy as np
 import pytest
 
-from ssl_jax import targets, train
+from ssl_jax import train
 from ssl_jax.interface import Batch, TrainState
 from ssl_jax.methods.byol import BYOL, BYOLState
+from ssl_jax.methods.common import target_network
 from ssl_jax.methods.moco import MoCo
 from ssl_jax.methods.simsiam import SimSiam
 from ssl_jax.models.layers import BatchNorm, Head
 from ssl_jax.models.network import Network
-from ssl_jax.schedules import line_cosine
+from ssl_jax.optim.schedules import line_cosine
 
 
 class Flat(nn.Module):
@@ -62,7 +63,7 @@ def test_published_byol_step(golden):
         params={"network": {"head": online}, "predictor": predictor},
         batch_stats={"network": {"head": online_stats}, "predictor": predictor_stats},
         opt_state=(),
-        method=BYOLState(targets.Target({"head": target}, {"head": target_stats})),
+        method=BYOLState(target_network.TargetNetwork({"head": target}, {"head": target_stats})),
         positives=(),
     )
     batch = Batch((image(data["h1"]), image(data["h2"])), jnp.arange(32))
@@ -126,16 +127,16 @@ def test_published_simsiam_model(golden):
 def test_published_momentum_and_rates(golden):
     data = golden("ema_schedule")
     total = 1000 * int(data["iter_per_epoch"])
-    found = [targets.momentum_at(int(n), total, 0.996) for n in data["n_iter"]]
+    found = [target_network.momentum_at(int(n), total, 0.996) for n in data["n_iter"]]
     np.testing.assert_allclose(found, data["ema_momentum"], atol=1e-6)
     rate = line_cosine(0.1, total, warmup_steps=50 * 117, cosine_steps=total)
     np.testing.assert_allclose([rate(int(n) - 1) for n in data["n_iter"]], data["propos_lr"], rtol=2e-5)
     np.testing.assert_allclose([0.1 * rate(int(n) - 1) for n in data["n_iter"]], data["conr_lr"], rtol=2e-5)
-    assert targets.momentum_at(5, total, 0.9, "constant") == np.float32(0.9)
+    assert target_network.momentum_at(5, total, 0.9, "constant") == np.float32(0.9)
     # DeepMind's steps count from 0, and its rate is the one of the step before.
     steps = data["deepmind_step"]
     base = data["deepmind_tau"][steps == 0][0]
-    found = [targets.momentum_at(int(n), total, float(base)) for n in steps]
+    found = [target_network.momentum_at(int(n), total, float(base)) for n in steps]
     np.testing.assert_allclose(found, data["deepmind_tau"], atol=1e-6)
     rate = line_cosine(0.1, total, warmup_steps=50 * 117)
     later = steps > 0
@@ -146,7 +147,7 @@ def test_published_momentum_and_rates(golden):
 def test_published_moving_average(golden):
     data = golden("moco_loss")
     for i in (0, 1):
-        found = targets.follow(data[f"ema_k{i}"], data[f"ema_q{i}"], float(data["ema_m"]))
+        found = target_network.follow(data[f"ema_k{i}"], data[f"ema_q{i}"], float(data["ema_m"]))
         np.testing.assert_allclose(found, data[f"ema_k{i}_after"], rtol=1e-6)
 
 
@@ -220,13 +221,13 @@ def test_joint_views_are_one_batch(key):
     views = tuple(i + jax.random.normal(jax.random.fold_in(key, i), (8, 8, 8, 3)) for i in range(2))
     variables = network.init(key, views, train=False)
     own = (network, variables["params"], variables["batch_stats"])
-    joint, stats = targets.project(*own, views, joint=True)
-    whole, _ = targets.project(*own, (jnp.concatenate(views),))
+    joint, stats = target_network.project(*own, views, joint=True)
+    whole, _ = target_network.project(*own, (jnp.concatenate(views),))
     np.testing.assert_allclose(joint.reshape(16, -1), whole[0], atol=1e-5)
-    assert np.abs(targets.project(*own, views)[0] - joint).max() > 1e-2
-    p, _ = targets.predict(Head(6, (10,)), *_predictor(key), joint, joint=True)
+    assert np.abs(target_network.project(*own, views)[0] - joint).max() > 1e-2
+    p, _ = target_network.predict(Head(6, (10,)), *_predictor(key), joint, joint=True)
     rows = joint.swapaxes(0, 1).reshape(16, 6)
-    expected, _ = targets.predict(Head(6, (10,)), *_predictor(key), rows[None])
+    expected, _ = target_network.predict(Head(6, (10,)), *_predictor(key), rows[None])
     np.testing.assert_allclose(p.swapaxes(0, 1).reshape(16, 6), expected[0], atol=1e-5)
 
 
@@ -239,7 +240,7 @@ def test_shuffled_batches_have_other_groups_and_the_same_rows(key):
     network = methods.network(groups=2)
     view = jax.random.normal(key, (8, 8, 8, 3))
     variables = network.init(key, (view,), train=False)
-    run = lambda net, **kw: targets.project(net, variables["params"], variables["batch_stats"], (view,), **kw)[0]
+    run = lambda net, **kw: target_network.project(net, variables["params"], variables["batch_stats"], (view,), **kw)[0]
     assert np.abs(run(network) - run(network, shuffle=key)).max() > 1e-3
     whole = methods.network()
     np.testing.assert_allclose(run(whole, shuffle=key), run(whole), atol=1e-5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.data import datasets
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
 
 FIXTURE = Path(__file__).parent / "fixtures" / "tfds.zip"
 

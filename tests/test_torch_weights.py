@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax.encoder import embed
+from ssl_jax.inference.embed import embed
+from ssl_jax.inference.pretrained import backbone_of, load_encoder
 from ssl_jax.models import torch_weights, weight_files
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.models.weight_files import WeightsError
 from ssl_jax.ops.vectors import unit
-from ssl_jax.pretrained import backbone_of, load_encoder
 
 
 def wave(name, shape):

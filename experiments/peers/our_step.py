@@ -15,9 +15,9 @@ from bench_step import plan_of
 from ssl_jax import train
 from ssl_jax.build import fresh_state
 from ssl_jax.data.augment import draw_views
-from ssl_jax.feed import Feed
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.sharding import state_shardings
+from ssl_jax.runtime.sharding import state_shardings
+from ssl_jax.training.batches import Batches
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -57,7 +57,7 @@ def step(case):
     with tempfile.TemporaryDirectory() as folder:
         plan = plan_of(config, Path(folder))
     shardings, stage, key = state_shardings(mesh, plan.shapes), plan.stages[-1], jax.random.key(0)
-    feed = Feed(plan.dataset.train.images, mesh, key, batch_size=plan.batch_size, resident=True)
+    feed = Batches(plan.dataset.train.images, mesh, key, batch_size=plan.batch_size, resident=True)
     pixels = jnp.asarray(plan.dataset.train.images[: plan.batch_size])
     views = draw_views(key, pixels, stage.views, stage.mean, stage.std)
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))

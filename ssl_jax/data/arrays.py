@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.data.decode import printable
 from ssl_jax.data.source import UNLABELLED, Dataset, Images, held_out, statistics
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import printable
 
 _KEYS = ("images", "labels", "test_images", "test_labels", "classes")
 _KERAS = {"x_train": "images", "y_train": "labels", "x_test": "test_images", "y_test": "test_labels"}

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.data import stored, turns
-from ssl_jax.data.decode import printable
+from ssl_jax.data import cache_files
 from ssl_jax.data.source import Dataset, Images
-from ssl_jax.settings import SettingError
+from ssl_jax.runtime import file_lock
+from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import printable
 
 _FORMAT = 1  # raise it when the same files would give other pixels
 
@@ -62,28 +63,28 @@ def dataset(source, kind: str, facts, origin: str, work: Callable[[], Work]) -> 
         SettingError: a bad image (unless those are left out), no room, a cache that cannot be written.
     """
     folder = root(source) / kind / _hash(facts)
-    found = stored.read(folder)
+    found = cache_files.read(folder)
     if found is None:
         with _in_turn(source, folder, f"decoding {origin}"):
-            found = stored.read(folder)
+            found = cache_files.read(folder)
             if found is None:
                 given = work()
                 with _writable(source):
-                    stored.create(folder, given, origin, progress, skip_corrupt=source.skip_corrupt)
-                found = stored.read(folder)
+                    cache_files.create(folder, given, origin, progress, skip_corrupt=source.skip_corrupt)
+                found = cache_files.read(folder)
         if found is None:
             raise SettingError(f"{folder} cannot be read back; set data.cache to another folder")
     images, labels, index = found
     notes, skipped, train = (), index["skipped"], index["train"]
     if skipped:
         if not source.skip_corrupt:
-            raise stored.corrupt(origin, *skipped[0])
+            raise cache_files.corrupt(origin, *skipped[0])
         total, (name, why) = len(images) + len(skipped), skipped[0]
         first = printable(f"{origin}/{name} ({why})")
         notes = (f"{len(skipped):,} of {total:,} images cannot be read and are left out, the first: {first}",)
     splits = (Images(images[rows], labels[rows]) for rows in (slice(train), slice(train, None)))
     facts = (tuple(index[key]) for key in ("classes", "mean", "std"))
-    return Dataset(*splits, *facts, notes, listed=lambda: stored.names(folder))
+    return Dataset(*splits, *facts, notes, listed=lambda: cache_files.names(folder))
 
 
 def kept(source, kind: str, facts, make: Callable[[], np.ndarray], doing: str) -> np.ndarray:
@@ -117,7 +118,7 @@ def _store(source, path, found):
     try:
         with _writable(source):
             path.parent.mkdir(parents=True, exist_ok=True)
-            stored.clear(path.parent)
+            cache_files.clear(path.parent)
             with open(temporary, "wb") as file:
                 np.save(file, found)
             temporary.replace(path)
@@ -130,8 +131,8 @@ def _store(source, path, found):
 def _in_turn(source, path, doing):
     """Of all processes that share the cache, one at a time is in here for `path`."""
     with _writable(source):
-        lock = turns.opened(path)
-    with turns.held(lock, doing):
+        lock = file_lock.opened(path)
+    with file_lock.held(lock, doing):
         yield
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_jax.data import cache
 from ssl_jax.data.source import Dataset, Images
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 SITE = "https://www.cs.toronto.edu/~kriz/"

@@ -8,9 +8,9 @@ from ssl_jax.data.arrays import arrays
 from ssl_jax.data.cifar import cifar10, cifar100
 from ssl_jax.data.folder import folder
 from ssl_jax.data.source import UNLABELLED, Dataset, Images, Source, check_classes
-from ssl_jax.data.stream import Streamed
+from ssl_jax.data.streaming import StreamedImages
 from ssl_jax.data.tfds import tfds
-from ssl_jax.settings import SettingError, fill
+from ssl_jax.settings.resolve import SettingError, fill
 
 __all__ = ["LOADERS", "UNLABELLED", "Dataset", "Images", "Source", "load"]
 _TFDS = "tfds:"
@@ -67,7 +67,7 @@ def _unlabelled(dataset) -> Dataset:
 def _joined(train, test) -> Images:
     """Both splits in one."""
     ours, theirs = train.images, test.images
-    images = ours.followed_by(theirs) if isinstance(ours, Streamed) else np.concatenate([ours, theirs])
+    images = ours.followed_by(theirs) if isinstance(ours, StreamedImages) else np.concatenate([ours, theirs])
     return Images(images, np.concatenate([train.labels, test.labels]))
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # files are often named for another format than they have
@@ -30,11 +31,6 @@ _TURNS = {
 
 class CorruptError(Exception):
     """An image that is there but cannot be decoded; the message says why."""
-
-
-def printable(text) -> str:
-    """A path or reason that fits on one line of any terminal: odd characters become question marks."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def read(path: Path, side: int) -> np.ndarray:

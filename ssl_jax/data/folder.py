@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.data import cache, stream
-from ssl_jax.data.decode import SUFFIXES, printable, read
+from ssl_jax.data import cache, streaming
+from ssl_jax.data.decode import SUFFIXES, read
 from ssl_jax.data.source import UNLABELLED, Dataset, check_classes, held_out
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import printable
 
 _TESTS = ("val", "valid", "validation", "test")
 
@@ -39,11 +40,11 @@ def folder(source) -> Dataset:
         raise SettingError(f"no images to train on in data.dir={printable(source.dir)} ({' '.join(SUFFIXES)})")
     names, labels, count, classes = _ordered(source, tops, train, test)
     del train, test  # millions of strings
-    names = stream.Names(names)
+    names = streaming.Names(names)
     image = functools.partial(_image, root, names, source.size)
     work = cache.Work(names, labels, count, (source.size, source.size, 3), image, classes)
     if source.store == "stream":
-        return stream.dataset(source, str(root), work)
+        return streaming.dataset(source, str(root), work)
     names = list(names)
     facts = [names, [_stamp(root / name) for name in names], labels.tolist(), count, classes, source.size]
     return cache.dataset(source, "folders", facts, str(root), lambda: work)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ssl_jax.data import cache
-from ssl_jax.data.decode import CorruptError, decode, printable
+from ssl_jax.data.decode import CorruptError, decode
 from ssl_jax.data.source import UNLABELLED
+from ssl_jax.settings.text import printable
 
 
 class Places(Sequence):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
 
 UNLABELLED = -1
 _STATISTICS_FROM = 2000  # images that the channel statistics are computed from, at most
@@ -19,7 +19,7 @@ _AT_ONCE = 250  # of them
 class Images:
     """One split: `images` uint8 [N, H, W, C] and `labels` int32 [N] (-1: unlabelled).
 
-    `images` is a numpy array, a memory map, or what decodes rows when it is asked for them (`stream.Streamed`).
+    `images` is a numpy array, a memory map, or what decodes rows when it is asked for them (`stream.StreamedImages`).
     """
 
     images: Any

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.data import cache, records, stream
-from ssl_jax.data.decode import printable
+from ssl_jax.data import cache, records, streaming
 from ssl_jax.data.source import UNLABELLED, Dataset, check_classes, held_out
-from ssl_jax.settings import SettingError
+from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import printable
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -39,7 +39,7 @@ def tfds(name: str, source) -> Dataset:
     facts = [str(folder.relative_to(top)), files, source.size, source.labels, source.test_share, source.unlabelled]
     work = lambda: _work(folder, name, top, source, facts[:2])
     if source.store == "stream":
-        return stream.dataset(source, f"tfds:{name}", work())
+        return streaming.dataset(source, f"tfds:{name}", work())
     return cache.dataset(source, "tfds", facts, f"tfds:{name}", work)
 
 

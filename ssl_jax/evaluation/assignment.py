@@ -9,7 +9,7 @@ from ssl_jax.evaluation import metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class Assignment:
+class OwnClusters:
     """Hungarian accuracy, NMI and ARI of the arg max over the feature `scores`, of all images trained on.
 
     Sinkhorn-Knopp balances codes over a batch while training; an image by itself goes to its nearest prototype. There
@@ -32,4 +32,4 @@ class Assignment:
         yield "largest", float(sizes.max() / len(found))
 
 
-Evaluator = Assignment
+Evaluator = OwnClusters

@@ -10,7 +10,7 @@ import optax
 
 from ssl_jax.data.augment import View
 from ssl_jax.evaluation import metrics
-from ssl_jax.interface import silent
+from ssl_jax.interface import no_progress
 
 _SCHEDULES = ("cosine", "drops")
 
@@ -82,7 +82,7 @@ class Augmented:
             return scale * self.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
         return scale * self.learning_rate * 0.1 ** sum(epoch >= drop for drop in self.drops)
 
-    def run(self, splits, state, report=silent):
+    def run(self, splits, state, report=no_progress):
         train, test = splits["train"], splits["test"]
         if train.draw is None:
             return

@@ -8,7 +8,7 @@ import numpy as np
 
 from ssl_jax.data.source import held_out
 from ssl_jax.evaluation import regression
-from ssl_jax.interface import silent
+from ssl_jax.interface import no_progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Probe:
     def needs(self):
         return self.features
 
-    def run(self, splits, state, report=silent):
+    def run(self, splits, state, report=no_progress):
         train, test = splits["train"], splits["test"]
         if not (np.asarray(train.labels) >= 0).any():
             raise ValueError("there are no labelled training images")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssl_jax.interface import silent
+from ssl_jax.interface import no_progress
 
 _TOGETHER = 100  # steps of one call, between progress lines
 
@@ -46,7 +46,7 @@ class Weights(NamedTuple):
         return (x @ self.kernel.reshape(features, -1)).reshape(-1, cells, classes) + self.bias[None]
 
 
-def fit(data: Data, rows, rates, decays, *, classes, steps, batch_size, seed, report=silent) -> Weights:
+def fit(data: Data, rows, rates, decays, *, classes, steps, batch_size, seed, report=no_progress) -> Weights:
     """Minimises the mean cross-entropy plus decay / 2 times the squared kernel, for each cell of a grid.
 
     SGD with Nesterov's momentum of 0.9 from zero weights, the rate falling along half a cosine; epochs of mini-batches

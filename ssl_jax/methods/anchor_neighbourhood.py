@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax import banks
-from ssl_jax.interface import Aux, silent
+from ssl_jax.interface import Aux, no_progress
+from ssl_jax.methods.common import memory_bank
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import COLLAPSED, spread
 from ssl_jax.ops.losses import anchor_neighbourhood_nll
@@ -62,7 +62,7 @@ class AnchorNeighbourhood:
 
     def __post_init__(self):
         settings = dict(temperature=self.temperature, momentum=self.momentum, normaliser=0.0)
-        banks.check("softmax", 0, self.examples, **settings)
+        memory_bank.check("softmax", 0, self.examples, **settings)
         if self.rounds < 1:
             raise ValueError(f"rounds={self.rounds}: at least 1 after round 0 (without any: configs/instance.py)")
         if not 0 <= self.share <= 1 or self._share * self.rounds > 1:
@@ -127,7 +127,7 @@ class AnchorNeighbourhood:
         """Before the first step of every round but round 0."""
         return step > 0 and step < self.total_steps and self.round_at(step) != self.round_at(step - 1)
 
-    def refresh(self, state, embed, key, report=silent):
+    def refresh(self, state, embed, key, report=no_progress):
         """Neighbourhood discovery: anchors and neighbours of the round that begins."""
         round_ = self.round_at(int(state.step))
         bank, count = state.method.bank, self.anchors(round_)

@@ -6,15 +6,15 @@ from typing import Any
 import jax
 from flax import struct
 
-from ssl_jax import targets
-from ssl_jax.interface import Aux, silent
+from ssl_jax.interface import Aux, no_progress
+from ssl_jax.methods.common import target_network
+from ssl_jax.methods.common.target_network import TargetNetwork
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import warning
 from ssl_jax.ops.losses import neighbour_cosine
 from ssl_jax.ops.vectors import unit
-from ssl_jax.positives import Instance
-from ssl_jax.targets import Target
+from ssl_jax.positives.instance import Instance
 
 MOVES = ("after", "before")
 SCHEDULES = ("cosine", "constant")
@@ -23,7 +23,7 @@ SCHEDULES = ("cosine", "constant")
 class BYOLState(struct.PyTreeNode):
     """The target network."""
 
-    target: Target
+    target: TargetNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class BYOL:
 
     def init(self, key, batch):
         """Online network, predictor and target."""
-        targets.two_views("BYOL", batch)
+        target_network.two_views("BYOL", batch)
         network_key, predictor_key, target_key = jax.random.split(key, 3)
         make = lambda key: self.network.init(key, batch.views, train=False)
         online = make(network_key)
@@ -87,43 +87,43 @@ class BYOL:
         params = {"network": online["params"], "predictor": predictor["params"]}
         batch_stats = {"network": online["batch_stats"], "predictor": predictor.get("batch_stats", {})}
         # Copies: donated arrays must not stand twice in the state.
-        target = jax.tree.map(jax.numpy.copy, Target(other["params"], other["batch_stats"]))
+        target = jax.tree.map(jax.numpy.copy, TargetNetwork(other["params"], other["batch_stats"]))
         return params, batch_stats, BYOLState(target)
 
     def loss(self, state, batch, key):
         """Minus the cosine of each prediction with its positives' targets, both directions."""
         params, stats, target = state.params, state.batch_stats, state.method.target
-        z, network_stats = targets.project(self.network, params["network"], stats["network"], batch.views)
-        p, predictor_stats = targets.predict(self._predictor(), params["predictor"], stats["predictor"], z)
+        z, network_stats = target_network.project(self.network, params["network"], stats["network"], batch.views)
+        p, predictor_stats = target_network.predict(self._predictor(), params["predictor"], stats["predictor"], z)
         shuffle = key if self.shuffle else None
-        keys, target_stats = targets.project(  # the second view first, as released
+        keys, target_stats = target_network.project(  # the second view first, as released
             self.network, target.params, target.batch_stats, batch.views[::-1], shuffle=shuffle
         )
         loss = 0.0
         for prediction, k in zip(p, jax.lax.stop_gradient(keys)):
             chosen = self.positives.select(state.positives, unit(k), batch.index, state.step)
             loss = loss + 0.5 * self.loss_scale * neighbour_cosine(prediction, k, chosen)
-        found = targets.metrics(self.positives, state.positives, chosen, keys[0])
+        found = target_network.metrics(self.positives, state.positives, chosen, keys[0])
         moved = self._follow(target.params, params["network"], state.step + 1) if self.moves == "before" else ()
         new = {"network": network_stats, "predictor": predictor_stats}
         return loss, Aux(new, (target_stats, moved), jax.lax.stop_gradient(found))
 
     def _follow(self, target, online, step):
-        momentum = targets.momentum_at(step, self.total_steps, self.momentum, self.momentum_schedule)
-        return targets.follow(target, online, momentum)
+        momentum = target_network.momentum_at(step, self.total_steps, self.momentum, self.momentum_schedule)
+        return target_network.follow(target, online, momentum)
 
     def post_step(self, state, aux, batch):
         """The target follows; its running statistics are those of this step's passes."""
         stats, params = aux.carry
         if self.moves == "after":
             params = self._follow(state.method.target.params, state.params["network"], state.step)
-        return state.replace(method=BYOLState(Target(params, stats)))
+        return state.replace(method=BYOLState(TargetNetwork(params, stats)))
 
     def refresh_at(self, step):
         """Never; positives may."""
         return False
 
-    def refresh(self, state, embed, key, report=silent):
+    def refresh(self, state, embed, key, report=no_progress):
         """Nothing to refresh."""
         return state, {}
 
@@ -133,7 +133,7 @@ class BYOL:
 
     def features(self, state, images, names):
         """The online network's features; `embedding` is the target's projection, which clustering and filter read."""
-        return targets.features(self.network, state, state.method.target, images, names)
+        return target_network.features(self.network, state, state.method.target, images, names)
 
 
 Method = BYOL

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax import banks
-from ssl_jax.interface import Aux, silent
+from ssl_jax.interface import Aux, no_progress
+from ssl_jax.methods.common import memory_bank
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import COLLAPSED, spread
 from ssl_jax.ops.memory import init_bank, update_bank
@@ -55,7 +55,7 @@ class InstanceDiscrimination:
 
     def __post_init__(self):
         settings = dict(temperature=self.temperature, momentum=self.momentum, normaliser=self.normaliser)
-        banks.check(self.objective, self.samples, self.examples, **settings)
+        memory_bank.check(self.objective, self.samples, self.examples, **settings)
 
     def init(self, key, batch):
         """Network and bank."""
@@ -73,7 +73,7 @@ class InstanceDiscrimination:
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
         bank = state.method.bank[: self.examples]
-        loss, normaliser = banks.instance_loss(
+        loss, normaliser = memory_bank.instance_loss(
             self.objective,
             embedding[0],
             bank,
@@ -91,7 +91,7 @@ class InstanceDiscrimination:
 
     def _chance(self):
         settings = dict(temperature=self.temperature, samples=self.samples)
-        return banks.at_chance(self.objective, self.examples, self.network.head.dim, **settings)
+        return memory_bank.at_chance(self.objective, self.examples, self.network.head.dim, **settings)
 
     def post_step(self, state, aux, batch):
         """The batch's rows of the bank move toward this step's embeddings."""
@@ -103,7 +103,7 @@ class InstanceDiscrimination:
         """Never."""
         return False
 
-    def refresh(self, state, embed, key, report=silent):
+    def refresh(self, state, embed, key, report=no_progress):
         """Nothing to refresh."""
         return state, {}
 

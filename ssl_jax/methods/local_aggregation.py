@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax import banks
-from ssl_jax.interface import Aux, silent
+from ssl_jax.interface import Aux, no_progress
+from ssl_jax.methods.common import memory_bank
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import COLLAPSED, spread
 from ssl_jax.ops.kmeans import kmeans, random_rows
@@ -84,7 +84,7 @@ class LocalAggregation:
 
     def __post_init__(self):
         settings = dict(temperature=self.temperature, momentum=self.momentum, normaliser=self.normaliser)
-        banks.check(self.objective, self.samples, self.examples, others=("aggregation",), **settings)
+        memory_bank.check(self.objective, self.samples, self.examples, others=("aggregation",), **settings)
         if self.close not in CLOSE:
             raise ValueError(f"close={self.close!r}: choose {' or '.join(CLOSE)}")
         if not 0 <= self.background <= self.examples:
@@ -134,7 +134,9 @@ class LocalAggregation:
             metrics |= {"nothing_close": nothing, "close": jnp.mean(count, dtype=jnp.float32)}
         else:
             settings |= dict(samples=self.samples, normaliser=normaliser)
-            loss, normaliser = banks.instance_loss(self.objective, embedding[0], bank, batch.index, key, **settings)
+            loss, normaliser = memory_bank.instance_loss(
+                self.objective, embedding[0], bank, batch.index, key, **settings
+            )
         return loss, Aux(updated["batch_stats"], (features, normaliser), metrics)
 
     def _close(self, own, index):
@@ -156,7 +158,7 @@ class LocalAggregation:
         every = self.refresh_steps or max(round(self.refresh_epochs * self.steps_per_epoch), 1)
         return self.objective == "aggregation" and (step - self.first_step) % every == 0
 
-    def refresh(self, state, embed, key, report=silent):
+    def refresh(self, state, embed, key, report=no_progress):
         """H clusterings of the bank, or the nearest neighbours in it."""
         own, padding = state.method, len(state.method.bank) - self.examples
         if self.close == "neighbours":

@@ -7,21 +7,21 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax import targets
-from ssl_jax.interface import Aux, silent
+from ssl_jax.interface import Aux, no_progress
+from ssl_jax.methods.common import target_network
+from ssl_jax.methods.common.target_network import TargetNetwork
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import warning
 from ssl_jax.ops.losses import neighbour_info_nce
 from ssl_jax.ops.memory import push_queue
 from ssl_jax.ops.vectors import unit
-from ssl_jax.positives import Instance
-from ssl_jax.targets import Target
+from ssl_jax.positives.instance import Instance
 
 
 class MoCoState(struct.PyTreeNode):
     """The key network, and the queue [Q, D] of past keys, unit rows, newest first."""
 
-    target: Target
+    target: TargetNetwork
     queue: jax.Array
 
 
@@ -70,11 +70,11 @@ class MoCo:
 
     def init(self, key, batch):
         """Query network, its copy for keys, and a random queue."""
-        targets.two_views("MoCo", batch)
+        target_network.two_views("MoCo", batch)
         network_key, queue_key = jax.random.split(key)
         online = self.network.init(network_key, batch.views, train=False)
         # Copies: donated arrays must not stand twice in the state.
-        target = jax.tree.map(jnp.copy, Target(online["params"], online["batch_stats"]))
+        target = jax.tree.map(jnp.copy, TargetNetwork(online["params"], online["batch_stats"]))
         queue = unit(jax.random.normal(queue_key, (self.queue_length, self.network.head.dim)))
         return {"network": online["params"]}, {"network": online["batch_stats"]}, MoCoState(target, queue)
 
@@ -83,8 +83,8 @@ class MoCo:
         own, params, stats = state.method, state.params["network"], state.batch_stats["network"]
         shuffle = key if self.shuffle and self.network.head.bn_groups > 1 else None
         pairs = (batch.views, batch.views[::-1])[: 2 if self.symmetric else 1]
-        queries, stats = targets.project(self.network, params, stats, tuple(first for first, _ in pairs))
-        keys, target_stats = targets.project(
+        queries, stats = target_network.project(self.network, params, stats, tuple(first for first, _ in pairs))
+        keys, target_stats = target_network.project(
             self.network, own.target.params, own.target.batch_stats, tuple(k for _, k in pairs), shuffle=shuffle
         )
         loss, keys = 0.0, jax.lax.stop_gradient(unit(keys))
@@ -92,21 +92,21 @@ class MoCo:
         for query, k in zip(queries, keys):
             chosen = self.positives.select(state.positives, k, batch.index, state.step)
             loss = loss + neighbour_info_nce(query, k, own.queue, chosen, **settings)
-        found = targets.metrics(self.positives, state.positives, chosen, keys[0])
+        found = target_network.metrics(self.positives, state.positives, chosen, keys[0])
         entering = keys[::-1].reshape(-1, keys.shape[-1])
         return loss, Aux({"network": stats}, (target_stats, entering), found)
 
     def post_step(self, state, aux, batch):
         """The key network follows, and this step's keys enter the queue."""
         stats, keys = aux.carry
-        params = targets.follow(state.method.target.params, state.params["network"], self.momentum)
-        return state.replace(method=MoCoState(Target(params, stats), push_queue(state.method.queue, keys)))
+        params = target_network.follow(state.method.target.params, state.params["network"], self.momentum)
+        return state.replace(method=MoCoState(TargetNetwork(params, stats), push_queue(state.method.queue, keys)))
 
     def refresh_at(self, step):
         """Never; positives may."""
         return False
 
-    def refresh(self, state, embed, key, report=silent):
+    def refresh(self, state, embed, key, report=no_progress):
         """Nothing to refresh."""
         return state, {}
 
@@ -118,7 +118,7 @@ class MoCo:
 
     def features(self, state, images, names):
         """The query network's features; `embedding` is the key network's, which clustering and filter read."""
-        return targets.features(self.network, state, state.method.target, images, names)
+        return target_network.features(self.network, state, state.method.target, images, names)
 
 
 Method = MoCo

@@ -5,14 +5,14 @@ from typing import Any
 
 import jax
 
-from ssl_jax import targets
-from ssl_jax.interface import Aux, silent
+from ssl_jax.interface import Aux, no_progress
+from ssl_jax.methods.common import target_network
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import warning
 from ssl_jax.ops.losses import neighbour_cosine
 from ssl_jax.ops.vectors import unit
-from ssl_jax.positives import Instance
+from ssl_jax.positives.instance import Instance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SimSiam:
 
     def init(self, key, batch):
         """Network and predictor."""
-        targets.two_views("SimSiam", batch)
+        target_network.two_views("SimSiam", batch)
         network_key, predictor_key = jax.random.split(key)
         network = self.network.init(network_key, batch.views, train=False)
         z = jax.numpy.zeros((1, self.network.head.dim))
@@ -57,13 +57,17 @@ class SimSiam:
     def loss(self, state, batch, key):
         """Minus the cosine of each prediction with its positives' projections, the mean of both directions (eq. 2)."""
         params, stats, joint = state.params, state.batch_stats, dict(joint=self.joint_views)
-        z, network_stats = targets.project(self.network, params["network"], stats["network"], batch.views, **joint)
-        p, predictor_stats = targets.predict(self._predictor(), params["predictor"], stats["predictor"], z, **joint)
+        z, network_stats = target_network.project(
+            self.network, params["network"], stats["network"], batch.views, **joint
+        )
+        p, predictor_stats = target_network.predict(
+            self._predictor(), params["predictor"], stats["predictor"], z, **joint
+        )
         loss, keys = 0.0, jax.lax.stop_gradient(z[::-1])
         for prediction, k in zip(p, keys):
             chosen = self.positives.select(state.positives, unit(k), batch.index, state.step)
             loss = loss + 0.5 * neighbour_cosine(prediction, k, chosen)
-        found = targets.metrics(self.positives, state.positives, chosen, keys[0])
+        found = target_network.metrics(self.positives, state.positives, chosen, keys[0])
         return loss, Aux({"network": network_stats, "predictor": predictor_stats}, (), found)
 
     def post_step(self, state, aux, batch):
@@ -74,7 +78,7 @@ class SimSiam:
         """Never; positives may."""
         return False
 
-    def refresh(self, state, embed, key, report=silent):
+    def refresh(self, state, embed, key, report=no_progress):
         """Nothing to refresh."""
         return state, {}
 

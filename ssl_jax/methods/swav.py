@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax.interface import Aux, silent
+from ssl_jax.interface import Aux, no_progress
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import COLLAPSED, code_entropy, spread, usage
 from ssl_jax.ops.losses import swapped_prediction
@@ -150,7 +150,7 @@ class SwAV:
         """Never."""
         return False
 
-    def refresh(self, state, embed, key, report=silent):
+    def refresh(self, state, embed, key, report=no_progress):
         """Nothing to refresh."""
         return state, {}
 

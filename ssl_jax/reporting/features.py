@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import scoring
 from ssl_jax.build import completed, load_data
-from ssl_jax.folder import FINGERPRINT, recorded
+from ssl_jax.inference.scorer import features
 from ssl_jax.ops.vectors import unit
-from ssl_jax.restored import config_of, open_run
-from ssl_jax.settings import SettingError
+from ssl_jax.runs.restore import config_of, open_run
+from ssl_jax.runs.run_folder import FINGERPRINT, read_config
+from ssl_jax.settings.resolve import SettingError
 
 MOST = 10_000  # training images that are embedded, at most
 _TESTS = 2_000  # test images likewise, to look up neighbours for
@@ -61,7 +61,7 @@ def of_run(folder, mesh, given, *, most: int = MOST, seed: int = 0) -> Features:
     for name, value in given.items():
         config.data[name.partition(".")[2]] = value
     dataset = load_data(completed(config))
-    if recorded(folder).get(FINGERPRINT, dataset.fingerprint()) != dataset.fingerprint():
+    if read_config(folder).get(FINGERPRINT, dataset.fingerprint()) != dataset.fingerprint():
         raise SettingError(f"data.name={config.data.name!r} holds other images now than {folder} was trained on")
     run = open_run(folder, mesh)
     stage = run.plan.stages[-1]
@@ -69,7 +69,7 @@ def of_run(folder, mesh, given, *, most: int = MOST, seed: int = 0) -> Features:
     unseen = 0 if dataset.joined else len(dataset.test)
     rows, tests = (_drawn(rng, count, n) for count, n in ((len(dataset.train), most), (unseen, _TESTS)))
     names = ("embedding", "scores") if _has_scores(stage, run.state, dataset) else ("embedding",)
-    embed = lambda images: scoring.features(stage, run.state, images, names)
+    embed = lambda images: features(stage, run.state, images, names)
     images, test_images = np.asarray(dataset.train.images[rows]), np.asarray(dataset.test.images[tests])
     found = embed(images)
     points = np.asarray(unit(found["embedding"]))

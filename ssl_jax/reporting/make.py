@@ -2,10 +2,10 @@
 
 import jax
 
-from ssl_jax import writer
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.reporting import features, page
-from ssl_jax.settings import SettingError
+from ssl_jax.runs.metrics import write_atomically
+from ssl_jax.settings.resolve import SettingError
 
 
 class Attempts:
@@ -42,5 +42,5 @@ def write(runs, path, *, given=None, most: int = features.MOST, say=print) -> li
             run.name: attempt(f"figures from the features of {run.name}", lambda run=run: own(run)) for run in runs
         }
         sections = page.sections(runs, {name: x for name, x in found.items() if x is not None}, attempt)
-    writer.replace(path, page.render(runs, sections, attempt.notes))
+    write_atomically(path, page.render(runs, sections, attempt.notes))
     return attempt.notes

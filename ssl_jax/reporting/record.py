@@ -4,7 +4,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from ssl_jax import environment, folder, scoring, writer
+from ssl_jax.runs import provenance, run_folder
+from ssl_jax.runs.metrics import read_records
+from ssl_jax.runs.scores import latest_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Record:
     @property
     def scores(self) -> dict[str, dict]:
         """The newest scores of each kind of features: {"trained encoder": {"knn/top1": ...}}."""
-        return scoring.on_record(self.folder)
+        return latest_scores(self.folder)
 
     @property
     def evaluated(self) -> dict | None:
@@ -72,12 +74,12 @@ def names_of(folders) -> list[str]:
 
 
 def _read(path, name):
-    recorded = folder.recorded(path)
-    settings = {k: v for k, v in recorded.items() if k not in (folder.FINGERPRINT, folder.FACTS)}
-    facts = recorded.get(folder.FACTS) or {}
+    recorded = run_folder.read_config(path)
+    settings = {k: v for k, v in recorded.items() if k not in (run_folder.FINGERPRINT, run_folder.FACTS)}
+    facts = recorded.get(run_folder.FACTS) or {}
     lines = path / "evaluations.jsonl"
     evaluations = _lines(lines.read_text()) if lines.exists() else []
-    return Record(name, path, settings, facts, writer.read(path), evaluations, environment.read(path))
+    return Record(name, path, settings, facts, read_records(path), evaluations, provenance.read(path))
 
 
 def _lines(text):

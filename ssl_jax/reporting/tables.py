@@ -3,9 +3,9 @@
 import dataclasses
 import json
 
-from ssl_jax import scoring, writer
+from ssl_jax.runs.scores import FEATURES, score_label, shown_scores
 
-OWN = scoring.FEATURES["eval"]
+OWN = FEATURES["eval"]
 _SAME = 1e-6  # baselines that differ by less are one
 
 
@@ -35,17 +35,17 @@ def scores(runs) -> Table | None:
         if run.best is not None and run.best is not run.evaluated and run.best["step"] != run.evaluated["step"]:
             found = {k.partition("/")[2]: v for k, v in run.best.items() if k.startswith("eval/")}
             rows.append(("quiet", f"{run.name}, best epoch by test images", f"{run.best['epoch']:g}", found))
-    names = writer.names({str(i): row[3] for i, row in enumerate(rows)})
+    names = shown_scores({str(i): row[3] for i, row in enumerate(rows)})
     if not rows or not names:
         return None
     cells = [(kind, [name, at, *(_number(own.get(n)) for n in names)]) for kind, name, at, own in rows]
-    return Table(["", "epoch", *map(writer.label, names)], cells, _best(rows, names))
+    return Table(["", "epoch", *map(score_label, names)], cells, _best(rows, names))
 
 
 def _baselines(runs):
     """("", name, "", scores) of what runs began from; once where they agree on all that they both scored."""
     found = {}  # (features, runs): scores
-    for label in scoring.FEATURES.values():
+    for label in FEATURES.values():
         for run in runs if label != OWN else ():
             values = run.scores.get(label)
             if not values:
@@ -82,13 +82,13 @@ def evaluations(run) -> Table | None:
     if not run.evaluations:
         return None
     rows = {str(i): e.get("scores", {}) for i, e in enumerate(run.evaluations)}
-    names = writer.names(rows)
+    names = shown_scores(rows)
     cells = []
     for entry, own in zip(run.evaluations, rows.values()):
         failed = ", ".join(entry.get("failed") or {})
         first = [entry.get("date", ""), entry.get("data", ""), str(entry.get("step", ""))]
         cells.append(("", [*first, *(_number(own.get(n)) for n in names), failed or "\u2013"]))
-    return Table(["date", "data", "step", *map(writer.label, names), "failed"], cells)
+    return Table(["date", "data", "step", *map(score_label, names), "failed"], cells)
 
 
 def flat(settings, prefix="") -> dict[str, str]:

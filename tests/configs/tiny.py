@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import ssl_jax.models
-from ssl_jax import defaults
+from ssl_jax.settings import defaults
 
 # A backbone of the tests' own, found by its file's name like any other, also by commands.
 BACKBONES = str(Path(__file__).parent.parent / "backbones")

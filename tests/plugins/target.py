@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from ssl_jax.interface import Aux, PositiveSet, silent
+from ssl_jax.interface import Aux, PositiveSet, no_progress
 from ssl_jax.models.network import Network
 from ssl_jax.ops.vectors import dot, unit
-from ssl_jax.positives import Instance
+from ssl_jax.positives.instance import Instance
 
 
 class TargetState(struct.PyTreeNode):
@@ -57,7 +57,7 @@ class MovingTarget:
     def refresh_at(self, step):
         return step % self.steps_per_epoch == 0
 
-    def refresh(self, state, embed, key, report=silent):
+    def refresh(self, state, embed, key, report=no_progress):
         centre = embed("embedding").mean(0, keepdims=True)
         return state.replace(method=state.method.replace(centre=centre)), {"centre": jnp.linalg.norm(centre)}
 

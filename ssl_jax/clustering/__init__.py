@@ -1,0 +1,1 @@
+"""Images into clusters: assignments, their tables and contact sheets."""

@@ -1,0 +1,1 @@
+"""From images to features and scores, and encoders to take elsewhere."""

@@ -1,0 +1,70 @@
+"""A trained run's features on any data set, and its scores there."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+
+from ssl_jax.build import check_features, completed, evaluators_of, load_data
+from ssl_jax.inference.scorer import Scorer
+from ssl_jax.interface import no_progress
+from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.runs.restore import Run
+from ssl_jax.runs.run_folder import FINGERPRINT, read_config
+from ssl_jax.runtime.sharding import replicated
+from ssl_jax.settings.resolve import SettingError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Score:
+    """Calling it yields (evaluator, scores by name, or the exception that ended it) one by one.
+
+    It may be given a function that takes progress lines.
+    """
+
+    run: Run
+    scorer: Scorer
+    state: Any  # None on other data than the run's: what the run keeps of its images says nothing of these
+    data: str
+    settings: dict
+
+    def __call__(self, report=no_progress):
+        splits = self.scorer.splits(self.run.plan.stages[-1], self.run.state)
+        for key in self.scorer.keys:
+            try:
+                yield key, dict(self.scorer.one(key, splits, self.state, report))
+            except Exception as error:  # one evaluator's failure is not the others'
+                yield key, error
+
+
+def scorer(run: Run, config) -> Score:
+    """Evaluators of `config`, on its data, for a run.
+
+    Raises:
+        SettingError: data or evaluators that do not go together, or not with the run.
+    """
+    config = completed(config)
+    dataset = load_data(config)
+    ours, theirs = run.plan.dataset.train.images.shape[-1], dataset.train.images.shape[-1]
+    if ours != theirs:
+        raise SettingError(f"data.name={config.data.name!r} has {theirs} colours, the run was trained on {ours}")
+    if not dataset.classes or not (dataset.test.labels >= 0).any():
+        raise SettingError(
+            f"data.name={config.data.name!r} has no labelled test images, which {', '.join(config.evals)} need"
+        )
+    evaluators = evaluators_of(config, dataset)
+    plan = dataclasses.replace(run.plan, dataset=dataset, evaluators=evaluators)
+    check_features(plan)
+    own = read_config(run.folder).get(FINGERPRINT) == dataset.fingerprint()
+    for key, evaluator in evaluators.items():
+        if not own and (reads := getattr(evaluator, "reads", ())):
+            raise SettingError(
+                f"evals.{key} reads the run's {', '.join(reads)}, which is of the images trained on alone"
+            )
+    resident = dataset.resident(config.resident_gb)
+    put = lambda x: jax.device_put(x, replicated(make_mesh())) if resident else x
+    settings = json.loads(config.to_json_best_effort())
+    settings = dict(data=settings["data"], evals=settings["evals"])
+    scores = Scorer(plan, put(dataset.train.images), put(dataset.test.images))
+    return Score(run, scores, run.state if own else None, config.data.name, settings)

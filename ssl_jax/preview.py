@@ -1,0 +1,76 @@
+"""Draws what the augmentations of a config do:  python -m ssl_jax.data.preview --config=configs/swav.py:cifar10
+
+Writes a PNG grid: a row for each image, first as it is stored, then its views. Small views are drawn small;
+everything is enlarged by whole numbers until the largest view is easy to see.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from PIL import Image, ImageDraw, ImageFont
+
+from ssl_jax.build import completed, load_data
+from ssl_jax.data.augment import draw_views
+from ssl_jax.settings import command_line
+from ssl_jax.settings.resolve import SettingError
+from ssl_jax.stages import views_of
+
+OUT = flags.DEFINE_string("out", "preview.png", "The PNG that is written.")
+IMAGES = flags.DEFINE_integer("images", 8, "Images (rows) to show, spread over the training set.", lower_bound=1)
+
+_VISIBLE, _GAP, _TOP = 96, 4, 18  # pixels: least side of the largest view, space between cells, line of headings
+
+
+def grid(images, views, key, names) -> np.ndarray:
+    """The picture: uint8 [height, width, 3].
+
+    Args:
+        images: [n, H, W, C] uint8.
+        views: `View`s, larger first.
+        key: random key of the views.
+        names: a heading for each view.
+    """
+    channels = images.shape[-1]
+    drawn = jax.jit(draw_views, static_argnums=(2, 3, 4))(key, images, views, (0.0,) * channels, (1.0,) * channels)
+    columns = [images, *(np.asarray(np.clip(v, 0, 1) * 255 + 0.5, np.uint8) for v in drawn)]
+    factor = max(1, -(-_VISIBLE // views[0].size))
+    columns = [np.repeat(c.repeat(factor, 1).repeat(factor, 2), 3 // channels, 3) for c in columns]
+    height, widths = max(c.shape[1] for c in columns) + _GAP, [c.shape[2] + _GAP for c in columns]
+    canvas = np.full((_TOP + len(images) * height, sum(widths) + _GAP, 3), 255, np.uint8)
+    lefts = _GAP + np.cumsum([0, *widths[:-1]])
+    for left, column in zip(lefts, columns):
+        for row, cell in enumerate(column):
+            top = _TOP + row * height
+            canvas[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    return _headed(canvas, lefts, [f"stored {images.shape[1]}", *names])
+
+
+def _headed(canvas, lefts, names):
+    picture = Image.fromarray(canvas)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=12)
+    for left, name in zip(lefts, names):
+        draw.text((int(left), 2), name, fill=(0, 0, 0), font=font)
+    return np.asarray(picture)
+
+
+def main():
+    out = Path(OUT.value)
+    if out.suffix.lower() != ".png" or not out.absolute().parent.is_dir():
+        raise SettingError(f"--out={out}: give a file that ends in .png, in a folder that exists")
+    config = completed(command_line.CONFIG.value)
+    views = views_of(config)
+    images = load_data(config).train.images
+    rows = np.linspace(0, len(images) - 1, min(IMAGES.value, len(images)), dtype=int)
+    names = [f"view {v.size}" for v in views for _ in range(v.count)]
+    picture = grid(np.asarray(images[rows]), views, jax.random.key(config.seed), names)
+    try:
+        Image.fromarray(picture).save(out)
+    except OSError as error:
+        raise SettingError(f"--out={out} cannot be written ({error.strerror})") from error
+    print(f"wrote {out}: {len(rows)} images of {config.data.name}, {len(names)} views each")
+
+
+if __name__ == "__main__":
+    command_line.start(main)

@@ -1,0 +1,125 @@
+"""A run folder read back: its config, its method, and the train state of one of its checkpoints."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ssl_jax.build import Plan, build
+from ssl_jax.data.source import stand_in
+from ssl_jax.interface import TrainState
+from ssl_jax.runs import checkpoint, run_folder
+from ssl_jax.runs.metrics import read_records
+from ssl_jax.runtime.sharding import replicated, state_shardings
+from ssl_jax.settings import defaults
+from ssl_jax.settings.resolve import SettingError, choose
+
+PARTS = ("params", "batch_stats", "method", "step")  # what features and evaluators read
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A trained run: `plan` (its last stage gives features, its data may lack images) and the `state` at `step`."""
+
+    folder: Path
+    plan: Plan
+    state: TrainState
+    step: int
+
+    @property
+    def epoch(self) -> float:
+        """Of the checkpoint."""
+        return self.step / self.plan.steps_per_epoch
+
+
+def config_of(workdir) -> ConfigDict:
+    """The complete config of a run folder.
+
+    Raises:
+        SettingError: it is no run folder.
+    """
+    recorded = run_folder.read_config(workdir)
+    record = defaults.with_later_settings(recorded) | dict(evals=recorded["evals"])
+    return ConfigDict({k: _tuples(v) for k, v in record.items() if k not in (run_folder.FINGERPRINT, run_folder.FACTS)})
+
+
+def config_for(workdir, evals) -> ConfigDict:
+    """The config of a run folder, for the evaluators `evals` alone where any are named.
+
+    They are there with all their settings, so that each can be given on the command line.
+    """
+    config = config_of(workdir)
+    if evals:
+        config.evals = {name: _settings(name, config.evals.get(name, {})) for name in evals}
+        config.best = f"eval/{evals[0]}/"
+    return config
+
+
+def other_data(config, given, own) -> None:
+    """Where `given` names other images than a run's, makes the `data` of `config` theirs: the rest is as usual.
+
+    A limit of the run's images, say, says nothing of others. Name, size and cache stay. Other images: another
+    `data.name`, or another folder of pictures; that a known set lies elsewhere (`data.dir`) changes nothing.
+
+    Args:
+        config: the run's own, with what is given; changed in place.
+        given: settings of `data` from the command line, by name.
+        own: the config of the run.
+    """
+    name = given.get("name", own.data.name)
+    if name == own.data.name and not (name == "folder" and "dir" in given):
+        return
+    kept = {name: config.data[name] for name in ("name", "size", "cache")}
+    config.data.update(dict(defaults.get_config().data) | kept | given)
+
+
+def _settings(name, own):
+    cls = choose("ssl_jax.evaluation", own.get("name", name), "--evals", "Evaluator")
+    filled = ("classes", "examples", "labelled")
+    return {f.name: f.default for f in dataclasses.fields(cls) if f.name not in filled} | dict(own)
+
+
+def open_run(workdir, mesh, which="latest") -> Run:
+    """The run in `workdir` at a checkpoint, on the devices of `mesh`.
+
+    Args:
+        workdir: a run folder; training may go on in it meanwhile.
+        mesh: of devices.
+        which: "latest", "best" (by the config's `best`, as far as it is kept), or a step.
+
+    Raises:
+        SettingError: no run folder, no such checkpoint, or one that lacks what the config needs.
+    """
+    config, facts = config_of(workdir), run_folder.read_config(workdir).get(run_folder.FACTS)
+    plan = build(config, stand_in(facts) if facts else None)
+    source = checkpoint.CheckpointReader(workdir, _step(which, workdir, config.best), setting="workdir")
+    place = state_shardings(mesh, plan.shapes)
+    source.check(plan.shapes, PARTS, place)
+    fresh = jax.tree.map(lambda x, s: jax.device_put(jax.numpy.zeros(x.shape, x.dtype), s), plan.shapes, place)
+    state = source.load_into(fresh, place, PARTS, replicated(mesh))
+    source.close()
+    return Run(Path(workdir), plan, state, source.step)
+
+
+def _step(which: Any, workdir, best: str) -> int | None:
+    if which == "latest":
+        return None
+    if which == "best":
+        kept = {int(p.name) for p in (Path(workdir) / "checkpoints").glob("*") if p.name.isdigit()}
+        scores = {r["step"]: r[best] for r in read_records(workdir) if best in r and r["step"] in kept}
+        if not scores:
+            raise SettingError(f"{workdir} has no checkpoint with a score {best!r}; give latest or a step")
+        return max(scores, key=scores.get)
+    try:
+        return int(which)
+    except ValueError as error:
+        raise SettingError(f"checkpoint={which!r}: give latest, best or a step") from error
+
+
+def _tuples(value):
+    """JSON's lists as the tuples that configs hold."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

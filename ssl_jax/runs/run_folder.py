@@ -1,0 +1,82 @@
+"""The run folder: one process, one config."""
+
+import contextlib
+import json
+from pathlib import Path
+
+from ssl_jax.runs.metrics import write_atomically
+from ssl_jax.runtime import file_lock
+from ssl_jax.settings import defaults
+from ssl_jax.settings.resolve import SettingError
+
+FINGERPRINT = "data_fingerprint"  # beside the settings in config.json
+FACTS = "data_facts"  # likewise; see `Dataset.facts`
+
+
+@contextlib.contextmanager
+def claim(folder: Path, config, fingerprint: str, facts=None):
+    """Holds the run folder for this process alone, once it is new or of a run that trains the same way.
+
+    The lock ends with the process, however that ends.
+
+    Args:
+        folder: the run folder.
+        config: the complete config.
+        fingerprint: of the data; `data.dir` may move, the images may not change.
+        facts: what else of the data goes on record, for those who read the run without it.
+    """
+    path = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
+    with lock:
+        if not file_lock.locked(lock):
+            raise SettingError(f"another process is training in {folder}; name another folder with --workdir")
+        new = json.loads(config.to_json_best_effort()) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
+        if path.exists():
+            _same_training(new, path)
+        write_atomically(path, json.dumps(new, indent=2) + "\n")
+        yield
+
+
+def read_config(folder) -> dict:
+    """The config.json of a run folder: all settings, the data's fingerprint and facts.
+
+    Raises:
+        SettingError: there is none, or it is damaged.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise SettingError(f"{folder} is not a run folder: it has no config.json; name one that ssl_jax.main made")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise SettingError(f"{path} is damaged ({error})") from error
+
+
+def _same_training(new: dict, path: Path):
+    try:
+        old = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise SettingError(f"{path} is damaged ({error}); name another folder with --workdir") from error
+    if old.get(FINGERPRINT, new[FINGERPRINT]) != new[FINGERPRINT]:
+        raise SettingError(
+            f"{path.parent} was trained on other images than data.name={new['data']['name']!r} holds now; name another "
+            "folder with --workdir"
+        )
+    for name, ours, theirs in _differences(*map(defaults.with_later_settings, (new, old))):
+        if name.split(".")[0] not in (FINGERPRINT, FACTS) and not defaults.only_observes(name):
+            raise SettingError(
+                f"{path.parent} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
+            )
+
+
+def _differences(new, old, prefix=""):
+    for key in sorted({*new, *old}):
+        ours, theirs, name = new.get(key), old.get(key), f"{prefix}{key}"
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from _differences(ours, theirs, f"{name}.")
+        elif ours != theirs:
+            yield name, ours, theirs

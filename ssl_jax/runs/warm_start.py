@@ -1,0 +1,96 @@
+"""Where a run begins: at random, or at another run's checkpoint (`init_from`)."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from ssl_jax.build import Plan
+from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.runs import checkpoint, run_folder
+from ssl_jax.runs.metrics import read_records
+from ssl_jax.runtime.sharding import replicated, state_shardings
+from ssl_jax.settings.resolve import SettingError
+
+NETWORKS = ("params", "batch_stats", "method")  # with banks, queues and target networks
+ALL = (*NETWORKS, "opt_state", "step")
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Another run's checkpoint: which of its trees are taken, and the step that this run begins at."""
+
+    source: checkpoint.CheckpointReader
+    parts: tuple[str, ...]
+    first_step: int
+
+    def load_into(self, state, shardings, everywhere):
+        """The fresh `state` with what is taken; see `checkpoint.CheckpointReader.load_into`."""
+        found = self.source.load_into(state, shardings, self.parts, everywhere)
+        self.source.close()
+        return found
+
+
+def find(plan: Plan, workdir: Path) -> WarmStart | None:
+    """What `config.init_from` gives to a run that has no checkpoint of its own yet, or None.
+
+    Positives begin with the other run's state where it has the same shape, else anew; they are refreshed at once.
+
+    Raises:
+        SettingError: no checkpoint there, an array that this run needs and it lacks, or a step outside this run.
+    """
+    config, own = plan.config, Path(workdir) / "checkpoints"
+    if not config.init_from:
+        if config.init_fresh or config.init_epoch:
+            raise SettingError("init_fresh and init_epoch go with init_from; name a run folder there")
+        return None
+    if any(p.name.isdigit() for p in own.glob("*")):
+        return None
+    per_epoch = _steps_per_epoch(config.init_from) or plan.steps_per_epoch
+    source = checkpoint.CheckpointReader(config.init_from, round(config.init_epoch * per_epoch) or None)
+    check = lambda parts: source.check(plan.shapes, parts, _places(plan))
+    if config.init_fresh:
+        check(NETWORKS)
+        return WarmStart(source, NETWORKS, 0)
+    check(ALL)
+    _check_step(plan, source.step, per_epoch)
+    parts = ALL
+    try:
+        check(("positives",))
+        parts += ("positives",)
+    except SettingError:
+        pass
+    return WarmStart(source, parts, source.step)
+
+
+def _places(plan):
+    """The layout in which a bank may have another padding: only one of as many images has the same rows."""
+    mesh = make_mesh()
+    try:
+        count = run_folder.read_config(plan.config.init_from)[run_folder.FACTS]["shape"][0]
+    except (SettingError, KeyError):
+        count = None
+    if count == len(plan.dataset.train):
+        return state_shardings(mesh, plan.shapes)
+    return jax.tree.map(lambda _: replicated(mesh), plan.shapes)
+
+
+def _steps_per_epoch(workdir):
+    """Steps of an epoch of the run in `workdir`, as it logged them; None where it logged none."""
+    records = [r for r in read_records(workdir) if r["epoch"] > 0]
+    return round(records[-1]["step"] / records[-1]["epoch"]) if records else None
+
+
+def _check_step(plan, step, per_epoch):
+    """The other run's steps are steps of this run, and inside it."""
+    way_out = "init_fresh=True takes the networks only and begins at step 0"
+    if per_epoch != plan.steps_per_epoch:
+        raise SettingError(
+            f"init_from={plan.config.init_from!r} had {per_epoch} steps an epoch, this run has {plan.steps_per_epoch}; "
+            f"give its batch_size and data, or {way_out}"
+        )
+    if step >= plan.total_steps:
+        raise SettingError(
+            f"init_from={plan.config.init_from!r} is at step {step}, this run ends at {plan.total_steps}; "
+            f"raise epochs, or {way_out}"
+        )

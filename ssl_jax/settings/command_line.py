@@ -1,0 +1,141 @@
+"""What all commands share: the --config flag, --help, one-line errors, exit codes."""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from ssl_jax.settings import config_files
+from ssl_jax.settings.help_text import help_text
+from ssl_jax.settings.resolve import SettingError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A config by its name or path, with :variant where it has any.")
+RUN_CONFIG = Path(__file__).parents[1] / "runs" / "config_file.py"
+_HELP = {"--help", "-help", "-h", "--helpshort", "-helpshort", "--helpfull", "-helpfull", "-?"}
+
+
+def start(main, prepare=None, operands=False):
+    """Runs `main()` of a command, its flags parsed; a SettingError is one line and exit code 2.
+
+    `--help` prints the docstring of the command's module, its flags and the configs, and exits with 0.
+
+    Args:
+        main: the command.
+        prepare: makes the arguments that are parsed from those given.
+        operands: whether arguments that are no flags are allowed; then it is `main(those)`.
+    """
+
+    def call(argv):
+        logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+        try:
+            main(*([argv[1:]] if operands else []))
+        except SettingError as error:
+            fail(error, 2)
+
+    def flags_parser(argv):
+        if _HELP & set(argv[1:]):
+            print(help_text(main.__globals__["__doc__"], takes_config=prepare is None))
+            sys.exit(0)
+        return parse(argv, prepare or with_base, operands)
+
+    app.run(call, flags_parser=flags_parser)
+
+
+def parse(argv, prepare, operands=False):
+    """absl's flags, with every mistake as one line and exit code 2."""
+    try:
+        sys.argv = argv = with_config_path(prepare(argv))  # ml_collections looks for --config.NAME there
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            raise SettingError(f"--config is missing; choose one of: {', '.join(config_files.available())}")
+        if len(rest) > 1 and not operands:
+            raise SettingError(f"{rest[1]!r} is not a flag; settings are given as --config.NAME=VALUE")
+        return rest
+    except (AttributeError, KeyError) as error:
+        fail(unknown_setting(error, argv), 2)
+    except (flags.Error, SettingError, TypeError, ValueError, OSError) as error:
+        fail(error, 2)
+
+
+def with_config_path(argv) -> list[str]:
+    """`argv` with the name that --config gives ("swav:cifar10") as the path of its file.
+
+    Raises:
+        SettingError: there is no such file.
+    """
+
+    def resolved(arg):
+        flag, equals, value = arg.partition("=")
+        if not equals or flag not in ("--config", "-config"):
+            return arg
+        name, colon, variant = value.partition(":")
+        return f"{flag}={config_files.find(name)}{colon}{variant}"
+
+    return [resolved(arg) for arg in argv]
+
+
+def with_base(argv) -> list[str]:
+    """`argv` with --config.base=NAME also at the end of --config=FILE:VARIANT+NAME, which makes the config by it."""
+    argv = joined(argv, r"config(\.base)?")
+    named = [i for i, arg in enumerate(argv) if re.match("--?config=", arg)]
+    bases = [arg.partition("=")[2] for arg in argv if re.match(r"--?config\.base=", arg)]
+    if not (named and bases):
+        return argv
+    path, _, variant = argv[named[-1]].partition(":")
+    variant = variant.partition("+")[0] or "digits"
+    return [*argv[: named[-1]], f"{path}:{variant}+{bases[-1]}", *argv[named[-1] + 1 :]]
+
+
+def joined(argv, names: str) -> list[str]:
+    """`argv` with "--NAME VALUE" as "--NAME=VALUE" for the flags that the pattern `names` matches."""
+    args = iter(argv)
+    return [f"{arg}={next(args, '')}" if re.fullmatch(f"--?({names})", arg) else arg for arg in args]
+
+
+def with_run(argv) -> list[str]:
+    """`argv` with --config naming the settings of the run of --workdir; --data.NAME stands for --config.data.NAME.
+
+    The settings have the evaluators that --evals names, of commands that have this flag; those of the run without it.
+
+    Raises:
+        SettingError: no --workdir.
+    """
+    argv = joined((re.sub(r"^--?data\.", "--config.data.", arg) for arg in argv), "workdir|evals|config")
+    last = lambda name: next((arg.partition("=")[2] for arg in argv[::-1] if re.match(f"--?{name}=", arg)), "")
+    workdir, evals = last("workdir"), last("evals")
+    if not workdir:
+        raise SettingError("--workdir is missing; name a run folder")
+    if any(re.match("--?config=", arg) for arg in argv):
+        return argv
+    return [argv[0], f"--config={RUN_CONFIG}:{workdir}::{evals}", *argv[1:]]
+
+
+def unknown_setting(error, argv) -> str:
+    """Which flag named a setting that is not there, with what ml_collections says of it."""
+    said = str(error.args[0]) if error.args else ""
+    names = [arg.partition("=")[0].lstrip("-") for arg in argv[1:]]
+    wrong = next((n for n in names if n.startswith("config.") and n.rpartition(".")[2] in said), None)
+    near = re.search(r'Did you mean "(\w+)"', said)
+    hint = f"; did you mean {near[1]!r}?" if near else ""
+    return f"--{wrong} is not a setting{hint}" if wrong else said
+
+
+def config_name() -> tuple[str, str, dict]:
+    """Stem of the config file, variant, and the overrides given on the command line."""
+    flag = flags.FLAGS["config"]
+    path, _, variant = config_flags.get_config_filename(flag).partition(":")
+    return Path(path).stem, variant, config_flags.get_override_values(flag)
+
+
+def overrides(section: str) -> dict:
+    """Those of one section that were given on the command line, by name."""
+    return {k.partition(".")[2]: v for k, v in config_name()[2].items() if k.startswith(f"{section}.")}
+
+
+def fail(error, code: int):
+    """One line on standard error, then the end."""
+    line = " ".join(str(error).split())
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,122 @@
+"""From settings to objects: one-line errors, modules found by name, dataclasses filled from sections."""
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+import typing
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+
+class SettingError(Exception):
+    """A setting, file or folder that cannot be used. The message is one line and names the way out.
+
+    Not a ValueError on purpose: ml_collections wraps those that a config file raises in a traceback.
+    """
+
+
+def choose(package: str, name: str, setting: str, attribute: str):
+    """`attribute` of the module `name` in `package`; modules are found by name, there is no registry.
+
+    Raises:
+        SettingError: no such module; lists those that exist.
+    """
+    modules = _module_names(package)
+    module = importlib.import_module(f"{package}.{name}") if name in modules else None
+    if hasattr(module, attribute):
+        return getattr(module, attribute)
+    raise SettingError(
+        f"{setting}={name!r} is not known; choose one of: {', '.join(sorted(available(package, attribute)))}"
+    )
+
+
+def available(package: str, attribute: str) -> dict[str, type]:
+    """`attribute` of each module in `package` that has it, by the module's name."""
+    modules = {name: importlib.import_module(f"{package}.{name}") for name in _module_names(package)}
+    return {name: getattr(module, attribute) for name, module in modules.items() if hasattr(module, attribute)}
+
+
+def _module_names(package):
+    return [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+
+
+def fill(cls, values, setting: str, **given):
+    """`cls(**values, **given)` for a dataclass, after checking names and types.
+
+    Args:
+        cls: a dataclass.
+        values: section of the config, field name to value; `name` is left out.
+        setting: where the section stands, for messages, such as "method".
+        given: fields that the caller knows (the number of examples, say); those the class lacks are dropped.
+
+    Raises:
+        SettingError: an unknown name (with the nearest one), a wrong type, or a value the class refuses.
+    """
+    values = section(values, setting)
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+    values = {k: v for k, v in values.items() if k != "name"}
+    settable = [f for f in fields if f not in given]
+    for key, value in values.items():
+        if key not in settable:
+            raise SettingError(unknown(f"{setting}.{key}", key, settable))
+        values[key] = convert(value, fields[key], f"{setting}.{key}")
+    values.update({k: v for k, v in given.items() if k in fields})
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{setting}: {error}") from error
+
+
+def unknown(setting: str, name: str, known) -> str:
+    """A message for an unknown `name`: the nearest known one, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(sorted(known))}"
+    return f"{setting} is not a setting; {hint}"
+
+
+def convert(value, hint, setting: str):
+    """`value` as the annotation `hint` wants it: lists become tuples, whole numbers pass as floats.
+
+    Raises:
+        SettingError: another type.
+    """
+    if isinstance(value, list):
+        value = tuple(value)
+    kind = typing.get_origin(hint) or hint
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if kind in (int, float, bool, str, tuple) and not fits:
+        name = kind.__name__ if kind is hint else str(hint)
+        raise SettingError(f"{setting}={value!r} has the wrong type; it takes {name}")
+    if kind is tuple and kind is not hint:
+        return tuple(convert(v, typing.get_args(hint)[0], f"{setting}[{i}]") for i, v in enumerate(value))
+    return value
+
+
+def section(value, setting: str):
+    """`value`, if it is a section of settings and not a single one.
+
+    Raises:
+        SettingError: it is not.
+    """
+    if not isinstance(value, Mapping | ConfigDict):
+        raise SettingError(f"{setting}={value!r} is a section: give its settings, as in {setting}.NAME=VALUE")
+    return value
+
+
+def complete(part, default, setting):
+    """Checks names and types of a section against its defaults, and fills in what it lacks."""
+    for key, value in section(part, setting).items():
+        if key not in default:
+            raise SettingError(unknown(f"{setting}.{key}", key, list(default)))
+        if not isinstance(default[key], ConfigDict):
+            convert(value, type(default[key]), f"{setting}.{key}")
+        elif key != "groups":
+            complete(value, default[key], f"{setting}.{key}")
+    for key, value in default.items():
+        if key not in part:
+            part[key] = value

@@ -1,0 +1,1 @@
+"""What the training loop calls: batches, refreshes, the log, the collapse monitor."""
