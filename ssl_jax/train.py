@@ -1,4 +1,4 @@
-"""The train step, and the loop around it: the only place that knows all the rest. What it logs is in `training/logger`."""
+"""The train step, and the loop around it: the only place that knows all the rest."""
 
 import contextlib
 import math

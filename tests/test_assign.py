@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
+from helpers.runs import TESTS, environment, tiny
+from helpers.trained import made, opened, scores
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 from sklearn.datasets import load_digits
-from test_evaluate import scores
-from test_run import TESTS, environment, tiny
 
 from ssl_jax.build import build
 from ssl_jax.clustering import assignment, contact_sheet
@@ -21,43 +20,15 @@ from ssl_jax.clustering.label import label
 from ssl_jax.clustering.output import ClusterReport, OutputFiles
 from ssl_jax.data import datasets
 from ssl_jax.data.source import Dataset, Images
-from ssl_jax.evaluation.assignment import ClusterAssignment
+from ssl_jax.evaluation.assignment import OwnClusters
 from ssl_jax.evaluation.clustering import Clustering
 from ssl_jax.inference.pretrained import of_run
 from ssl_jax.interface import Split
-from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.runs.checkpoint import Checkpoints
-from ssl_jax.runs.restore import config_of, open_run
-from ssl_jax.runs.run_folder import claim
+from ssl_jax.runs.restore import config_of
 from ssl_jax.settings import command_line
 from ssl_jax.settings.resolve import SettingError
 
 RNG = np.random.default_rng(0)
-
-
-def made(folder, config):
-    """The folder of a run that nobody trained: a config, and a checkpoint of step 8 with random numbers."""
-    plan, rng = build(config), np.random.default_rng(0)
-
-    def numbers(path, x):
-        if not np.issubdtype(x.dtype, np.floating):
-            return np.full(x.shape, 8, x.dtype)
-        values = rng.standard_normal(x.shape).astype(x.dtype)
-        if path[-1] == jax.tree_util.DictKey("prototypes"):
-            return values / np.linalg.norm(values, axis=1, keepdims=True)
-        return 1 + 0.1 * np.abs(values) if path[-1] == jax.tree_util.DictKey("var") else 0.5 * values
-
-    state = jax.tree_util.tree_map_with_path(numbers, plan.shapes)
-    with claim(folder, plan.config, plan.dataset.fingerprint(), plan.dataset.facts()):
-        checkpoints = Checkpoints(folder, {})
-        checkpoints.save(8, state)
-        checkpoints.close()
-    return folder
-
-
-def opened(folder):
-    with jax.set_mesh(make_mesh()):
-        return open_run(folder, make_mesh())
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +122,7 @@ def test_scores_with_fewer_and_more_clusters_than_classes(count):
     logits = RNG.standard_normal((90, count)) + 3 * (np.arange(count) == (np.arange(90) % 3)[:, None] % count)
     logits = np.concatenate([logits, np.full((90, 1), -9.0)], axis=1).astype(np.float32)  # one that nobody takes
     splits, known, own = {"trained": Split({"scores": logits}, labels)}, labels >= 0, logits.argmax(1)
-    found = dict(ClusterAssignment().run(splits, None))
+    found = dict(OwnClusters().run(splits, None))
     table = sklearn_metrics.cluster.contingency_matrix(labels[known], own[known])
     assert found["nmi"] == pytest.approx(sklearn_metrics.normalized_mutual_info_score(labels[known], own[known]))
     assert found["ari"] == pytest.approx(sklearn_metrics.adjusted_rand_score(labels[known], own[known]))
@@ -328,8 +299,9 @@ def test_flags_of_data_and_run():
 
 def test_the_command(swav, tmp_path):
     script = (
-        f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'backbones')!r})\n"
-        "from ssl_jax import assign; from ssl_jax.settings import command_line; command_line.start(assign.main, prepare=command_line.with_run)"
+        f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'plugins' / 'models')!r})\n"
+        "from ssl_jax import assign\nfrom ssl_jax.settings import command_line as line\n"
+        "line.start(assign.main, prepare=line.with_run)"
     )
     call = [sys.executable, "-c", script, f"--workdir={swav.folder}", "--out=c.csv", "--sheets=1", "--data.whole"]
     done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path)

@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.runs import TESTS, TINY, tiny
 from PIL import Image
-from test_run import TESTS, TINY, tiny
 
 from ssl_jax import train
 from ssl_jax.build import build
@@ -28,8 +28,11 @@ def cli(*flags):
 
 
 CALLS = [
-    ([], "--config is missing; try --config=configs/swav.py"),
-    (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
+    ([], "--config is missing; choose one of: anchor_neighbourhood, byol, conr, instance"),
+    (
+        ["--config=nowhere.py"],
+        "nowhere.py: there is no such file; the configs are anchor_neighbourhood, byol, conr, instance",
+    ),
     (["--config=nowhere.py", "--config.epochs=3"], "nowhere.py"),
     (
         [f"--config={TINY}", "--config.bach_size=3"],
@@ -156,7 +159,7 @@ def put(path, value):
         ("method.examples", 3, "method.examples is not a setting"),
         ("model.name", "vit", "='vit' is not known; choose one of: alexnet, preact_resnet, resnet, tiny, vgg"),
         ("model.depth", 19, "model: depth=19: choose one of"),
-        ("positives.name", "friends", "positives.name='friends' is not known; choose one of: instance"),
+        ("positives.name", "friends", "positives.name='friends' is not known; choose one of: contextual, instance"),
         ("augment.large.size", 0, "augment.large: size and count are at least 1"),
         ("augment.large.blurr", 0.1, "augment.large.blurr is not a setting"),
         ("optim.name", "adamw", "optim.name='adamw' is not known; choose one of: larc, lars, sgd, adam"),

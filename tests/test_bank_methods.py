@@ -4,9 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import methods
 import numpy as np
 import pytest
+from helpers import methods
 
 from ssl_jax import train
 from ssl_jax.evaluation.neighbourhood import Neighbourhood, consistency

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import jax
-import methods
 import numpy as np
 import pytest
+from helpers import methods
 
 from ssl_jax.ops.kmeans import kmeans, random_rows
 from ssl_jax.ops.mesh import make_mesh
@@ -45,6 +45,7 @@ def test_what_travels_in_a_step_does_not_grow_with_the_bank(name):
     assert large <= small + 2 * background
 
 
+@pytest.mark.slow
 def test_three_devices_train_like_one():
     """They divide neither the batch nor the bank, and 64 neither."""
     test = "tests/test_contract.py::test_all_devices_train_like_one_and_in_one_trace"

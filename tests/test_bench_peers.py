@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_run import environment
+from helpers.runs import environment
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "experiments" / "bench_peers.py"
@@ -91,6 +91,7 @@ def test_refuses_before_any_work(bench, tmp_path):
         bench.run(bench.parse([f"--out={tmp_path / 'x.jsonl'}", "--torch-python=/none/python"]))
 
 
+@pytest.mark.slow
 def test_kernels_are_measured_without_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')\n")
     blocked = environment() | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}

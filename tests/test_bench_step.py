@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 
-from test_run import TESTS, TINY, environment
+import pytest
+from helpers.runs import TESTS, TINY, environment
 
 
+@pytest.mark.slow
 def test_every_part_is_measured(tmp_path):
     script = TESTS.parent / "experiments" / "bench_step.py"
     flags = [f"--config={TINY}:conr", "--runs=1", f"--profile={tmp_path}"]

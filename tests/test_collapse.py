@@ -4,11 +4,11 @@ import io
 
 import jax
 import jax.numpy as jnp
-import methods
 import numpy as np
 import pytest
+from helpers import methods
+from helpers.runs import tiny
 from rich.console import Console
-from test_run import tiny
 
 from ssl_jax import train
 from ssl_jax.ops.collapse import code_entropy, evenness, spread, usage

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from test_run import TESTS
+from helpers.runs import TESTS
 
 SCRIPT = """
 import jax, jax.numpy as jnp

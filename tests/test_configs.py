@@ -1,14 +1,12 @@
 """Every config and variant: complete, overridable, buildable on images of its size; and the numbers of the recipes."""
 
 import dataclasses
-import runpy
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from helpers.plans import TINY_MODEL, config_of, plan_of
 
-import ssl_jax.models
 from ssl_jax.build import build, completed
 from ssl_jax.data.augment import View
 from ssl_jax.data.datasets import Dataset, Images
@@ -16,10 +14,6 @@ from ssl_jax.settings import defaults
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import views_of
 
-CONFIGS = Path(__file__).parent.parent / "configs"
-# Where the network does not matter: the tests' own, which takes a tenth of the time.
-ssl_jax.models.__path__.append(str(Path(__file__).parent / "backbones"))
-TINY = {"name": "tiny", "width": 4}
 VARIANTS = {
     "swav": ("digits", "cifar10", "cifar10_multicrop", "cifar100", "folder", "imagenet", "imagenet_bs256"),
     "instance": ("digits", "cifar10", "cifar100", "imagenet_resnet18", "imagenet_resnet50"),
@@ -39,22 +33,6 @@ VARIANTS = {
     ),
     "local_aggregation": ("digits", "cifar10", "cifar100", "imagenet_resnet18", "imagenet_resnet50"),
 }
-
-
-def config_of(name, variant):
-    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant)
-
-
-def plan_of(name, variant, tmp_path, **changes):
-    """The run of a variant on a few random images in place of its data."""
-    config = config_of(name, variant)
-    rng, count = np.random.default_rng(0), 4096
-    images, labels = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8), np.arange(count) % 10
-    np.savez(tmp_path / "a.npz", images=images, labels=labels, test_images=images[:20], test_labels=labels[:20])
-    if config.data.name != "digits":
-        config.data.update(name="array", dir=str(tmp_path / "a.npz"))
-    config.update(changes)
-    return build(config)
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg"])
@@ -174,16 +152,16 @@ def test_imagenet_bs256_has_a_queue():
 
 
 def test_the_rate_scales_with_the_batch(tmp_path):
-    plan = plan_of("swav", "folder", tmp_path, batch_size=32, model=TINY, optim={"base_batch_size": 128})
+    plan = plan_of("swav", "folder", tmp_path, batch_size=32, model=TINY_MODEL, optim={"base_batch_size": 128})
     assert float(plan.stages[0].schedule(0)) == pytest.approx(2e-3 * 32 / 128)
     with pytest.raises(SettingError, match="base_batch_size=-1: at least 0"):
         plan_of("swav", "folder", tmp_path, optim={"base_batch_size": -1})
 
 
 def test_prototypes_default_to_ten_per_class(tmp_path):
-    plan = plan_of("swav", "digits", tmp_path, model=TINY, method={"prototypes": 0})
+    plan = plan_of("swav", "digits", tmp_path, model=TINY_MODEL, method={"prototypes": 0})
     assert plan.stages[0].method.prototypes == 128
-    changed = plan_of("swav", "folder", tmp_path, batch_size=64, model=TINY, data={"labels": "none"})
+    changed = plan_of("swav", "folder", tmp_path, batch_size=64, model=TINY_MODEL, data={"labels": "none"})
     assert changed.stages[0].method.prototypes == 512
     assert changed.evaluators == {}
     assert "no labels" in changed.notes[-1]
@@ -195,7 +173,7 @@ def test_prototypes_follow_many_classes(tmp_path):
     np.savez(tmp_path / "b.npz", images=images, labels=labels)
     config = config_of("swav", "folder")
     config.data.update(name="array", dir=str(tmp_path / "b.npz"))
-    config.model.update(TINY)
+    config.model.update(TINY_MODEL)
     assert build(config).stages[0].method.prototypes == 400
 
 
@@ -206,7 +184,7 @@ def test_labels_without_labelled_test_images_give_no_scores(test, tmp_path):
     np.savez(tmp_path / "b.npz", images=images, labels=labels, test_images=images[:20], **test)
     config = config_of("swav", "folder")
     config.data.update(name="array", dir=str(tmp_path / "b.npz"))
-    config.model.update(TINY)
+    config.model.update(TINY_MODEL)
     plan = build(config)
     assert plan.evaluators == {}
     assert "no labelled test images, so no scores" in plan.notes[-1]
@@ -307,7 +285,7 @@ def rates(plan, *epochs):
 
 @pytest.mark.parametrize("variant", ["cifar10", "cifar100", "svhn"])
 def test_anchor_neighbourhoods_rounds_start_the_rate_anew(variant, tmp_path):
-    plan = plan_of("anchor_neighbourhood", variant, tmp_path, **({} if variant == "cifar10" else {"model": TINY}))
+    plan = plan_of("anchor_neighbourhood", variant, tmp_path, **({} if variant == "cifar10" else {"model": TINY_MODEL}))
     assert (plan.config.epochs, plan.stages[0].method.rounds) == (1000, 4)
     expected = [0.03, 0.03, 0.003, 0.0003, 0.0003, 0.03, 0.03, 0.003]
     np.testing.assert_allclose(rates(plan, 0, 119, 120, 160, 199, 200, 319, 320), expected, rtol=1e-5)
@@ -316,9 +294,9 @@ def test_anchor_neighbourhoods_rounds_start_the_rate_anew(variant, tmp_path):
 
 
 def test_fewer_rounds_divide_the_epochs_anew(tmp_path):
-    plan = plan_of("anchor_neighbourhood", "digits", tmp_path, model=TINY)
+    plan = plan_of("anchor_neighbourhood", "digits", tmp_path, model=TINY_MODEL)
     config = config_of("anchor_neighbourhood", "digits")
-    config.model.update(TINY)
+    config.model.update(TINY_MODEL)
     config.method.rounds = 1
     fewer = build(config)
     assert (plan.config.optim.schedule.repeats, fewer.config.optim.schedule.repeats) == (5, 2)
@@ -331,7 +309,7 @@ def test_fewer_rounds_divide_the_epochs_anew(tmp_path):
 def test_local_aggregation_warms_up_and_drops_as_published(tmp_path):
     for variant, drops in (("imagenet_resnet18", (160, 187)), ("imagenet_resnet50", (152, 189))):
         method = dict(background=4096, clusters=100)
-        plan = plan_of("local_aggregation", variant, tmp_path, method=method, model=TINY)
+        plan = plan_of("local_aggregation", variant, tmp_path, method=method, model=TINY_MODEL)
         warm_up, rest = plan.stages
         assert warm_up.until == 10 * plan.steps_per_epoch
         assert (warm_up.method.objective, rest.method.objective) == ("nce", "aggregation")

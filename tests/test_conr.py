@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from test_configs import TINY, plan_of
-from test_configs import config_of as published
-from test_run import arrays, quiet, records, tiny
+from helpers.plans import TINY_MODEL, plan_of
+from helpers.plans import config_of as published
+from helpers.runs import arrays, quiet, records, tiny
 
 from ssl_jax import train
 from ssl_jax.positives.contextual import Contextual
@@ -17,7 +17,7 @@ from ssl_jax.settings.resolve import SettingError
 def config_of(name, variant):
     """A config on the tests' own network: what stands here of stages is the same on any."""
     config = published(name, variant)
-    config.model.update(TINY)
+    config.model.update(TINY_MODEL)
     return config
 
 
@@ -26,7 +26,7 @@ def kinds(plan):
 
 
 def test_paper_preset(tmp_path):
-    plan = plan_of("conr", "paper_cifar10", tmp_path, model=TINY)
+    plan = plan_of("conr", "paper_cifar10", tmp_path, model=TINY_MODEL)
     first, second = plan.stages
     per_epoch = plan.steps_per_epoch
     assert (first.until, second.until) == (800 * per_epoch, 1000 * per_epoch)
@@ -43,7 +43,7 @@ def test_paper_preset(tmp_path):
 
 
 def test_released_preset(tmp_path):
-    plan = plan_of("conr", "released_cifar10", tmp_path, model=TINY)
+    plan = plan_of("conr", "released_cifar10", tmp_path, model=TINY_MODEL)
     first, second = plan.stages
     rates = [float(s.schedule(800 * plan.steps_per_epoch)) for s in plan.stages]
     assert rates == pytest.approx([0.0146, 0.00146], rel=0.01)
@@ -115,7 +115,7 @@ def test_purity_follows_the_settings_of_the_graph():
 
 
 def test_the_released_rates_follow_one_override(tmp_path):
-    plan = plan_of("conr", "released_cifar10", tmp_path, model=TINY, optim={"learning_rate": 0.01})
+    plan = plan_of("conr", "released_cifar10", tmp_path, model=TINY_MODEL, optim={"learning_rate": 0.01})
     rates = [float(s.schedule(100 * plan.steps_per_epoch)) for s in plan.stages]
     assert rates[0] == pytest.approx(10 * rates[1])
 

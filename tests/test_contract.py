@@ -6,9 +6,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import methods
 import numpy as np
 import pytest
+from helpers import methods
 
 from ssl_jax import train
 from ssl_jax.data.augment import draw_views

@@ -7,7 +7,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from test_run import TESTS, environment, quiet, records, tiny
+from helpers.runs import TESTS, environment, quiet, records, tiny
+from helpers.trained import scores
 
 import ssl_jax
 from ssl_jax import evaluate, train
@@ -27,13 +28,6 @@ def run(tmp_path_factory):
     config.evals = dict(knn=dict(k=5), linear=dict(steps=20, batch_size=64))
     train.run(config, folder, console=quiet())
     return folder
-
-
-def scores(folder, which="latest", evals=(), **data):
-    config = config_for(folder, evals)
-    config.data.update(data)
-    with jax.set_mesh(make_mesh()):
-        return dict(scorer(open_run(folder, make_mesh(), which), config)())
 
 
 def flat(found):
@@ -170,8 +164,9 @@ def test_an_encoder_in_three_lines(run):
 
 def test_the_command_appends_to_the_run(run):
     script = (
-        f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'backbones')!r})\n"
-        "from ssl_jax import cli, evaluate; cli.start(evaluate.main, prepare=cli.with_run)"
+        f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'plugins' / 'models')!r})\n"
+        "from ssl_jax import evaluate\nfrom ssl_jax.settings import command_line as line\n"
+        "line.start(evaluate.main, prepare=line.with_run)"
     )
     call = [sys.executable, "-c", script, f"--workdir={run}", "--evals=knn,knn_grid", "--config.evals.knn.k=3"]
     call += ["--config.evals.knn.feature=backbone", "--config.evals.knn_grid.k=(3, 5)"]

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from test_assign import made, opened
-from test_run import environment, tiny
-from test_torch_weights import everything, torchs
+from helpers.runs import environment, tiny
+from helpers.trained import made, opened
+from helpers.weights import everything, torchs
 
 from ssl_jax import load_encoder
 from ssl_jax.data.augment import clean

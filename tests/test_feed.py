@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 import pytest
+from helpers.runs import tiny
 from rich.console import Console
-from test_run import tiny
 
 from ssl_jax import train
 from ssl_jax.data.rng import epoch_order

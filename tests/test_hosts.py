@@ -16,8 +16,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from helpers.runs import TESTS, TINY, environment, quiet, records
+from helpers.several_processes import short
 from PIL import Image
-from test_run import TESTS, TINY, environment, quiet, records, tiny
 
 from ssl_jax import train
 from ssl_jax.runtime import failure, processes, rendezvous
@@ -36,7 +37,7 @@ from ssl_jax import main, train
 from ssl_jax.settings.resolve import SettingError
 import jax
 sys.path.insert(0, {tests!r})
-from test_hosts import short
+from helpers.several_processes import short
 run, update, build, happens, plans = train.run, ProgressBar.update, train.build, {{}}, {{}}
 
 def built(config):  # once, so that JAX need not trace and compile the steps of a second run like the first
@@ -69,21 +70,6 @@ def all_of_them(config, folder):
 train.run, train.build = all_of_them, built
 command_line.start(main.main)
 """
-
-
-def short(name):
-    """The settings of test_resume, those with anchors scored in every way that hosts have to agree about."""
-    config = tiny("instance" if name == "streamed" else name)
-    config.epochs, config.evals, config.baselines = 2, {}, name == "anchors"
-    if name == "streamed":
-        config.data = dict(name="folder", size=8, labels="none")
-    if name == "swav":
-        config.stages = {}  # a program less to compile; conr has two
-    if name == "anchors":
-        config.evals.knn = dict(k=5)
-        config.data.whole, config.batch_size = True, 77  # of 256 + 360 images: as many steps as the others
-        config.evals.augmented = dict(epochs=1, batch_size=128)
-    return config
 
 
 def free_port():
@@ -150,21 +136,25 @@ def assert_close(folder, reference, step=16):
     np.testing.assert_allclose(list(losses[0].values()), list(losses[1].values()), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(pair, single):
     assert_close(pair[0] / "swav", single / "swav")
     assert "resuming" in pair[1][0][1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_a_refresh_inside(pair, single):
     assert_close(pair[0] / "anchors", single / "anchors")
     found = [r for r in records(pair[0] / "anchors") if "refresh" in r]
     assert [r["step"] for r in found] == [8]
 
 
+@pytest.mark.slow
 def test_each_process_decodes_its_part_of_a_batch_in_a_worker_of_its_own(pair, single):
     assert_close(pair[0] / "streamed", single / "streamed", step=6)
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_where_two_were_stopped_through_one_of_them(pair, single):
     folder, ((_, out, _), (_, other, _)) = pair
     at, again = (int(re.search(r"conr 15 stopped at step (\d+) of 16, saved in", said)[1]) for said in (out, other))
@@ -175,6 +165,7 @@ def test_one_process_goes_on_where_two_were_stopped_through_one_of_them(pair, si
     assert_close(folder / "conr", single / "conr")
 
 
+@pytest.mark.slow
 def test_one_process_writes_and_prints(pair):
     folder, ((_, out, _), (_, other, _)) = pair
     assert "epoch 2/2" in out
@@ -194,11 +185,13 @@ def test_one_process_writes_and_prints(pair):
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.slow
 def test_a_run_to_go_on_from_that_one_process_does_not_see(pair):
     for _, out, _ in pair[1]:
         assert "donor process 1 of 2: init_from='swav' holds no checkpoint; give the folder of a run" in out
 
 
+@pytest.mark.slow
 def test_when_one_process_dies_the_other_ends_with_a_line(pair):
     (code, _, err), (dead, _, _) = pair[1]
     assert dead == -signal.SIGKILL

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_run import tiny
+from helpers.runs import tiny
 
 from ssl_jax.build import build
 from ssl_jax.evaluation.knn import KNN, weighted_knn

@@ -52,6 +52,7 @@ def test_cells_of_the_grid_are_logistic_regressions(digits):
         assert error[cell] == pytest.approx(log_loss(labels[1::3], theirs.predict_proba(standard[1::3])), rel=0.02)
 
 
+@pytest.mark.slow
 def test_within_half_a_point_of_scikit_learn(digits):
     (x, labels), (test, expected) = ((digits[n].features["backbone"], digits[n].labels) for n in ("train", "test"))
     theirs = LogisticRegression(max_iter=1000).fit(x, labels).score(test, expected)

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import jax
 import numpy as np
 import pytest
+from helpers.runs import environment, tiny
 from PIL import Image
-from test_run import environment, tiny
 
 from ssl_jax.build import build, init_state
 from ssl_jax.ops.mesh import make_mesh
@@ -35,7 +35,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.words, self._open = [], [], []
-        self.batches(text)
+        self.feed(text)
         self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag, attributes):
@@ -282,10 +282,10 @@ def test_bad_input_is_one_line(run, tmp_path):
         "name a run folder": [],
     }
     script = (
-        "import sys\nfrom ssl_jax import cli, report, settings\n"
+        "import sys\nfrom ssl_jax import report, settings\nfrom ssl_jax.settings import command_line\n"
         f"for call in {list(calls.values())!r}:\n"
         "    sys.argv = ['report', *call]\n"
-        "    try: report.main(cli.parse(sys.argv, report.with_runs, True)[1:])\n"
+        "    try: report.main(command_line.parse(sys.argv, report.with_runs, True)[1:])\n"
         "    except SystemExit as end: assert end.code == 2\n"
         "    except settings.SettingError as error: print(error, file=sys.stderr)\n"
     )

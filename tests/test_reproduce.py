@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_run import TINY
+from helpers.runs import TINY
 
 ROOT = Path(__file__).parent.parent
 spec = importlib.util.spec_from_file_location("reproduce", ROOT / "experiments" / "reproduce.py")

@@ -3,13 +3,9 @@
 import signal
 
 import pytest
-from ssl_jax.methods.target import SameSign
-from test_run import arrays, assert_same_run, quiet, records, tiny
+from helpers.runs import arrays, assert_same_run, quiet, records, tiny
 
-from ssl_jax import (
-    positives,  # FIXME
-    train,
-)
+from ssl_jax import train
 from ssl_jax.runs.console import ProgressBar
 from ssl_jax.runtime import preemption
 from ssl_jax.settings.resolve import SettingError
@@ -64,7 +60,6 @@ def stop_at(monkeypatch):
 
 @pytest.mark.parametrize("variant", ["swav", "anchors", "aggregation", "conr", "target", "positives"])
 def test_exact_resume(variant, tmp_path, stop_at, build_once, monkeypatch):
-    monkeypatch.setitem(positives.KINDS, "same_sign", SameSign)
     scores = train.run(short(variant), tmp_path / "whole", console=quiet())
     # Inside an epoch (a step was under way when the signal came), and at its end, before the next refresh.
     for step, saved in ((4, 5), (8, 8)):

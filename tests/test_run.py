@@ -1,22 +1,17 @@
 """Whole runs: what they leave behind, and that stopping anywhere changes nothing."""
 
-import importlib.util
 import io
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 import types
-from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from helpers.runs import LAST, arrays, assert_same_run, finish, quiet, records, start, tiny, wait_for_step
 from rich.console import Console
 
 from ssl_jax import train
@@ -31,62 +26,6 @@ from ssl_jax.runs.metrics import MetricsWriter, read_records
 from ssl_jax.runs.run_folder import claim
 from ssl_jax.runtime.sharding import state_shardings
 from ssl_jax.settings.resolve import SettingError
-
-TESTS = Path(__file__).parent
-TINY = TESTS / "configs" / "tiny.py"
-LAST = 32  # 4 epochs of 8 steps
-
-
-def tiny(variant="swav"):
-    spec = importlib.util.spec_from_file_location("tiny", TINY)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant)
-
-
-def command(folder, *more, script=None):
-    """The command line of a run, on one device."""
-    start = ["-c", script] if script else ["-m", "ssl_jax.main"]
-    return [sys.executable, *start, f"--config={TINY}", f"--workdir={folder}", *more]
-
-
-def environment():
-    return os.environ | {"PYTHONPATH": str(TESTS.parent)}
-
-
-def start(folder, *more, script=None):
-    return subprocess.Popen(
-        command(folder, *more, script=script),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(folder, *more):
-    process = start(folder, *more)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out, err
-
-
-def records(folder):
-    """Records without what the clock decides."""
-    return [{k: v for k, v in r.items() if not k.startswith("speed/")} for r in read_records(folder)]
-
-
-def arrays(folder, step=LAST):
-    state = ocp.StandardCheckpointer().restore(Path(folder) / "checkpoints" / str(step) / "default")
-    return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)}
-
-
-def assert_same_run(folder, reference, last=LAST):
-    assert records(folder) == records(reference)
-    ours, theirs = arrays(folder, last), arrays(reference, last)
-    assert ours.keys() == theirs.keys()
-    for path, expected in theirs.items():
-        np.testing.assert_array_equal(ours[path], expected, err_msg=path)
 
 
 @pytest.fixture(scope="session")
@@ -133,16 +72,6 @@ def test_run_folder(uninterrupted):
     assert list(uninterrupted.glob("events.out.tfevents.*"))
 
 
-def wait_for_step(folder, step, process):
-    process.stdout.readline()  # by then records beyond the restored step are gone
-    for _ in range(15000):
-        if any(r["step"] >= step for r in read_records(folder)):
-            return
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
-    raise TimeoutError
-
-
 DIES_IN_SAVE = """
 import os, signal
 from pathlib import Path
@@ -170,6 +99,7 @@ command_line.start(main.main)
 """
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_every_way_is_the_same_run(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder, ignore=shutil.ignore_patterns("checkpoints"))
@@ -208,10 +138,6 @@ def signalled(folder, signum, after):
     assert note == "stopping after this step"
     assert "the same command goes on" in last
     return int(re.match(r"stopped at step (\d+) ", last)[1])
-
-
-def quiet():
-    return Console(file=io.StringIO(), width=200)
 
 
 def test_finished_run_says_so_and_shows_its_scores(uninterrupted):

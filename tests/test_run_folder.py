@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_run import tiny
+from helpers.runs import tiny
 
 from ssl_jax.build import completed
 from ssl_jax.data import datasets

@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.runs import arrays, assert_same_run, environment, quiet, tiny
 from PIL import Image
-from test_run import arrays, assert_same_run, environment, quiet, tiny
 
 from ssl_jax import train
 from ssl_jax.clustering.label import label
@@ -258,6 +258,7 @@ print(multiprocessing.active_children())
 """
 
 
+@pytest.mark.slow
 def test_worker_processes(images, load, decoded):
     """Batches, signals to all processes, a killed worker, a bad file: one line each, and nothing is left behind."""
     load("cache")

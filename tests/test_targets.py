@@ -5,9 +5,9 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import methods
 import numpy as np
 import pytest
+from helpers import methods
 
 from ssl_jax import train
 from ssl_jax.interface import Batch, TrainState

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.weights import everything, torchs
 
-from ssl_jax.inference.embed import embed
 from ssl_jax.inference.pretrained import backbone_of, load_encoder
 from ssl_jax.models import torch_weights, weight_files
 from ssl_jax.models.resnet import ResNet
@@ -32,15 +32,6 @@ def wave(name, shape):
 
 def shapes_of(network):
     return jax.eval_shape(lambda k: network.init(k, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0))
-
-
-def everything(encoder, images):
-    """All features of an encoder, from one pass."""
-    settings = dict(size=encoder.size, mean=encoder.mean, std=encoder.std)
-    return {
-        name: np.asarray(x)
-        for name, x in embed(encoder.method, encoder.state, images, encoder.names, **settings).items()
-    }
 
 
 def tensors_of(network):
@@ -189,12 +180,6 @@ def test_files_that_cannot_be_read(tmp_path):
     weight_files.write(tmp_path / "c.safetensors", {"weight": np.zeros(3, np.float32)})
     with pytest.raises(WeightsError, match="has no conv1.weight; give the weights of a ResNet"):
         load_encoder(tmp_path / "c.safetensors")
-
-
-def torchs():
-    """PyTorch and torchvision, or the test is skipped."""
-    reason = "needs PyTorch and torchvision, which nothing here depends on: pip install torch torchvision"
-    return pytest.importorskip("torch", reason=reason), pytest.importorskip("torchvision", reason=reason)
 
 
 @pytest.mark.parametrize(("depth", "size"), [(18, (64, 64)), (18, (47, 65)), (50, (64, 64)), (50, (33, 50))])

@@ -59,8 +59,8 @@ class Files:
 class StreamedImages:
     """What reads like an array [N, H, W, C] of uint8 and decodes the rows that it is asked for.
 
-    `images[rows]` and `images[row]` are numpy arrays; a slice is another `StreamedImages`, and `np.asarray` decodes all of
-    it. A thread a CPU decodes. Goes to other processes as names of files, without open handles.
+    `images[rows]` and `images[row]` are numpy arrays; a slice is another `StreamedImages`, and `np.asarray` decodes
+    all of it. A thread a CPU decodes. Goes to other processes as names of files, without open handles.
     """
 
     dtype, ndim = np.dtype(np.uint8), 4

@@ -11,7 +11,7 @@ from ssl_jax.settings import config_files
 from ssl_jax.settings.help_text import help_text
 from ssl_jax.settings.resolve import SettingError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A config by its name or path, with :variant where it has any.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "A config by its name or path, with :variant.")
 RUN_CONFIG = Path(__file__).parents[1] / "runs" / "config_file.py"
 _HELP = {"--help", "-help", "-h", "--helpshort", "-helpshort", "--helpfull", "-helpfull", "-?"}
 

@@ -6,7 +6,7 @@ import ssl_jax.models
 from ssl_jax.settings import defaults
 
 # A backbone of the tests' own, found by its file's name like any other, also by commands.
-BACKBONES = str(Path(__file__).parent.parent / "backbones")
+BACKBONES = str(Path(__file__).parent.parent / "plugins" / "models")
 if BACKBONES not in ssl_jax.models.__path__:
     ssl_jax.models.__path__.append(BACKBONES)
 

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ssl_jax.methods.target import MovingTarget, SameSign
+from ssl_jax.methods.target import MovingTarget
+from ssl_jax.positives.same_sign import SameSign
 
 from ssl_jax import optim
 from ssl_jax.data.augment import View

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from ssl_jax.interface import Aux, PositiveSet, no_progress
+from ssl_jax.interface import Aux, no_progress
 from ssl_jax.models.network import Network
 from ssl_jax.ops.vectors import dot, unit
 from ssl_jax.positives.instance import Instance
@@ -68,31 +68,6 @@ class MovingTarget:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         features = self.network.apply(variables, images, method=Network.features)
         return {name: features[name] for name in names}
-
-
-@dataclasses.dataclass(frozen=True)
-class SameSign:
-    """Toy positives: the rows of the batch whose first embedding number had the same sign at the last refresh."""
-
-    steps_per_epoch: int = 1
-
-    def init(self, key, examples, dim):
-        return jnp.zeros(examples, bool)
-
-    def select(self, pos_state, keys, index, step):
-        sign = pos_state[index]
-        rows = jnp.broadcast_to(jnp.arange(len(index), dtype=jnp.int32)[None], (len(index), len(index)))
-        return PositiveSet(rows, (sign[:, None] == sign[None]).astype(jnp.float32))
-
-    def metrics(self, pos_state, chosen):
-        return {}
-
-    def refresh_at(self, step):
-        return step % self.steps_per_epoch == 0
-
-    def refresh(self, pos_state, embed, key):
-        sign = embed("embedding")[:, 0] > 0
-        return sign, {"positive": sign.mean()}
 
 
 Method = MovingTarget

@@ -1,0 +1,35 @@
+"""Toy positives in one file, as a user would add them."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ssl_jax.interface import PositiveSet
+
+
+@dataclasses.dataclass(frozen=True)
+class SameSign:
+    """Toy positives: the rows of the batch whose first embedding number had the same sign at the last refresh."""
+
+    steps_per_epoch: int = 1
+
+    def init(self, key, examples, dim):
+        return jnp.zeros(examples, bool)
+
+    def select(self, pos_state, keys, index, step):
+        sign = pos_state[index]
+        rows = jnp.broadcast_to(jnp.arange(len(index), dtype=jnp.int32)[None], (len(index), len(index)))
+        return PositiveSet(rows, (sign[:, None] == sign[None]).astype(jnp.float32))
+
+    def metrics(self, pos_state, chosen):
+        return {}
+
+    def refresh_at(self, step):
+        return step % self.steps_per_epoch == 0
+
+    def refresh(self, pos_state, embed, key):
+        sign = embed("embedding")[:, 0] > 0
+        return sign, {"positive": sign.mean()}
+
+
+Positives = SameSign
