@@ -14,6 +14,7 @@ from ssl_jax.runs import checkpoint, run_folder
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runtime.sharding import replicated, state_shardings
 from ssl_jax.settings import defaults
+from ssl_jax.settings.old_records import with_later_settings
 from ssl_jax.settings.resolve import SettingError, choose
 
 PARTS = ("params", "batch_stats", "method", "step")  # what features and evaluators read
@@ -40,8 +41,7 @@ def config_of(workdir) -> ConfigDict:
     Raises:
         SettingError: it is no run folder.
     """
-    recorded = run_folder.read_config(workdir)
-    record = defaults.with_later_settings(recorded) | dict(evals=recorded["evals"])
+    record = with_later_settings(run_folder.read_config(workdir))
     return ConfigDict({k: _tuples(v) for k, v in record.items() if k not in (run_folder.FINGERPRINT, run_folder.FACTS)})
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ssl_jax.runs.metrics import write_atomically
 from ssl_jax.runtime import file_lock
 from ssl_jax.settings import defaults
+from ssl_jax.settings.old_records import with_later_settings
 from ssl_jax.settings.resolve import SettingError
 
 FINGERPRINT = "data_fingerprint"  # beside the settings in config.json
@@ -66,7 +67,7 @@ def _same_training(new: dict, path: Path):
             f"{path.parent} was trained on other images than data.name={new['data']['name']!r} holds now; name another "
             "folder with --workdir"
         )
-    for name, ours, theirs in _differences(*map(defaults.with_later_settings, (new, old))):
+    for name, ours, theirs in _differences(*map(with_later_settings, (new, old))):
         if name.split(".")[0] not in (FINGERPRINT, FACTS) and not defaults.only_observes(name):
             raise SettingError(
                 f"{path.parent} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"

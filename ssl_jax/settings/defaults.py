@@ -1,7 +1,5 @@
 """Every setting of a run with its default. The files in `configs/` start from here."""
 
-import json
-
 from ml_collections import ConfigDict
 
 from ssl_jax.settings.resolve import SettingError
@@ -151,20 +149,6 @@ def line_cosine(config: ConfigDict, *, warmup: float, cosine: float) -> None:
     """The schedule `line_cosine` with parts that are shares of `config.epochs`, also where those are overridden."""
     epochs = config.get_oneway_ref("epochs").to_float()
     config.optim.schedule.update(name="line_cosine", warmup_epochs=epochs * warmup, cosine_epochs=epochs * cosine)
-
-
-def with_later_settings(record: dict) -> dict:
-    """The settings of a config.json, completed by those that it does not name, at the values that hold without them."""
-
-    def complete(own, known):
-        missing = {k: v for k, v in known.items() if k not in own}
-        return missing | {k: complete(v, known[k]) if isinstance(known.get(k), dict) else v for k, v in own.items()}
-
-    record = complete(record, json.loads(get_config().to_json_best_effort()))
-    lists = lambda values: json.loads(json.dumps(values))
-    record["augment"] = {k: complete(v, lists(view(v["size"]))) for k, v in record["augment"].items()}
-    groups = {k: complete(v, group(v["pattern"])) for k, v in record["optim"]["groups"].items()}
-    return record | {"optim": record["optim"] | {"groups": groups}}
 
 
 def by_name(*variants) -> dict:

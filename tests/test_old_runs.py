@@ -1,0 +1,137 @@
+"""Run folders of earlier versions resume, evaluate and export, and give the numbers that they gave.
+
+`fixtures/run_folders.zip` holds runs of commit 28d6889 as they were after two of their four epochs, with what that
+commit made of them on the same machine: `uninterrupted.jsonl`, the records of all four epochs, `evaluations.jsonl`
+and `features.json`, of the first four test images. They were made by
+
+    python -m ssl_jax.main --config=configs/swav.py <COMMON> <OWN["swav"]> --workdir=swav
+"""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from helpers.plans import config_of
+from helpers.runs import TESTS, quiet, records
+from helpers.trained import opened, scores
+
+import ssl_jax
+from ssl_jax import train
+from ssl_jax.data import datasets
+from ssl_jax.inference.pretrained import export
+from ssl_jax.settings import old_records
+
+COMMON = {
+    "data.limit": 256,
+    "model.depth": 10,
+    "model.width": 4,
+    "batch_size": 32,
+    "epochs": 4,
+    "eval_epochs": 2,
+    "checkpoint_epochs": 2,
+    "keep_checkpoints": 0,
+    "head.dim": 8,
+    "head.hidden": (16,),
+    "evals.linear.steps": 50,
+    "log_steps": 1,
+}
+CONFIGS = {
+    "swav": ("swav", "digits"),
+    "local_aggregation": ("local_aggregation", "digits"),
+    "conr": ("conr", "digits+byol"),
+}
+OWN = {
+    "swav": {
+        "method.prototypes": 16,
+        "method.queue_length": 64,
+        "method.queue_starts_epoch": 1.0,
+    },
+    "local_aggregation": {
+        "method.background": 64,
+        "method.clusters": 8,
+        "method.clusterings": 3,
+        "stages.warmup.until_epoch": 1.0,
+    },
+    "conr": {
+        "method.predictor": (16,),
+        "positives.boundary.restarts": 2,
+        "optim.schedule.warmup_epochs": 1.0,
+    },
+}
+SAVED, LAST = 16, 32
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def old_run(request, tmp_path_factory):
+    """The folder of a run as the earlier version left it."""
+    folder = tmp_path_factory.mktemp("old")
+    with zipfile.ZipFile(TESTS / "fixtures" / "run_folders.zip") as archive:
+        archive.extractall(folder, [n for n in archive.namelist() if n.startswith(request.param + "/")])
+    return folder / request.param
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_features_are_those_that_it_gave(old_run):
+    encoder = ssl_jax.load_encoder(old_run)
+    expected = json.loads((old_run / "features.json").read_text())
+    assert set(encoder.names) == set(expected)
+    images = datasets.load("digits").test.images[:4]
+    for name, rows in expected.items():
+        np.testing.assert_allclose(encoder(images, name), rows, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_scores_are_those_that_it_gave(old_run):
+    (expected,) = lines(old_run / "evaluations.jsonl")
+    found = {name: value for values in scores(old_run).values() for name, value in values.items()}
+    assert found.keys() == expected["scores"].keys()
+    for name, value in expected["scores"].items():
+        assert found[name] == pytest.approx(value, abs=0.02), name
+
+
+def test_its_encoder_is_exported(old_run, tmp_path):
+    export(opened(old_run), tmp_path / "encoder.safetensors")
+    again, images = ssl_jax.load_encoder(tmp_path / "encoder.safetensors"), datasets.load("digits").test.images[:4]
+    expected = json.loads((old_run / "features.json").read_text())["backbone"]
+    np.testing.assert_allclose(again(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_it_resumes_under_todays_config(old_run):
+    config = config_of(*CONFIGS[old_run.name])
+    config.update_from_flattened_dict(COMMON | OWN[old_run.name])
+    found = train.run(config, old_run, console=quiet())
+    assert sorted(p.name for p in (old_run / "checkpoints").iterdir()) == [str(SAVED), str(LAST)]
+    expected = lines(old_run / "uninterrupted.jsonl")
+    ours = records(old_run)
+    assert [r["step"] for r in ours] == [r["step"] for r in expected]
+    losses = [[r["train/loss"] for r in rows if "train/loss" in r] for rows in (ours, expected)]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    for name, value in found.items():
+        assert value == pytest.approx(expected[-1][name], abs=0.05), name
+
+
+def test_a_setting_that_comes_later_leaves_older_records_as_they_were(monkeypatch):
+    record = json.loads(config_of("swav", "digits").to_json_best_effort())
+    for section, name in (("model", "remat"), ("method", "hard"), ("optim", "clip")):
+        del record[section][name]
+    del record["evals"]["knn"]["k"]
+    del record["evals"]["linear"]
+    earlier = {
+        "model.remat": True,
+        "method[swav].hard": True,
+        "method[byol].shuffle": True,  # of another method
+        "optim.clip": True,
+        "optim.momentum": 0.1,  # which the record has
+        "evals.knn.k": 7,
+    }
+    monkeypatch.setattr(old_records, "EARLIER_VALUES", earlier)
+    found = old_records.with_later_settings(record)
+    assert found["model"]["remat"] is found["method"]["hard"] is found["optim"]["clip"] is True
+    assert "shuffle" not in found["method"]
+    assert found["optim"]["momentum"] == record["optim"]["momentum"] != 0.1
+    assert found["evals"]["knn"]["k"] == 7
+    assert set(found["evals"]) == {"knn", "clustering"}
+    assert "k" not in record["evals"]["knn"]
