@@ -5,6 +5,7 @@ import runpy
 import sys
 
 import ssl_jax
+from ssl_jax.settings.text import print_page
 
 COMMANDS = {  # name: module, what it does
     "train": ("ssl_jax.main", "train a config, or resume its run"),
@@ -20,7 +21,7 @@ def main():
     """Runs the command that the first argument names, as `python -m` runs its module; lists them without one."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
-        print(_listing())
+        print_page(_listing())
     elif name == "--version":
         print(f"ssl_jax {ssl_jax.__version__}")
     elif name in COMMANDS:

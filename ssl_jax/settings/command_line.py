@@ -10,6 +10,7 @@ from ml_collections import config_flags
 from ssl_jax.settings import config_files
 from ssl_jax.settings.help_text import help_text
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import print_page
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A config by its name or path, with :variant.")
 RUN_CONFIG = Path(__file__).parents[1] / "runs" / "config_file.py"
@@ -36,7 +37,7 @@ def start(main, prepare=None, operands=False):
 
     def flags_parser(argv):
         if _HELP & set(argv[1:]):
-            print(help_text(main.__globals__["__doc__"], takes_config=prepare is None))
+            print_page(help_text(main.__globals__["__doc__"], takes_config=prepare is None))
             sys.exit(0)
         return parse(argv, prepare or with_base, operands)
 

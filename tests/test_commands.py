@@ -1,0 +1,138 @@
+"""Commands by their names, their help, and configs found from any folder."""
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from helpers.runs import TESTS, environment
+
+import ssl_jax
+from ssl_jax.__main__ import COMMANDS
+from ssl_jax.configs import swav
+from ssl_jax.settings import command_line, config_files
+from ssl_jax.settings.resolve import SettingError
+
+CONFIGS = TESTS.parent / "configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+OWN = "def get_config(variant=None):\n    raise NotImplementedError\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(folder, *args):
+    command = [sys.executable, "-m", "ssl_jax", *args]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, cwd=folder)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["swav", "swav.py", "configs/swav.py", "./configs/swav.py"])
+def test_a_config_is_found_from_any_folder(here, name):
+    assert config_files.find(name).resolve() == CONFIGS / "swav.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("swav", "swav.py"),
+        ("swav", "configs/swav.py"),
+        ("swav.py", "swav.py"),
+        ("configs/swav.py", "configs/swav.py"),
+        ("mine", "configs/mine.py"),
+        ("deep/er/mine.py", "deep/er/mine.py"),
+    ],
+)
+def test_a_file_of_the_working_folder_wins(here, name, own):
+    path = here / own
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(OWN)
+    assert config_files.find(name).resolve() == path
+
+
+def test_a_script_of_the_same_name_is_no_config(here):
+    (here / "swav.py").write_text("print('something else')\n")
+    assert config_files.find("swav").resolve() == CONFIGS / "swav.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("swva", "--config=swva: there is no such file; did you mean swav"),
+        ("elsewhere/swav.py", "--config=elsewhere/swav.py: there is no such file; did you mean swav"),
+        ("zzz", "there is no such file; the configs are anchor_neighbourhood, byol, .*; or give the path of your own"),
+        (".", "--config=. is a folder; name one of the config files in it"),
+        ("__init__", "there is no such file"),
+        ("", "there is no such file|is a folder"),
+    ],
+)
+def test_a_config_that_is_not_there(here, name, message):
+    with pytest.raises(SettingError, match=message):
+        config_files.find(name)
+
+
+def test_the_name_becomes_the_path_and_keeps_its_variant(here):
+    argv = command_line.with_config_path(["main", "--config=conr:digits+moco", "--config.epochs=3"])
+    assert argv == ["main", f"--config={CONFIGS / 'conr.py'}:digits+moco", "--config.epochs=3"]
+
+
+def test_variants_are_listed_the_default_first(here):
+    assert list(config_files.available()) == NAMES
+    assert config_files.variants(CONFIGS / "swav.py") == list(swav.VARIANTS)
+    for name in NAMES:
+        assert config_files.variants(CONFIGS / f"{name}.py")[0] == "digits"
+    (here / "configs").mkdir()
+    (here / "configs" / "broken.py").write_text(OWN + "1 / 0\n")
+    assert config_files.variants(config_files.available()["broken"]) == []
+
+
+def test_without_a_command_they_are_listed(tmp_path):
+    code, out, err = call(tmp_path)
+    assert (code, err) == (0, "")
+    for name, (module, _) in COMMANDS.items():
+        assert f"  {name} " in out
+        assert f"python -m {module}" in out
+    assert call(tmp_path, "--version")[1] == f"ssl_jax {ssl_jax.__version__}\n"
+
+
+def test_an_unknown_command_is_one_line(tmp_path):
+    assert call(tmp_path, "tran") == (2, "", "error: 'tran' is not a command; did you mean 'train'?\n")
+
+
+def test_help_shows_this_projects_flags_and_configs(tmp_path):
+    code, out, err = call(tmp_path, "train", "--help")
+    assert (code, err) == (0, "")
+    assert "--config=NAME[:VARIANT]" in out
+    assert str(TESTS.parent / "ssl_jax" / "settings" / "defaults.py") in out
+    assert "--workdir" in out
+    assert "--join_seconds" in out
+    for name in NAMES:
+        assert f"  {name} " in out
+    assert "imagenet_bs256" in out
+    for flag in ("pdb", "logtostderr", "verbosity", "only_check_args", "helpxml"):
+        assert flag not in out
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "preview")])
+def test_help_of_commands_on_runs(name, tmp_path):
+    code, out, err = call(tmp_path, name, "-h")
+    assert (code, err) == (0, "")
+    assert "--out" in out or "--evals" in out
+    assert "verbosity" not in out
+
+
+def test_mistakes_of_a_command_are_one_line(tmp_path):
+    code, out, err = call(tmp_path, "train", "--config=swav:nothing")
+    assert (code, out) == (2, "")
+    assert err == f"error: variant 'nothing' is not known; choose one of: {', '.join(swav.VARIANTS)}\n"
+
+
+def test_the_wheel_and_the_console_script_are_declared():
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())
+    assert project["project"]["scripts"] == {"ssl-jax": "ssl_jax.__main__:main"}
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {"configs": "ssl_jax/configs"}
+    assert (TESTS.parent / "ssl_jax" / "py.typed").is_file()
