@@ -102,7 +102,7 @@ def main():
     base = medians["cache"]
     for name, (reads, trains, waits) in medians.items():
         source = sources[name]
-        source.feed.close()
+        source.batches.close()
         print(
             f"{name:<18} {source.opens:6.1f} {source.first:6.1f} {reads:8,.0f} {reads / base[0]:6.2f} "
             f"{trains:8,.0f} {trains / base[1]:6.2f} {waits:6.1%}"

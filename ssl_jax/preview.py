@@ -1,4 +1,4 @@
-"""Draws what the augmentations of a config do:  python -m ssl_jax.data.preview --config=configs/swav.py:cifar10
+"""Draws what the augmentations of a config do:  python -m ssl_jax.preview --config=configs/swav.py:cifar10
 
 Writes a PNG grid: a row for each image, first as it is stored, then its views. Small views are drawn small;
 everything is enlarged by whole numbers until the largest view is easy to see.

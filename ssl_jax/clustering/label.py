@@ -41,7 +41,7 @@ def label(run: Run, config, given, *, count: int = 0, by: str = "", report=print
 def pictures(encoder: Encoder, config, given, own) -> Dataset:
     """The data set of a config, of as many channels as the encoder takes.
 
-    Where `given` names other data than the run's, its settings of `own` do not count; see `restored.other_data`.
+    Where `given` names other data than the run's, its settings of `own` do not count; see `restore.other_data`.
 
     Raises:
         SettingError: other channels, or no such data.

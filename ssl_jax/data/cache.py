@@ -1,4 +1,4 @@
-"""Decoded data sets on disk, under a name of what they follow from; how one lies in its folder is in `stored`."""
+"""Decoded data sets on disk, under a name of what they follow from; how one lies in its folder is in `cache_files`."""
 
 import dataclasses
 import hashlib

@@ -19,7 +19,7 @@ _AT_ONCE = 250  # of them
 class Images:
     """One split: `images` uint8 [N, H, W, C] and `labels` int32 [N] (-1: unlabelled).
 
-    `images` is a numpy array, a memory map, or what decodes rows when it is asked for them (`stream.StreamedImages`).
+    `images` is a numpy array, a memory map, or `streaming.StreamedImages`, which decodes the rows that it is asked for.
     """
 
     images: Any

@@ -36,7 +36,7 @@ def training_curves(runs, names=NAMES):
     all runs agree on them, in the run's colour otherwise.
 
     Args:
-        runs: {run name: records}, as `writer.read` gives them.
+        runs: {run name: records}, as `metrics.read_records` gives them.
         names: of numbers in the records, such as "train/loss".
 
     Raises:

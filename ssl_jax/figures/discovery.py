@@ -15,7 +15,7 @@ def rounds(runs):
     bands reach from the least to the largest.
 
     Args:
-        runs: {run name: records}, as `writer.read` gives them.
+        runs: {run name: records}, as `metrics.read_records` gives them.
 
     Raises:
         ValueError: no run has any of it.

@@ -113,7 +113,7 @@ class InstanceDiscrimination:
             return None
         return (
             f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1). In a new folder try a lower "
-            "optim.learning_rate or optim.weight_decay, and see with ssl_jax.data.preview that views tell images apart"
+            "optim.learning_rate or optim.weight_decay, and see with ssl_jax.preview that views tell images apart"
         )
 
     def features(self, state, images, names):

@@ -36,7 +36,7 @@ class Batches:
         if isinstance(images, StreamedImages):
             prefetch.check(images, len(self._own), workers)
         calm = prefetch.ignore_signals if isinstance(images, StreamedImages) and workers else None
-        self._reader = None if resident else futures.ThreadPoolExecutor(1, "feed", initializer=calm)
+        self._reader = None if resident else futures.ThreadPoolExecutor(1, "batches", initializer=calm)
 
     def batch(self, step: int, running=None):
         """Images and `index` [B], whole on every device, for `train_step`: all images, or those of the batch alone.

@@ -31,15 +31,15 @@ class RunLogger:
         plan: what is trained.
         folder: the run folder.
         console: where to print.
-        feed: knows how long the devices waited for images; set back to 0 where that is told.
+        batches: know how long the devices waited for images; reset after each log record.
 
     Attributes:
         metrics: a `MetricsWriter`, from `open` on.
         bar: a `ProgressBar`, from `begin` on.
     """
 
-    def __init__(self, plan: Plan, folder, console: Console, feed: Batches):
-        self._plan, self._folder, self._console, self._batches = plan, folder, console, feed
+    def __init__(self, plan: Plan, folder, console: Console, batches: Batches):
+        self._plan, self._folder, self._console, self._batches = plan, folder, console, batches
         self.metrics = self.bar = self._began = NullWriter()
         self._watch, self._scores = CollapseMonitor(plan.steps_per_epoch), {}
         self._speed, self._starved = float("nan"), 0.0
