@@ -34,7 +34,7 @@ def splits_of_run(args) -> tuple[dict, int]:
     """Splits of the run's features, the first so many images of each, and the number of classes."""
     import jax
 
-    from ssl_jax.inference.transfer import scorer
+    from ssl_jax.inference.transfer import evaluation_of
     from ssl_jax.ops.mesh import make_mesh
     from ssl_jax.runs.restore import config_for, open_run
 
@@ -43,7 +43,7 @@ def splits_of_run(args) -> tuple[dict, int]:
     mesh = make_mesh()
     with jax.set_mesh(mesh):
         run = open_run(args.workdir, mesh)
-        score = scorer(run, config)
+        score = evaluation_of(run, config)
         splits = jax.block_until_ready(score.scorer.splits(run.plan.stages[-1], run.state))
     test = {name: x[: args.test] for name, x in splits["test"].features.items()}
     test = splits["test"]._replace(features=test, labels=splits["test"].labels[: args.test])

@@ -21,7 +21,7 @@ def main():
     import jax
     from rich.console import Console
 
-    from ssl_jax.inference.transfer import scorer
+    from ssl_jax.inference.transfer import evaluation_of
     from ssl_jax.ops.mesh import make_mesh
     from ssl_jax.runs.console import Status, table_width
     from ssl_jax.runs.restore import open_run, other_data
@@ -34,19 +34,19 @@ def main():
         run = open_run(WORKDIR.value, mesh, CHECKPOINT.value)
         config, given = command_line.CONFIG.value, command_line.overrides("data")
         other_data(config, given, run.plan.config)
-        score, path = scorer(run, config), run.folder / "evaluations.jsonl"
+        evaluation, path = evaluation_of(run, config), run.folder / "evaluations.jsonl"
         append(path, "")
-        said = f"{run.folder} at epoch {run.epoch:g}, on {score.data}"
+        said = f"{run.folder} at epoch {run.epoch:g}, on {evaluation.data}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
         found, failed = {}, {}
         with Status(console) as progress:
-            for name, values in score(progress.status):
+            for name, values in evaluation(progress.status):
                 if isinstance(values, Exception):
                     failed[name] = f"{type(values).__name__}: {values}"
                     continue
                 found |= values
                 progress.note(format_scores({f"eval/{k}": v for k, v in values.items()}, every=True))
-    record = dict(step=run.step, data=score.data, scores=found, failed=failed, settings=score.settings)
+    record = dict(step=run.step, data=evaluation.data, scores=found, failed=failed, settings=evaluation.settings)
     record["date"] = str(datetime.date.today())
     rows = {FEATURES["eval"]: found}
     if shown_scores(rows):

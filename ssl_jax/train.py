@@ -173,10 +173,11 @@ class _Loop:
         plan, pending = self.plan, None
         for step in range(start, plan.total_steps):
             stage = plan.stage_at(step)
-            where, anew = (self.batches.images, self.shardings, step, self.key), step == start and self.warm_start
-            state, found = refresh(stage, state, *where, report=self.logger.bar.status, anew=bool(anew))
-            if found is not None:
-                self.logger.refreshed(step, found)
+            warm_start_now = step == start and self.warm_start is not None
+            where = (self.batches.images, self.shardings, step, self.key)
+            state, values = refresh(stage, state, *where, report=self.logger.bar.status, anew=warm_start_now)
+            if values is not None:
+                self.logger.refreshed(step, values)
             images, index = self.batches.batch(step, running=pending and pending[1]["loss"])
             state, metrics = self.step_fn(stage, state, images, index, self.key)
             if pending:

@@ -13,7 +13,7 @@ from helpers.trained import scores
 import ssl_jax
 from ssl_jax import evaluate, train
 from ssl_jax.evaluation.knn import KNN
-from ssl_jax.inference.transfer import scorer
+from ssl_jax.inference.transfer import evaluation_of
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.runs.restore import config_for, config_of, open_run, other_data
 from ssl_jax.settings.resolve import SettingError
@@ -86,7 +86,7 @@ def test_features_of_views_and_of_maps(run):
     config.evals.augmented.update(epochs=1, batch_size=256)
     lines = []
     with jax.set_mesh(make_mesh()):
-        score = scorer(open_run(run, make_mesh()), config)
+        score = evaluation_of(open_run(run, make_mesh()), config)
         splits = score.scorer.splits(score.run.plan.stages[-1], score.run.state)
         rows = np.array([7, 0, 200])
         whole = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)

@@ -185,7 +185,7 @@ def test_what_reads_a_run_again_reads_them_too(images, decoded, cached):
         with jax.set_mesh(make_mesh()):
             run = open_run(cached, make_mesh())
             shown = of_run(cached, make_mesh(), {"data.store": store}, most=10)
-            scores = dict(transfer.scorer(run, config(images, decoded, store))())
+            scores = dict(transfer.evaluation_of(run, config(images, decoded, store))())
         report = label(run, config(images, decoded, store), {"store": store}, count=3, report=lambda line: None)
         found.append([report.found.labels, report.found.similarity, report.picture(41), report.names])
         found[-1] += [shown.images, shown.points, shown.test_points, scores]

@@ -17,7 +17,7 @@ from ssl_jax.settings.resolve import SettingError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Score:
+class Evaluation:
     """Calling it yields (evaluator, scores by name, or the exception that ended it) one by one.
 
     It may be given a function that takes progress lines.
@@ -38,7 +38,7 @@ class Score:
                 yield key, error
 
 
-def scorer(run: Run, config) -> Score:
+def evaluation_of(run: Run, config) -> Evaluation:
     """Evaluators of `config`, on its data, for a run.
 
     Raises:
@@ -67,4 +67,4 @@ def scorer(run: Run, config) -> Score:
     settings = json.loads(config.to_json_best_effort())
     settings = dict(data=settings["data"], evals=settings["evals"])
     scores = Scorer(plan, put(dataset.train.images), put(dataset.test.images))
-    return Score(run, scores, run.state if own else None, config.data.name, settings)
+    return Evaluation(run, scores, run.state if own else None, config.data.name, settings)

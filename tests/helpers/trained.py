@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from ssl_jax.build import build
-from ssl_jax.inference.transfer import scorer
+from ssl_jax.inference.transfer import evaluation_of
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.runs.checkpoint import Checkpoints
 from ssl_jax.runs.restore import config_for, open_run
@@ -40,4 +40,4 @@ def scores(folder, which="latest", evals=(), **data):
     config = config_for(folder, evals)
     config.data.update(data)
     with jax.set_mesh(make_mesh()):
-        return dict(scorer(open_run(folder, make_mesh(), which), config)())
+        return dict(evaluation_of(open_run(folder, make_mesh(), which), config)())
