@@ -54,6 +54,8 @@ PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace of five steps
 
 SHAPES = {"digits": (8, 1), "cifar10": (32, 3), "cifar100": (32, 3)}
 
+TRACED = 5  # steps in a profiler's trace
+
 NEEDED = ("prototypes", "queue_length", "background", "clusters", "samples")  # settings that images must suffice for
 
 
@@ -205,17 +207,35 @@ def refresh_time(plan, state, images, shardings, key):
     return time.perf_counter() - began
 
 
-def trace(plan, state, images, index, key, shardings, mesh):
-    """Five steps of the jitted training step, recorded in `--profile`."""
-    step_fn = train.jit_step(mesh, shardings)
-    stage = plan.stages[-1]
-    state, _ = step_fn(stage, state, images, index, key)
-    jax.block_until_ready(state)
-    with jax.profiler.trace(PROFILE.value):
-        for _ in range(5):
-            state, _ = step_fn(stage, state, images, index, key)
-            jax.block_until_ready(state)
-    print(f"trace of five steps in {PROFILE.value}")
+def placed(plan, mesh, key):
+    """The first state, all images and the index of one batch, on the devices of `mesh`; and the state's shardings."""
+    shardings = state_shardings(mesh, plan.shapes)
+    make = jax.jit(lambda k: train.init_state(plan, plan.stages[-1], k), out_shardings=shardings)
+    images = jax.device_put(plan.dataset.train.images, replicated(mesh))
+    index = jax.device_put(jnp.arange(plan.batch_size, dtype=jnp.int32), batch_sharding(mesh))
+    return make(key), images, index, shardings
+
+
+class LoopStep:
+    """The training step as the loop jits it, compiled once; each call donates the state that the last one returned."""
+
+    def __init__(self, plan, state, images, index, key, shardings, mesh):
+        self.state, self._given = state, (images, index, key)
+        lowered = train.jit_step(mesh, shardings).lower(plan.stages[-1], state, images, index, key)
+        self.flops = (lowered.cost_analysis() or {}).get("flops", float("nan"))
+        self.compiled = lowered.compile()
+
+    def __call__(self):
+        """Takes one step; its loss [], not waited for."""
+        self.state, metrics = self.compiled(self.state, *self._given)
+        return metrics["loss"]
+
+
+def trace(folder, step):
+    """`TRACED` calls of `step`, after one that is not recorded, as a profiler's trace in `folder`."""
+    jax.block_until_ready(step())
+    with jax.profiler.trace(folder):
+        jax.block_until_ready([step() for _ in range(TRACED)])
 
 
 def main():
@@ -223,11 +243,7 @@ def main():
         plan = plan_of(command_line.CONFIG.value, Path(folder), EXAMPLES.value)
     mesh, key = make_mesh(), jax.random.key(0)
     with jax.set_mesh(mesh):
-        shardings = state_shardings(mesh, plan.shapes)
-        make = jax.jit(lambda k: train.init_state(plan, plan.stages[-1], k), out_shardings=shardings)
-        state = make(key)
-        images = jax.device_put(plan.dataset.train.images, replicated(mesh))
-        index = jax.device_put(jnp.arange(plan.batch_size, dtype=jnp.int32), batch_sharding(mesh))
+        state, images, index, shardings = placed(plan, mesh, key)
         measured = measure(parts_of(plan, state, images, index, key), RUNS.value)
         refreshed = refresh_time(plan, state, images, shardings, key)
         device, views = jax.devices()[0].device_kind, plan.stages[-1].views
@@ -239,7 +255,8 @@ def main():
         if refreshed:
             print(f"{'refresh':<10} {1e3 * refreshed:9.2f} for {len(images):,} images")
         if PROFILE.value:
-            trace(plan, state, images, index, key, shardings, mesh)
+            trace(PROFILE.value, LoopStep(plan, state, images, index, key, shardings, mesh))
+            print(f"trace of {TRACED} steps in {PROFILE.value}")
 
 
 if __name__ == "__main__":
