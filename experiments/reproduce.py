@@ -111,7 +111,7 @@ def run(name: str, *, data="", seed=0, minutes=0.0, settings=(), commit="", fold
     workdir = Path(folder) / f"{label.replace(' ', '-').replace('/', '_')}-seed{seed}"
     compilation.enable_cache()
     workdir.mkdir(parents=True, exist_ok=True)
-    clock = Clock(workdir / "pieces.json", minutes, commit or _commit())
+    clock = Clock(workdir / "pieces.json", minutes, commit or current_commit())
     clock.start()
     try:
         scores = train.run(config, workdir)
@@ -196,7 +196,8 @@ def record(row, config, seed, epochs, minutes, commit, numbers) -> None:
     print(json.dumps(fields))
 
 
-def _commit() -> str:
+def current_commit() -> str:
+    """The checkout's commit, marked where its code has been changed since."""
     git = lambda *args: subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     changed = git("status", "--porcelain", "--untracked-files=no", "--", "ssl_jax", "configs")
     return (git("rev-parse", "--short", "HEAD") or "unknown") + "+changes" * bool(changed)

@@ -1,4 +1,8 @@
-"""Stricter than production: two CPU devices (or SSL_JAX_TEST_DEVICES), no silent broadcasting, warnings are errors."""
+"""Stricter than production: two CPU devices (or SSL_JAX_TEST_DEVICES), no silent broadcasting, warnings are errors.
+
+SSL_JAX_TEST_PLATFORM names another platform than the CPU, as JAX_PLATFORMS does ("": the best that JAX has); see
+experiments/gpu/golden.py.
+"""
 
 import gc
 import os
@@ -15,13 +19,16 @@ CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["SSL_JAX_TEST_CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+PLATFORM = os.environ.get("SSL_JAX_TEST_PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = PLATFORM
+
 # Before JAX starts: less optimisation (faster compilation), and threads enough for the virtual devices.
 FLAGS = ["--xla_backend_optimization_level=0"]
 if version("jax").startswith("0.10."):  # gone since; half of the compilation time
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+if PLATFORM == "cpu":
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("NPROC", "16")
-os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the time goes into tracing, lowering and compiling: no line numbers in programs, fewer garbage collections.
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 gc.set_threshold(50_000, 20, 20)
@@ -47,7 +54,14 @@ LONGEST = ("test_run", "test_contract", "test_hosts", "test_bank_scale", "test_r
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "golden: held to published numbers (those that use the fixture of this name)")
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if "golden" in item.fixturenames:
+            item.add_marker("golden")
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
 
