@@ -52,6 +52,7 @@ def build(config: ConfigDict, dataset: datasets.Dataset | None = None) -> Plan:
     config, trains = completed(config), dataset is None
     dataset = dataset or load_data(config)
     facts = _facts(config, len(dataset.train), len(dataset.classes))
+    facts["with_label"] = _with_label(dataset.train.labels)
     parts, evaluators, notes = stages(config, dataset, facts), {}, dataset.notes
     if dataset.classes and (dataset.test.labels >= 0).any():
         evaluators = evaluators_of(config, dataset)
@@ -100,6 +101,12 @@ def _facts(config, examples, classes) -> dict:
     steps = examples // batch_size
     counts = dict(steps_per_epoch=steps, total_steps=config.epochs * steps)
     return dict(examples=examples, classes=classes, batch_size=batch_size) | counts
+
+
+def _with_label(labels) -> bytes:
+    """A bit for each of `labels` [N], whether there is one; empty where all have one, or none has."""
+    known = np.asarray(labels) >= 0
+    return b"" if known.all() or not known.any() else np.packbits(known).tobytes()
 
 
 def completed(config: ConfigDict) -> ConfigDict:

@@ -91,7 +91,10 @@ class Method(Protocol):
         """On the host, from metrics averaged over an epoch or so: one line if training has collapsed, with remedies."""
 
     def features(self, state: TrainState, images, names: tuple[str, ...]) -> dict[str, jax.Array]:
-        """Named features of clean images in evaluation mode: `backbone`, `embedding`, `scores`, `stage1`.. `stage5`."""
+        """Named features of clean images in evaluation mode: `backbone`, `embedding`, `scores`, `stage1`.. `stage5`.
+
+        Methods with a target network have `query`, too: the online network's embedding.
+        """
 
 
 class Positives(Protocol):

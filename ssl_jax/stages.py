@@ -104,7 +104,9 @@ def _method(config, facts):
     groups = convert(config.model.get("bn_groups", 1), int, "model.bn_groups")
     if groups < 1 or facts["batch_size"] % groups:
         raise SettingError(f"model.bn_groups={groups} does not divide batch_size={facts['batch_size']}")
-    network = Network(backbone, fill(Head, config.head, "head", name=None, parent=None, bn_groups=groups))
+    momentum = convert(config.model.get("bn_momentum", 0.1), float, "model.bn_momentum")
+    given = dict(name=None, parent=None, bn_groups=groups, bn_momentum=momentum)
+    network = Network(backbone, fill(Head, config.head, "head", **given))
     cls = choose("ssl_jax.methods", config.method.name, "method.name", "Method")
     kind = config.positives.get("name", "")
     positive = _positive(choose("ssl_jax.positives", kind, "positives.name", "Positives"), config.positives, facts)
@@ -116,8 +118,12 @@ def _method(config, facts):
 def _backbone(settings):
     """The backbone that is named. Of the settings that every config has, those that it lacks do not count."""
     cls = choose("ssl_jax.models", settings.get("name", ""), "model.name", "Backbone")
-    others = {*defaults.get_config().model} - {f.name for f in dataclasses.fields(cls)}
-    return fill(cls, {k: v for k, v in settings.items() if k not in others}, "model", name=None, parent=None)
+    fields = {f.name for f in dataclasses.fields(cls)}
+    others = {*defaults.get_config().model} - fields
+    values = {k: v for k, v in settings.items() if k not in others}
+    if "conv_init" in fields and "init" in settings:  # every Flax module has a function `init`
+        values["conv_init"] = convert(settings["init"], str, "model.init")
+    return fill(cls, values, "model", name=None, parent=None)
 
 
 def _positive(kind, settings, facts):

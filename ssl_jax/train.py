@@ -1,6 +1,7 @@
 """The train step, and the loop around it: the only place that knows all the rest."""
 
 import contextlib
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import optax
 from rich.console import Console
 
-from ssl_jax.build import Plan, build, fresh_state, init_state
+from ssl_jax.build import Plan, build, completed, fresh_state, init_state
 from ssl_jax.data.augment import draw_views
 from ssl_jax.data.rng import LOSS, VIEWS, key_for
 from ssl_jax.inference.scorer import Scorer
@@ -17,7 +18,7 @@ from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import ROWS, constrain, make_mesh
 from ssl_jax.runs import checkpoint, warm_start
 from ssl_jax.runs.metrics import read_records
-from ssl_jax.runs.run_folder import claim
+from ssl_jax.runs.run_folder import claim, with_kept_settings
 from ssl_jax.runtime import preemption, processes
 from ssl_jax.runtime.compilation import convolution_options
 from ssl_jax.runtime.sharding import put, replicated, state_shardings
@@ -92,8 +93,10 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     processes.check_devices()
     if "://" in str(workdir):
         raise processes.Agreed(f"workdir {workdir}: a folder is wanted; mount the bucket as one")
-    plan = processes.agree(lambda: build(config))
     folder, mesh = Path(workdir), make_mesh()
+    config, notes = processes.agree(lambda: with_kept_settings(completed(config), folder))
+    plan = processes.agree(lambda: build(config))
+    plan = dataclasses.replace(plan, notes=plan.notes + notes)
     start_from = processes.agree(lambda: warm_start.find(plan, folder))
     with contextlib.ExitStack() as held:
         _claim(folder, plan, held)

@@ -158,7 +158,7 @@ def test_an_encoder_in_three_lines(run):
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8)
     features = encoder(images)
     assert features.shape[0] == 6
-    assert encoder.names == ("backbone", "embedding")
+    assert encoder.names == ("backbone", "embedding", "query")
     np.testing.assert_allclose(np.linalg.norm(encoder(images, "embedding"), axis=1), 1.0, atol=1e-5)
 
 

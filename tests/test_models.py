@@ -195,6 +195,7 @@ def test_strided_convolution_pads_like_torch(key):
 PLAIN = [
     # backbone, its convolutions and BatchNorms, its first fully connected layer, at so many pixels
     (AlexNet(), 3_745_824 + 2 * 1376, 9216 * 4096, 224, (55, 27, 13, 13, 13), (96, 256, 384, 384, 256)),
+    (AlexNet(stem="narrow"), 3_205_824 + 2 * 1280, 6400 * 4096, 224, (54, 26, 12, 12, 12), (64, 192, 384, 384, 256)),
     (AlexNet(stem="cifar"), 3_718_176 + 2 * 1376, 4096 * 4096, 32, (32, 16, 8, 8, 8), (96, 256, 384, 384, 256)),
     (VGG(), 14_710_464 + 2 * 4224, 25_088 * 4096, 224, (224, 112, 56, 28, 14), (64, 128, 256, 512, 512)),
     (VGG(stem="cifar"), 14_710_464 + 2 * 4224, 512 * 4096, 32, (32, 16, 8, 4, 2), (64, 128, 256, 512, 512)),

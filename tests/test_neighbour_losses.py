@@ -229,7 +229,7 @@ def test_purity_evaluator_leaves_unlabelled_images_out(key):
     points = unit(jnp.repeat(jax.random.normal(key, (3, 5)), 10, axis=0) + 0.01)
     labels = np.repeat(np.arange(3), 10)
     labels[::4] = -1
-    purity = Purity(neighbours=(1, 2), batch_size=30, k1=5, classes=3, examples=30, restarts=1)
+    purity = Purity(neighbours=(1, 2), batch_size=22, k1=5, classes=3, examples=30, restarts=1)
     scores = dict(purity.run({"trained": Split({"embedding": points}, labels)}, None))
     assert len(scores) == 8
     assert all(value == 1.0 for value in scores.values())
@@ -247,7 +247,11 @@ BAD = (
     (Boundary, dict(clusters=3, relax_epochs=5.0, total_steps=4), "relax_epochs=5.0: at least 0, and within the stage"),
     (Boundary, dict(clusters=3, restarts=0), "restarts=0"),
     (Purity, dict(neighbours=(9,), batch_size=9, classes=2), "neighbours=.9,.: numbers between 1 and batch_size - 1"),
-    (Purity, dict(neighbours=(1,), batch_size=10, classes=2), "batch_size=10: between 2 and the 9 training images"),
+    (
+        Purity,
+        dict(neighbours=(1,), batch_size=10, classes=2),
+        "batch_size=10: between 2 and the 9 labelled training images",
+    ),
     (Purity, dict(neighbours=(1,), batch_size=9, classes=2, k1=9), "k1=9 and k2=2"),
 )
 

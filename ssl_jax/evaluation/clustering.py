@@ -4,14 +4,24 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.evaluation import metrics
 from ssl_jax.ops.kmeans import kmeans
 
 
+def labelled(split, feature: str):
+    """The feature [n, D] and labels [n] of those images of a split that have a label."""
+    points, labels = jnp.asarray(split.features[feature]), np.asarray(split.labels)
+    known = labels >= 0
+    return (points, labels) if known.all() else (points[np.flatnonzero(known)], labels[known])
+
+
 @dataclasses.dataclass(frozen=True)
 class Clustering:
-    """Hungarian accuracy, NMI and ARI of k-means with restarts on the features of all images trained on.
+    """Hungarian accuracy, NMI and ARI of k-means with restarts on the features of all labelled images trained on.
+
+    Images without a label (STL-10's) are not clustered, as published.
 
     Attributes:
         clusters: K; 0 takes the number of classes.
@@ -46,7 +56,7 @@ class Clustering:
         return (self.feature,)
 
     def run(self, splits, state):
-        points, labels = jnp.asarray(splits["trained"].features[self.feature]), splits["trained"].labels
+        points, labels = labelled(splits["trained"], self.feature)
         found = kmeans(
             jax.random.key(self.seed),
             points,

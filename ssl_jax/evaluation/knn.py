@@ -33,19 +33,40 @@ def weighted_knn(train, train_labels, test, *, k: int = 200, temperature: float 
     return jnp.zeros((len(test), classes)).at[rows, labels].add(jnp.exp(similarity / temperature), mode="drop")
 
 
+def check_source(source: str, feature: str) -> None:
+    """Raises ValueError for a source of training features that there is not, or that lacks the feature."""
+    if source not in ("recomputed", "bank"):
+        raise ValueError(f"source={source!r}: choose recomputed or bank")
+    if source == "bank" and feature != "embedding":
+        raise ValueError(f"feature={feature!r}: the bank holds embeddings; set feature='embedding'")
+
+
+def labelled_points(train, state, feature: str, source: str):
+    """Unit rows [n, D] and labels [n] of those training images that have a label; see `KNN.source`."""
+    labels = jnp.asarray(train.labels)
+    points = state.method.bank[: len(labels)] if source == "bank" else unit(train.features[feature])
+    known = labels >= 0
+    return (points, labels) if known.all() else (points[known], labels[known])
+
+
 @dataclasses.dataclass(frozen=True)
 class KNN:
     """Top-1 of the test split by the labelled images of the training split.
+
+    They stand by their features as the encoder gives them now, of clean images, or by their rows of the method's live
+    memory bank, which Wu et al. 2018 and their followers report while training: averages over views of earlier steps.
 
     Attributes:
         k: neighbours; all labelled images where they are fewer.
         temperature: of the weights.
         feature: what images are near by.
+        source: of the training images' features: "recomputed", or "bank", which holds embeddings alone.
     """
 
     k: int = 200
     temperature: float = 0.1
     feature: str = "embedding"
+    source: str = "recomputed"
     classes: int = 0
     examples: int = 0
 
@@ -54,16 +75,21 @@ class KNN:
             raise ValueError(f"k={self.k}: between 1 and the {self.examples} training images")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be above 0")
+        check_source(self.source, self.feature)
 
     @property
     def needs(self):
         return (self.feature,)
 
+    @property
+    def reads(self):
+        return ("bank",) if self.source == "bank" else ()
+
     def run(self, splits, state):
-        train, test = splits["train"], splits["test"]
-        labels, points = jnp.asarray(train.labels), unit(train.features[self.feature])
-        if not (known := labels >= 0).all():
-            labels, points = labels[known], points[known]
+        if self.source == "bank" and state is None:  # raw pixels have no bank
+            return
+        test = splits["test"]
+        points, labels = labelled_points(splits["train"], state, self.feature, self.source)
         rows, k = (points, labels, unit(test.features[self.feature])), min(self.k, len(labels))
         scores = weighted_knn(*rows, k=k, temperature=self.temperature, classes=self.classes)
         yield "top1", metrics.accuracy(test.labels, scores.argmax(1))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.evaluation import metrics
+from ssl_jax.evaluation.knn import check_source, labelled_points
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
 
@@ -76,10 +77,7 @@ class KNNGrid:
             raise ValueError(f"k={self.k}: numbers between 1 and the {self.labelled} labelled training images")
         if not self.temperature or not min(self.temperature) > 0:
             raise ValueError(f"temperature={self.temperature}: numbers above 0")
-        if self.source not in ("recomputed", "bank"):
-            raise ValueError(f"source={self.source!r}: choose recomputed or bank")
-        if self.source == "bank" and self.feature != "embedding":
-            raise ValueError(f"feature={self.feature!r}: the bank holds embeddings; set feature='embedding'")
+        check_source(self.source, self.feature)
 
     @property
     def needs(self):
@@ -90,16 +88,11 @@ class KNNGrid:
         return ("bank",) if self.source == "bank" else ()
 
     def run(self, splits, state):
-        train, test = splits["train"], splits["test"]
-        if self.source == "recomputed":
-            points = unit(train.features[self.feature])
-        elif state is None:  # raw pixels have no bank
+        if self.source == "bank" and state is None:  # raw pixels have no bank
             return
-        else:
-            points = state.method.bank[: len(train.labels)]
-        labels, queries = jnp.asarray(train.labels), unit(test.features[self.feature])
-        if not (known := labels >= 0).all():
-            labels, points = labels[known], points[known]
+        test = splits["test"]
+        points, labels = labelled_points(splits["train"], state, self.feature, self.source)
+        queries = unit(test.features[self.feature])
         settings = dict(k=self.k, temperature=self.temperature, classes=self.classes)
         for k, t, scores in grid_scores(points, labels, queries, **settings):
             yield f"top1_k{k}_t{t:g}", metrics.accuracy(test.labels, scores.argmax(1))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.evaluation.clustering import labelled
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.neighbours import boundary_ratio, contextual_features, inside
 from ssl_jax.ops.vectors import dot, unit
@@ -47,10 +48,12 @@ class Purity:
     seed: int = 0
     classes: int = 0
     examples: int = 0
+    labelled: int = 0
 
     def __post_init__(self):
-        if not 2 <= self.batch_size <= self.examples:
-            raise ValueError(f"batch_size={self.batch_size}: between 2 and the {self.examples} training images")
+        images = self.labelled or self.examples
+        if not 2 <= self.batch_size <= images:
+            raise ValueError(f"batch_size={self.batch_size}: between 2 and the {images} labelled training images")
         if not self.neighbours or not 1 <= min(self.neighbours) <= max(self.neighbours) < self.batch_size:
             raise ValueError(f"neighbours={self.neighbours}: numbers between 1 and batch_size - 1")
         if not 2 <= self.k2 <= self.k1 < self.batch_size:
@@ -65,8 +68,8 @@ class Purity:
         return (self.feature,)
 
     def run(self, splits, state):
-        points = unit(jnp.asarray(splits["trained"].features[self.feature]))
-        labels = np.asarray(splits["trained"].labels)
+        points, labels = labelled(splits["trained"], self.feature)
+        points = unit(points)
         order_key, start_key = jax.random.split(jax.random.key(self.seed))
         found = kmeans(start_key, points, self.clusters or self.classes, iterations=50, restarts=self.restarts)
         ratios = boundary_ratio(points, found.centroids, found.labels)

@@ -30,6 +30,7 @@ class Encoder:
 
     Attributes:
         names: of the features: "backbone" always; "embedding" and "scores" where there are a head and prototypes;
+            "query" where there are two networks;
             "scores1", "scores2" of further sets of prototypes (DeepCluster-v2).
         size: side in pixels that images are brought to.
         channels: of an image.
@@ -116,7 +117,7 @@ def of_run(run: Run) -> Encoder:
     stage, channels = run.plan.stages[-1], run.plan.dataset.train.images.shape[-1]
     size = stage.views[0].size
     image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    found = [n for n in ("backbone", "embedding", "scores") if _has(stage.method, run.state, image, n)]
+    found = [n for n in ("backbone", "embedding", "query", "scores") if _has(stage.method, run.state, image, n)]
     return Encoder(tuple(found), size, channels, stage.mean, stage.std, stage.method, run.state)
 
 

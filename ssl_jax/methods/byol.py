@@ -72,8 +72,8 @@ class BYOL:
 
     def _predictor(self):
         head = self.network.head
-        settings = dict(output_bias=head.output_bias, std=self.predictor_std, bn_groups=head.bn_groups)
-        return Head(head.dim, self.predictor, **settings)
+        norm = dict(bn_groups=head.bn_groups, bn_momentum=head.bn_momentum)
+        return Head(head.dim, self.predictor, output_bias=head.output_bias, std=self.predictor_std, **norm)
 
     def init(self, key, batch):
         """Online network, predictor and target."""

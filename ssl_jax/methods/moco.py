@@ -117,7 +117,10 @@ class MoCo:
         )
 
     def features(self, state, images, names):
-        """The query network's features; `embedding` is the key network's, which clustering and filter read."""
+        """The query network's features, its embedding as `query`; `embedding` is the key network's.
+
+        Clustering and filter read the latter; the authors' CIFAR demonstration scores the former.
+        """
         return target_network.features(self.network, state, state.method.target, images, names)
 
 

@@ -39,7 +39,7 @@ class SimSiam:
 
     def _predictor(self):
         head = self.network.head
-        return Head(head.dim, self.predictor, bias=False, bn_groups=head.bn_groups)
+        return Head(head.dim, self.predictor, bias=False, bn_groups=head.bn_groups, bn_momentum=head.bn_momentum)
 
     def __post_init__(self):
         self._predictor()

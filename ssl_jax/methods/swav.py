@@ -45,6 +45,8 @@ class SwAV:
         hard: codes as one-hot arg max instead of soft.
         queue_length: Q, a multiple of the batch size; 0 for none.
         queue_starts_epoch: when the queue begins to fill (it should be when the loss already falls).
+        joint_views: views of one size share a BatchNorm batch, as in the paper; else each view is a batch of its own,
+            one after the other, as in lightly.
     """
 
     network: Network
@@ -56,6 +58,7 @@ class SwAV:
     hard: bool = False
     queue_length: int = 0
     queue_starts_epoch: float = 15.0
+    joint_views: bool = True
     examples: int = 0
     classes: int = 0
     batch_size: int = 1
@@ -107,7 +110,8 @@ class SwAV:
     def loss(self, state, batch, key):
         """Swapped prediction, and the signs of collapse; the metric `queue` is 1 when the queue took part."""
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
-        embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
+        how = dict(train=True, separate=not self.joint_views, mutable="batch_stats")
+        embedding, updated = self.network.apply(variables, batch.views, **how)
         scores = dot(embedding, state.params["prototypes"])
         own = scores[jnp.asarray(self.assign)]
         codes, used = self._codes(*jax.lax.stop_gradient((own, state.params["prototypes"])), state.method.queue)

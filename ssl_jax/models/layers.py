@@ -4,28 +4,40 @@ Initialisation, padding, BatchNorm momentum, epsilon and the unbiased running va
 parameters are float32 and channels last.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 uniform_fan_in = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")  # U(+-1 / sqrt(fan_in))
+STEMS = ("imagenet", "cifar")
+# How convolutions start, by the library whose models start so.
+CONV_INITS = {
+    "torchvision": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),  # He et al. 2015: variance 2 / fan_out
+    "torch": uniform_fan_in,  # torch.nn.Conv2d as it comes: variance 1 / (3 fan_in)
+    "tensorflow": nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),  # variance 1 / fan_in
+}
 
 
 class Conv(nn.Module):
-    """Convolution without bias, padded by `pad` (-1: kernel // 2) on each side whatever the stride, in `dtype`."""
+    """Convolution without bias, padded by `pad` (-1: kernel // 2) on each side whatever the stride, in `dtype`.
+
+    `conv_init` is a key of `CONV_INITS`.
+    """
 
     features: int
     kernel: int = 3
     stride: int = 1
     dtype: str = "float32"
     pad: int = -1
+    conv_init: str = "torchvision"
 
     @nn.compact
     def __call__(self, x):
         pad = (self.kernel // 2 if self.pad < 0 else self.pad,) * 2
         size, stride = (self.kernel, self.kernel), (self.stride, self.stride)
-        settings = dict(use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype, name="conv")
+        settings = dict(use_bias=False, kernel_init=CONV_INITS[self.conv_init], dtype=self.dtype, name="conv")
         return nn.Conv(self.features, size, stride, (pad, pad), **settings)(x)
 
 
@@ -112,6 +124,7 @@ class Head(nn.Module):
         output_bias: of the last linear layer.
         std: of normal weights at the start, biases zero; 0 for torch's uniform start.
         bn_groups: parts of the batch with BatchNorm statistics of their own.
+        bn_momentum: by how much running statistics move with a batch, torch's `momentum`.
     """
 
     dim: int
@@ -122,6 +135,7 @@ class Head(nn.Module):
     output_bias: bool = True
     std: float = 0.0
     bn_groups: int = 1
+    bn_momentum: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
@@ -132,16 +146,16 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
+        norm = partial(BatchNorm, momentum=1.0 - self.bn_momentum, groups=self.bn_groups)
         for i, features in enumerate(self.hidden):
             x = Linear(features, self.bias, self.std, name=f"linear{i + 1}")(x)
             if self.batch_norm:
-                x = BatchNorm(groups=self.bn_groups, name=f"bn{i + 1}")(x, train=train)
+                x = norm(name=f"bn{i + 1}")(x, train=train)
             x = nn.relu(x)
         last = len(self.hidden) + 1
         x = Linear(self.dim, self.output_bias, self.std, name=f"linear{last}")(x)
         if self.output_norm:
-            norm = BatchNorm(groups=self.bn_groups, affine=self.output_norm == "affine", name=f"bn{last}")
-            x = norm(x, train=train)
+            x = norm(affine=self.output_norm == "affine", name=f"bn{last}")(x, train=train)
         return x
 
 
@@ -154,11 +168,14 @@ class ConvNorm(nn.Module):
     pad: int = 1
     dtype: str = "float32"
     bn_groups: int = 1
+    conv_init: str = "torchvision"
+    bn_momentum: float = 0.1
 
     @nn.compact
     def __call__(self, x, train: bool):
-        x = Conv(self.features, self.kernel, self.stride, self.dtype, self.pad, name="conv")(x)
-        return nn.relu(BatchNorm(groups=self.bn_groups, name="bn")(x, train=train))
+        x = Conv(self.features, self.kernel, self.stride, self.dtype, self.pad, self.conv_init, name="conv")(x)
+        norm = BatchNorm(momentum=1.0 - self.bn_momentum, groups=self.bn_groups, name="bn")
+        return nn.relu(norm(x, train=train))
 
 
 class Hidden(nn.Module):
@@ -166,6 +183,7 @@ class Hidden(nn.Module):
 
     widths: tuple[int, ...]
     bn_groups: int = 1
+    bn_momentum: float = 0.1
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -173,22 +191,27 @@ class Hidden(nn.Module):
         if not self.widths:
             return x.mean((1, 2))
         *hidden, dim = self.widths
-        settings = dict(bias=False, output_norm="affine", output_bias=False, std=0.01, bn_groups=self.bn_groups)
+        norm = dict(output_norm="affine", bn_groups=self.bn_groups, bn_momentum=self.bn_momentum)
+        settings = dict(bias=False, output_bias=False, std=0.01, **norm)
         return nn.relu(Head(dim, tuple(hidden), **settings, name="layers")(x.reshape(len(x), -1), train=train))
 
 
-def check_plain(backbone):
+def check_plain(backbone, stems=STEMS):
     """Raises ValueError for settings that a network without shortcuts does not have."""
     if backbone.width < 1 or min(backbone.hidden, default=1) < 1:
         raise ValueError(f"width={backbone.width} and hidden={backbone.hidden}: at least 1")
-    check_common(backbone)
+    check_common(backbone, stems)
 
 
-def check_common(backbone):
+def check_common(backbone, stems=STEMS):
     """Raises ValueError for values that no backbone takes."""
-    if backbone.stem not in ("imagenet", "cifar"):
-        raise ValueError(f"stem={backbone.stem!r}: choose imagenet or cifar")
+    if backbone.stem not in stems:
+        raise ValueError(f"stem={backbone.stem!r}: choose one of {', '.join(stems)}")
     if backbone.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype={backbone.dtype!r}: choose float32 or bfloat16")
     if backbone.bn_groups < 1:
         raise ValueError(f"bn_groups={backbone.bn_groups}: at least 1")
+    if backbone.conv_init not in CONV_INITS:
+        raise ValueError(f"init={backbone.conv_init!r}: choose one of {', '.join(CONV_INITS)}")
+    if not 0 < backbone.bn_momentum <= 1:
+        raise ValueError(f"bn_momentum={backbone.bn_momentum}: above 0 and at most 1")

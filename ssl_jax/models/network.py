@@ -19,9 +19,9 @@ class Network(nn.Module):
     backbone: nn.Module
     head: nn.Module
 
-    def __call__(self, views, *, train: bool):
+    def __call__(self, views, *, train: bool, separate: bool = False):
         """Unit embeddings [V, B, D] of V views; see `project`."""
-        return unit(self.project(views, train=train))
+        return unit(self.project(views, train=train, separate=separate))
 
     def project(self, views, *, train: bool, separate: bool = False):
         """The head's output [V, B, D] for V views, each [B, H, W, C], in the order given, as long as it comes.

@@ -18,15 +18,18 @@ class PreActBlock(nn.Module):
     project: bool
     dtype: str = "float32"
     bn_groups: int = 1
+    conv_init: str = "torchvision"
+    bn_momentum: float = 0.1
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv = partial(Conv, dtype=self.dtype)
+        conv = partial(Conv, dtype=self.dtype, conv_init=self.conv_init)
+        norm = partial(BatchNorm, momentum=1.0 - self.bn_momentum, groups=self.bn_groups)
         layers = convolutions(self.width, self.stride, self.bottleneck)
         out = layers[-1][0]
         y = x
         for i, (features, kernel, stride) in enumerate(layers, start=1):
-            y = nn.relu(BatchNorm(groups=self.bn_groups, name=f"bn{i}")(y, train=train))
+            y = nn.relu(norm(name=f"bn{i}")(y, train=train))
             if i == 1 and self.project:
                 x = conv(out, 1, self.stride, name="shortcut")(y)
             y = conv(features, kernel, stride, name=f"conv{i}")(y)
@@ -48,6 +51,8 @@ class PreActResNet(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     bn_groups: int = 1
+    conv_init: str = "torchvision"
+    bn_momentum: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
@@ -56,7 +61,8 @@ class PreActResNet(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool) -> dict:
         """Features of images [B, H, W, C]: `stage1`..`stage5` maps and pooled `backbone` [B, C]."""
-        x = Conv(self.width, *((3, 1) if self.stem == "cifar" else (7, 2)), self.dtype, name="conv1")(x)
+        kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
+        x = Conv(self.width, kernel, stride, self.dtype, conv_init=self.conv_init, name="conv1")(x)
         features = {"stage1": x}
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -66,9 +72,11 @@ class PreActResNet(nn.Module):
             for block in range(blocks):
                 width, first = self.width * 2**stage, block == 0
                 settings = (width, 2 if stage and first else 1, bottleneck, first, self.dtype, self.bn_groups)
+                settings += (self.conv_init, self.bn_momentum)
                 x = block_type(*settings, name=f"layer{stage + 1}_{block}")(x, train)
             features[f"stage{stage + 2}"] = x
-        x = nn.relu(BatchNorm(groups=self.bn_groups, name="bn")(x, train=train))
+        norm = BatchNorm(momentum=1.0 - self.bn_momentum, groups=self.bn_groups, name="bn")
+        x = nn.relu(norm(x, train=train))
         return features | {"stage5": x, "backbone": jnp.asarray(x, jnp.float32).mean((1, 2))}
 
 

@@ -26,11 +26,13 @@ class Block(nn.Module):
     dtype: str = "float32"
     bn_groups: int = 1
     zero_init: bool = False
+    conv_init: str = "torchvision"
+    bn_momentum: float = 0.1
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, groups=self.bn_groups)
+        conv = partial(Conv, dtype=self.dtype, conv_init=self.conv_init)
+        norm = partial(BatchNorm, momentum=1.0 - self.bn_momentum, groups=self.bn_groups)
         layers = convolutions(self.width, self.stride, self.bottleneck)
         out = layers[-1][0]
         y = x
@@ -65,6 +67,8 @@ class ResNet(nn.Module):
         remat: keep only the input of each block and compute the block again in the backward pass.
         bn_groups: parts of the batch with BatchNorm statistics of their own.
         zero_init_residual: blocks start as the identity: the scale of their last BatchNorm starts at zero.
+        conv_init: how convolutions start: "torchvision", "torch" or "tensorflow"; see `layers.CONV_INITS`.
+        bn_momentum: by how much running statistics move with a batch, torch's `momentum`.
     """
 
     depth: int = 18
@@ -74,6 +78,8 @@ class ResNet(nn.Module):
     remat: bool = False
     bn_groups: int = 1
     zero_init_residual: bool = False
+    conv_init: str = "torchvision"
+    bn_momentum: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
@@ -82,8 +88,10 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool) -> dict:
         """Features of images [B, H, W, C]: `stage1`..`stage5` maps and pooled `backbone` [B, C]."""
-        x = Conv(self.width, *((3, 1) if self.stem == "cifar" else (7, 2)), self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(groups=self.bn_groups, name="bn1")(x, train=train))
+        kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
+        x = Conv(self.width, kernel, stride, self.dtype, conv_init=self.conv_init, name="conv1")(x)
+        norm = BatchNorm(momentum=1.0 - self.bn_momentum, groups=self.bn_groups, name="bn1")
+        x = nn.relu(norm(x, train=train))
         features = {"stage1": x}
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -98,6 +106,8 @@ class ResNet(nn.Module):
                     self.dtype,
                     self.bn_groups,
                     self.zero_init_residual,
+                    self.conv_init,
+                    self.bn_momentum,
                 )
                 x = block_type(*settings, name=f"layer{stage + 1}_{block}")(x, train)
             features[f"stage{stage + 2}"] = x

@@ -19,7 +19,7 @@ class VGG(nn.Module):
         width: channels of the first stage, 64 in the paper; the others scale with it.
         stem: "imagenet" (for 224 pixels) or "cifar" (for 32); they differ in the side of the last map alone.
         hidden: widths of the fully connected layers; () pools the last map instead.
-        dtype, remat, bn_groups: as those of `alexnet.AlexNet`.
+        dtype, remat, bn_groups, conv_init, bn_momentum: as those of `alexnet.AlexNet`.
     """
 
     width: int = 64
@@ -28,6 +28,8 @@ class VGG(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     bn_groups: int = 1
+    conv_init: str = "torchvision"
+    bn_momentum: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
@@ -41,11 +43,12 @@ class VGG(nn.Module):
         for i, (channels, count) in enumerate(STAGES, start=1):
             for j in range(count):
                 width = max(1, channels * self.width // 64)
-                x = block_type(width, 3, 1, 1, self.dtype, self.bn_groups, name=f"layer{i}_{j}")(x, train)
+                settings = (width, 3, 1, 1, self.dtype, self.bn_groups, self.conv_init, self.bn_momentum)
+                x = block_type(*settings, name=f"layer{i}_{j}")(x, train)
             features[f"stage{i}"] = x
             x = nn.max_pool(x, (2, 2), (2, 2), "SAME")  # of odd sides, and of one pixel, nothing is lost
         x = adaptive(x, 7 if self.stem == "imagenet" else 1, grow=True) if self.hidden else x
-        return features | {"backbone": Hidden(self.hidden, self.bn_groups, name="fc")(x, train=train)}
+        return features | {"backbone": Hidden(self.hidden, self.bn_groups, self.bn_momentum, name="fc")(x, train=train)}
 
 
 Backbone = VGG

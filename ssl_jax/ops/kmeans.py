@@ -71,6 +71,12 @@ def _converge(update, rows, centroids, iterations):
     return jax.lax.while_loop(goes_on, step, (0, start, True))[1][0]
 
 
+@partial(jax.jit, static_argnames=("metric", "chunk"))
+def nearest_centroid(points, centroids, *, metric="cosine", chunk=2**20):
+    """Labels [N] int32: the centroid of [K, D] that is nearest to each of `points` [N, D]; see `kmeans`."""
+    return _assign(points, centroids, metric, chunk)[0]
+
+
 def random_rows(key, points, count: int):
     """`count` different rows of `points` [N, D], drawn at random: the start of the published Local Aggregation."""
     return points[jax.random.permutation(key, len(points))[:count]]

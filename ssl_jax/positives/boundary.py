@@ -9,8 +9,10 @@ import numpy as np
 from flax import struct
 
 from ssl_jax.ops.collapse import evenness
-from ssl_jax.ops.kmeans import kmeans
+from ssl_jax.ops.kmeans import kmeans, nearest_centroid
 from ssl_jax.ops.neighbours import boundary_ratio, inside
+
+_STUCK = 1.005  # times the inertia of new starts: above it a warm start is not kept
 
 
 class Clusters(struct.PyTreeNode):
@@ -25,10 +27,11 @@ class Clusters(struct.PyTreeNode):
 class Boundary:
     """Of each batch, the fraction with the smallest boundary ratios stays (CoNR, section 2.3).
 
-    Clusters are those of cosine k-means on the embeddings of clean images: before the stage's first step, from
-    `restarts` starts, and before each later epoch from the centroids as they are. A sample's ratio is its distance to
-    its cluster's centroid (un-normalised, as released) over that to the nearest other one, both of the target feature
-    that the loss uses. A sample that is left out remains a neighbour of others.
+    Clusters are those of cosine k-means on the embeddings of clean images, before the stage's first step and before
+    each later epoch. A sample's ratio is its distance to its cluster's centroid (un-normalised, as released) over that
+    to the nearest other one, both of the target feature that the loss uses. A sample that is left out remains a
+    neighbour of others. Where some images have labels and others have none (STL-10), those with labels are clustered,
+    as in ProPos, and the others belong to the nearest cluster; what the labels are is not seen.
 
     Attributes:
         keep: fr(t0), the fraction that stays in the first epochs; 1 leaves nobody out, and nothing is clustered.
@@ -37,8 +40,13 @@ class Boundary:
         strict: as released, the sample at the cut is left out, too: one fewer, also at a fraction of 1.
         count_left_out: as released, the loss divides by all samples of the batch, so that it shrinks with the fraction.
         clusters: K; 0 takes the number of classes.
-        restarts: k-means starts before the first step.
-        iterations: of k-means, each time.
+        start: of the k-means before each epoch but the first: "fresh", `restarts` new starts of which the tightest
+            wins, as released; "warm", from the centroids as they are, which keeps the clusters' numbers, unless
+            `restarts` new starts are tighter by more than half a percent (logged as `fresh_start`); "unchecked", from
+            the centroids as they are, which may stick after a strong drift, without a look at new starts.
+        restarts: new k-means starts.
+        iterations: of k-means, at most, each time.
+        cluster_unlabelled: cluster images without labels, too, where others have some.
     """
 
     keep: float = 0.8
@@ -47,9 +55,12 @@ class Boundary:
     strict: bool = False
     count_left_out: bool = False
     clusters: int = 0
+    start: str = "warm"
     restarts: int = 10
     iterations: int = 50
+    cluster_unlabelled: bool = False
     examples: int = 0
+    with_label: bytes = dataclasses.field(default=b"", repr=False)  # a bit for each image; empty: no matter
     classes: int = 0
     batch_size: int = 0
     steps_per_epoch: int = 1
@@ -68,6 +79,8 @@ class Boundary:
             )
         if self.restarts < 1 or self.iterations < 1:
             raise ValueError(f"restarts={self.restarts} and iterations={self.iterations} are at least 1")
+        if self.start not in ("fresh", "warm", "unchecked"):
+            raise ValueError(f"start={self.start!r}: choose fresh, warm or unchecked")
 
     @property
     def active(self) -> bool:
@@ -111,13 +124,34 @@ class Boundary:
         return self.active and (step - self.first_step) % self.steps_per_epoch == 0
 
     def refresh(self, clusters, embed, key):
-        """Clusters of the embeddings, from those of the epoch before where there are any."""
-        points, known = embed("embedding"), bool(jnp.any(clusters.centroids))
-        start = dict(init=clusters.centroids) if known else dict(restarts=self.restarts)
-        found = kmeans(key, points, self._clusters, iterations=self.iterations, **start)
+        """Clusters of the embeddings; see `start`."""
+        points = embed("embedding")
+        chosen = self._chosen(points)
+        first = not bool(jnp.any(clusters.centroids))
+        found, values = self._cluster(key, chosen, None if first else clusters.centroids)
+        labels = found.labels if chosen is points else nearest_centroid(points, found.centroids)
         sizes = jnp.bincount(found.labels, length=self._clusters)
         used = evenness(sizes)
-        moved = jnp.mean(found.labels != clusters.labels)
-        values = {"clusters_used": used, "cluster_size_min": sizes.min(), "cluster_size_max": sizes.max()}
-        values |= {"moved": moved} if known else {}
-        return Clusters(found.centroids, found.labels, used), values
+        values |= {"clusters_used": used, "cluster_size_min": sizes.min(), "cluster_size_max": sizes.max()}
+        if not first:
+            values["moved"] = jnp.mean(labels != clusters.labels)
+        return Clusters(found.centroids, labels, used), values
+
+    def _chosen(self, points):
+        """The rows of `points` that are clustered."""
+        if self.cluster_unlabelled or not self.with_label:
+            return points
+        bits = np.unpackbits(np.frombuffer(self.with_label, np.uint8), count=len(points))
+        return points[np.flatnonzero(bits)]
+
+    def _cluster(self, key, points, centroids):
+        """A `KMeans` from `centroids` [K, D] or, where there are none, from new starts; and what to log of it."""
+        settings = dict(iterations=self.iterations)
+        if centroids is None or self.start == "fresh":
+            return kmeans(key, points, self._clusters, restarts=self.restarts, **settings), {}
+        warm = kmeans(key, points, self._clusters, init=centroids, **settings)
+        if self.start == "unchecked":
+            return warm, {}
+        fresh = kmeans(key, points, self._clusters, restarts=self.restarts, **settings)
+        stuck = bool(warm.inertia > _STUCK * fresh.inertia)
+        return (fresh if stuck else warm), {"fresh_start": jnp.float32(stuck)}

@@ -75,7 +75,7 @@ def names_of(folders) -> list[str]:
 
 def _read(path, name):
     recorded = run_folder.read_config(path)
-    settings = {k: v for k, v in recorded.items() if k not in (run_folder.FINGERPRINT, run_folder.FACTS)}
+    settings = {k: v for k, v in recorded.items() if k not in run_folder.NOT_SETTINGS}
     facts = recorded.get(run_folder.FACTS) or {}
     lines = path / "evaluations.jsonl"
     evaluations = _lines(lines.read_text()) if lines.exists() else []

@@ -42,7 +42,7 @@ def config_of(workdir) -> ConfigDict:
         SettingError: it is no run folder.
     """
     record = with_later_settings(run_folder.read_config(workdir))
-    return ConfigDict({k: _tuples(v) for k, v in record.items() if k not in (run_folder.FINGERPRINT, run_folder.FACTS)})
+    return ConfigDict({k: _tuples(v) for k, v in record.items() if k not in run_folder.NOT_SETTINGS})
 
 
 def config_for(workdir, evals) -> ConfigDict:

@@ -1,17 +1,23 @@
 """The run folder: one process, one config."""
 
 import contextlib
+import functools
 import json
 from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from ssl_jax.runs.metrics import write_atomically
 from ssl_jax.runtime import file_lock
 from ssl_jax.settings import defaults
-from ssl_jax.settings.old_records import with_later_settings
+from ssl_jax.settings.old_records import earlier_values, with_later_settings
 from ssl_jax.settings.resolve import SettingError
 
 FINGERPRINT = "data_fingerprint"  # beside the settings in config.json
 FACTS = "data_facts"  # likewise; see `Dataset.facts`
+KEPT = "kept_settings"  # likewise: names of those that the run had before there were settings for them
+NOT_SETTINGS = (FINGERPRINT, FACTS, KEPT)
 
 
 @contextlib.contextmanager
@@ -37,7 +43,9 @@ def claim(folder: Path, config, fingerprint: str, facts=None):
             raise SettingError(f"another process is training in {folder}; name another folder with --workdir")
         new = json.loads(config.to_json_best_effort()) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
         if path.exists():
-            _same_training(new, path)
+            old = _recorded(path)
+            _same_training(new, old, path)
+            new |= {KEPT: names} if (names := list(_kept(old))) else {}
         write_atomically(path, json.dumps(new, indent=2) + "\n")
         yield
 
@@ -57,18 +65,56 @@ def read_config(folder) -> dict:
         raise SettingError(f"{path} is damaged ({error})") from error
 
 
-def _same_training(new: dict, path: Path):
+def with_kept_settings(config: ConfigDict, folder: Path) -> tuple[ConfigDict, tuple[str, ...]]:
+    """The config that a run in `folder` goes on with, and a note where that is not all of `config`.
+
+    A run that is older than a setting keeps what it did before there was one, whatever a config of today says.
+
+    Args:
+        config: a complete config.
+        folder: a run folder, or where one will be.
+
+    Raises:
+        SettingError: the config.json there is damaged.
+    """
+    path = Path(folder) / "config.json"
+    kept = _kept(_recorded(path)) if path.is_file() else {}
+    changed = []
+    for name, value in kept.items():
+        *sections, last = name.split(".")
+        section = functools.reduce(lambda part, key: part.get(key, ConfigDict()), sections, config)
+        if section.get(last, value) != value:
+            with section.ignore_type(), section.unlocked():
+                section[last] = value
+            changed.append(f"{name}={value}")
+    if not changed:
+        return config, ()
+    return config, (f"{folder} is older than some settings, and keeps what it did: {', '.join(changed)}",)
+
+
+def _kept(old: dict) -> dict[str, Any]:
+    """Settings that a config.json lacks, or lacked once, with the values that the run has."""
+    completed, values = with_later_settings(old), dict.fromkeys(old.get(KEPT, ()))
+    for name in values:
+        values[name] = functools.reduce(lambda part, key: part[key], name.split("."), completed)
+    return values | earlier_values(old)
+
+
+def _recorded(path):
     try:
-        old = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise SettingError(f"{path} is damaged ({error}); name another folder with --workdir") from error
+
+
+def _same_training(new: dict, old: dict, path: Path):
     if old.get(FINGERPRINT, new[FINGERPRINT]) != new[FINGERPRINT]:
         raise SettingError(
             f"{path.parent} was trained on other images than data.name={new['data']['name']!r} holds now; name another "
             "folder with --workdir"
         )
     for name, ours, theirs in _differences(*map(with_later_settings, (new, old))):
-        if name.split(".")[0] not in (FINGERPRINT, FACTS) and not defaults.only_observes(name):
+        if name.split(".")[0] not in NOT_SETTINGS and not defaults.only_observes(name):
             raise SettingError(
                 f"{path.parent} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
             )

@@ -16,6 +16,7 @@ FEATURES = {
 
 SCORES = {
     "knn/top1": "kNN",
+    "knn_live/top1": "live kNN",
     "linear/top1": "linear",
     "clustering/acc": "cluster ACC",
     "clustering/nmi": "NMI",

@@ -49,6 +49,8 @@ def get_config() -> ConfigDict:
             "dtype": "float32",  # bfloat16: the backbone's activations and products; all else stays float32
             "remat": False,  # keep only each block's input for the backward pass: less memory, a third more work
             "bn_groups": 1,  # BatchNorm statistics over so many parts of the batch; 1 = over all of it
+            "bn_momentum": 0.1,  # by how much running statistics move with a batch, as torch counts it
+            "init": "torchvision",  # how convolutions start: torchvision (He's fan-out), torch, tensorflow
         }
     )
     config.head = ConfigDict(

@@ -5,9 +5,17 @@ from typing import Any
 
 from ssl_jax.settings.defaults import get_config, group, view
 
-# A setting that came later, and the value that leaves runs recorded before it as they were, where the default does
-# not. By its dotted name, with the name of the method, positives or evaluator in brackets: "method[swav].hard".
-EARLIER_VALUES: dict[str, Any] = {}
+# A setting that came later, and the value that leaves runs recorded before it as they were, where a default or one of
+# `configs/` has another. By its dotted name, with the name of the method, positives or evaluator in brackets.
+EARLIER_VALUES: dict[str, Any] = {
+    "model.init": "torchvision",
+    "model.bn_momentum": 0.1,
+    "method[swav].joint_views": True,
+    "positives[contextual].boundary.start": "unchecked",
+    "positives[contextual].boundary.cluster_unlabelled": True,
+    "positives[neighbours].boundary.start": "unchecked",
+    "positives[neighbours].boundary.cluster_unlabelled": True,
+}
 
 
 def with_later_settings(record: dict) -> dict:
@@ -18,13 +26,29 @@ def with_later_settings(record: dict) -> dict:
     Args:
         record: settings as JSON keeps them; unchanged.
     """
-    for name, value in EARLIER_VALUES.items():
-        record = _with_earlier_value(record, name.split("."), value)
+    for name, value in earlier_values(record).items():
+        record = _with(record, name, value)
     completed = _complete(record, json.loads(get_config().to_json_best_effort()))
     views = {name: _complete(own, _as_json(view(own["size"]))) for name, own in completed["augment"].items()}
     groups = {name: _complete(own, group(own["pattern"])) for name, own in completed["optim"]["groups"].items()}
     optim = completed["optim"] | {"groups": groups}
     return completed | {"augment": views, "optim": optim, "evals": record.get("evals", {})}
+
+
+def earlier_values(record: dict) -> dict[str, Any]:
+    """Those of `EARLIER_VALUES` that hold for a config.json, which lacks them, by their plain dotted names."""
+    found = {}
+    for name, value in EARLIER_VALUES.items():
+        section, path = record, []
+        *parts, last = name.split(".")
+        for part in parts:
+            key, _, kind = part.rstrip("]").partition("[")
+            inner = section.get(key)
+            section = inner if isinstance(inner, dict) and kind in ("", inner.get("name", key)) else {last: None}
+            path.append(key)
+        if last not in section:
+            found[".".join([*path, last])] = value
+    return found
 
 
 def _complete(own, known):
@@ -36,16 +60,10 @@ def _complete(own, known):
     return missing | inside
 
 
-def _with_earlier_value(section, path, value):
-    """`section` with `value` at `path`, where the section above is of the name in brackets and lacks the setting."""
-    first, *rest = path
-    if not rest:
-        return {first: value} | section
-    key, _, kind = first.rstrip("]").partition("[")
-    inner = section.get(key)
-    if not isinstance(inner, dict) or kind not in ("", inner.get("name", key)):
-        return section
-    return section | {key: _with_earlier_value(inner, rest, value)}
+def _with(section, path, value):
+    """`section` with `value` at the dotted `path`."""
+    first, _, rest = path.partition(".")
+    return section | {first: _with(section[first], rest, value) if rest else value}
 
 
 def _as_json(values):

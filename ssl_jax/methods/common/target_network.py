@@ -69,12 +69,15 @@ def momentum_at(step, total, start, schedule="cosine"):
 
 
 def features(network, state, target, images, names):
-    """Named features of clean images: `embedding` of the target network, all others of the online network."""
+    """Named features of clean images: `embedding` of the target network, all others of the online network.
+
+    `query` is the online network's embedding.
+    """
     found = {}
     if others := [name for name in names if name != "embedding"]:
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
         online = network.apply(variables, images, method=Network.features)
-        found = {name: online[name] for name in others}
+        found = {name: online["embedding" if name == "query" else name] for name in others}
     if "embedding" in names:
         variables = {"params": target.params, "batch_stats": target.batch_stats}
         found["embedding"] = network.apply(variables, images, method=Network.features)["embedding"]
