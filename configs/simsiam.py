@@ -56,6 +56,7 @@ def cifar10_propos(config):
     config.method.joint_views = True
     config.optim.learning_rate = 0.06
     defaults.line_cosine(config, warmup=0.05, cosine=1.0)
+    config.evals.clustering.iterations = 300
     config.best = "eval/clustering/acc"
 
 

@@ -5,13 +5,14 @@
     python experiments/reproduce.py table
 
 `run` goes on where the row stopped, for at most so many minutes; when the row is finished, its numbers (the last
-epoch's, never the best one's) become a line of experiments/results.jsonl. `table` writes README.md's from those lines.
+epoch's, and beside them the best epoch's, which was chosen on the test images) become a line of
+experiments/results.jsonl. `table` writes README.md's table from those lines, and docs/results.md, where each published
+number stands with its protocol. The rows are in `published.py`.
 A row with `--set` is one of its own, and named so, unless the setting only observes (eval_epochs, say).
 """
 
 import argparse
 import ast
-import dataclasses
 import datetime
 import json
 import os
@@ -24,74 +25,28 @@ import threading
 import time
 from pathlib import Path
 
+from published import ROWS, Row
+
+__all__ = ["ROWS", "Row", "load", "main", "read", "record", "run", "table", "write_table"]
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results.jsonl"
-NUMBERS = ("eval/knn/top1", "eval/linear/top1", "eval/clustering/acc", "eval/clustering/nmi", "eval/clustering/ari")
+NUMBERS = (
+    "eval/knn/top1",
+    "eval/knn_live/top1",
+    "eval/linear/top1",
+    "eval/clustering/acc",
+    "eval/clustering/nmi",
+    "eval/clustering/ari",
+)
+LABELS = {
+    "knn/top1": "kNN",
+    "knn_live/top1": "live kNN",
+    "linear/top1": "linear",
+    "clustering/nmi": "NMI",
+    "clustering/acc": "ACC",
+    "clustering/ari": "ARI",
+}
 BEGIN, END = "<!-- results: python experiments/reproduce.py table -->", "<!-- end of results -->"
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One reproduction: a config, what is set otherwise, and what was published for it."""
-
-    config: str
-    settings: dict = dataclasses.field(default_factory=dict)
-    published: str = "-"
-
-
-def _cifar(method, classes, published, schedules=(100, 200)):
-    config = f"configs/{method}.py:cifar{classes}"
-    rows = {epochs: {"epochs": epochs, "evals.knn.k": 200} for epochs in schedules}
-    if method in ("instance", "local_aggregation") and 100 in rows:  # the rate drops at 60 % and 80 % of the way
-        rows[100]["optim.schedule.at_epochs"] = (60.0, 80.0)
-    return {f"{method}-cifar{classes}-{e}": Row(config, s, published.get(e, "-")) for e, s in rows.items()}
-
-
-_BASES = ("byol", "simsiam", "moco")
-_PUBLISHED = {  # NMI / ACC / ARI of CoNR's tables 1 and 4: the base, and with CoNR
-    ("byol", 10): ("79.4 / 87.8 / 76.6", "86.7 / 93.2 / 86.1"),
-    ("byol", 20): ("55.5 / 53.9 / 37.6", "60.4 / 60.4 / 44.3"),
-    ("simsiam", 10): ("78.6 / 85.6 / 73.6, ResNet-34", "85.2 / 91.4 / 83.6"),
-    ("simsiam", 20): ("52.2 / 48.5 / 32.7, ResNet-34", "59.4 / 59.2 / 43.1"),
-    ("moco", 10): ("66.9 / 77.6 / 60.8, ResNet-34", "81.4 / 88.9 / 79.1"),
-    ("moco", 20): ("39.0 / 39.7 / 24.2, ResNet-34", "52.6 / 54.5 / 37.7"),
-}
-
-
-def _clustering(base, classes):
-    """The base and CoNR on it, 1,000 epochs as published, and 250 as rows of their own."""
-    config, found = f"configs/conr.py:paper_cifar{classes}+{base}", {}
-    for epochs in (250, 1000):
-        for kind, settings in enumerate(({"positives.name": "instance"}, {})):
-            published = f"NMI / ACC / ARI {_PUBLISHED[base, classes][kind]}" if epochs == 1000 else "-"
-            name = f"{'conr-' * kind}{base}-cifar{classes}-{epochs}"
-            found[name] = Row(config, settings | {"epochs": epochs}, published)
-    return found
-
-
-_SMALL = {"data.limit": 10_000, "model.width": 16, "batch_size": 128, "epochs": 10}  # a quarter of an hour on a CPU
-# One view an image, so twice the epochs; both methods with one schedule.
-_SMALL_BANK = _SMALL | {"epochs": 20, "optim.schedule.name": "constant", "optim.nesterov": True}
-_SMALL_ANCHORS = _SMALL_BANK | {"eval_epochs": 4}
-ROWS = {
-    "swav-digits": Row("configs/swav.py"),
-    "instance-digits": Row("configs/instance.py"),
-    "anchor_neighbourhood-digits": Row("configs/anchor_neighbourhood.py"),
-    "local_aggregation-digits": Row("configs/local_aggregation.py"),
-    "swav-cifar10-small": Row("configs/swav.py:cifar10", _SMALL),
-    "instance-cifar10-small": Row("configs/instance.py:cifar10", _SMALL_BANK),
-    "anchor_neighbourhood-cifar10-small": Row("configs/anchor_neighbourhood.py:cifar10", _SMALL_ANCHORS),
-    **_cifar("swav", 10, {200: "kNN 84.2 (lightly, best epoch)"}),
-    **_cifar("swav", 100, {}),
-    **_cifar("instance", 10, {200: "kNN 80.8 (authors, best epoch)"}),
-    **_cifar("instance", 100, {200: "kNN 50.7 (AND authors)"}),
-    **_cifar("anchor_neighbourhood", 10, {1000: "kNN 86.3 (authors, best epoch)"}, (1000,)),
-    **_cifar("anchor_neighbourhood", 100, {1000: "kNN 57.2 (authors, best epoch)"}, (1000,)),
-    **_cifar("local_aggregation", 10, {}),
-    **{f"{base}-digits": Row(f"configs/{base}.py") for base in _BASES},
-    **{f"conr-{base}-digits": Row(f"configs/conr.py:digits+{base}") for base in _BASES},
-    **{name: row for base, classes in _PUBLISHED for name, row in _clustering(base, classes).items()},
-}
 
 
 def run(name: str, *, data="", seed=0, minutes=0.0, settings=(), commit="", folder="runs/reproduce") -> bool:
@@ -123,8 +78,24 @@ def run(name: str, *, data="", seed=0, minutes=0.0, settings=(), commit="", fold
     finally:
         clock.stop()
     numbers = {key.removeprefix("eval/"): round(scores[key], 4) for key in NUMBERS if key in scores}
-    record(label, row.config, seed, config.epochs, clock.total(), ", ".join(clock.commits), numbers)
+    best = best_epochs(workdir)
+    record(label, row.config, seed, config.epochs, clock.total(), ", ".join(clock.commits), numbers, best)
+    for name, value in numbers.items():
+        print(f"{name:<18} last epoch {value:.4f}  best epoch {best[name]:.4f}")
     return True
+
+
+def best_epochs(workdir) -> dict[str, float]:
+    """The highest value of each number over the epochs that were evaluated: chosen on the test images."""
+    from ssl_jax.runs.metrics import read_records
+
+    best = {}
+    for found in read_records(workdir):
+        for key in NUMBERS:
+            if key in found:
+                name = key.removeprefix("eval/")
+                best[name] = max(best.get(name, 0.0), round(found[key], 4))
+    return best
 
 
 def load(config: str, settings: dict):
@@ -184,13 +155,14 @@ class Clock(threading.Thread):
         os.replace(temporary, self._path)
 
 
-def record(row, config, seed, epochs, minutes, commit, numbers) -> None:
-    """One more line of the results file."""
+def record(row, config, seed, epochs, minutes, commit, numbers, best) -> None:
+    """One more line of the results file: `numbers` of the last epoch, `best` of the best one by each number."""
     import jax
 
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     fields = dict(row=row, config=config, seed=seed, commit=commit, device=device, epochs=epochs)
-    fields |= dict(minutes=round(minutes, 1), jax=jax.__version__, date=str(datetime.date.today()), numbers=numbers)
+    fields |= dict(minutes=round(minutes, 1), jax=jax.__version__, date=str(datetime.date.today()))
+    fields |= dict(numbers=numbers, best=best)
     with RESULTS.open("a") as file:
         file.write(json.dumps(fields) + "\n")
     print(json.dumps(fields))
@@ -212,6 +184,7 @@ def table(records) -> str:
     """README's table: one line a row, medians over its seeds, in the order of `ROWS`."""
     names = {"knn/top1": "kNN", "linear/top1": "linear", "clustering/acc": "cluster ACC"}
     names |= {"clustering/nmi": "NMI", "clustering/ari": "ARI"}
+    published = lambda row: row.published if row.protocol == "-" else f"{row.published} ({row.protocol})"
     lines = [f"| row | seeds | epochs | {' | '.join(names.values())} | published | device | minutes | commit |"]
     lines.append("| --- " * (len(names) + 7) + "|")
     order = list(ROWS)
@@ -223,27 +196,66 @@ def table(records) -> str:
         seeds = ", ".join(str(s) for s in sorted(r["seed"] for r in own))
         every = lambda key, own=own: ", ".join(dict.fromkeys(str(r[key]) for r in own))
         minutes = statistics.median(r["minutes"] for r in own)
-        parts = [f"`{label}`", seeds, every("epochs"), *cells, ROWS[label.split()[0]].published, every("device")]
+        parts = [f"`{label}`", seeds, every("epochs"), *cells, published(ROWS[label.split()[0]]), every("device")]
         lines.append("| " + " | ".join(map(str, [*parts, f"{minutes:.0f}", every("commit")])) + " |")
     waiting = [f"`{name}`" for name in ROWS if name not in labels]
     lines += ["", f"Not run yet: {', '.join(waiting)}."] if waiting else []
     return "\n".join(lines)
 
 
-def write_table(readme: Path) -> None:
-    """Puts the table between its two marks in `readme`."""
-    text = readme.read_text()
-    if BEGIN not in text or END not in text:
-        sys.exit(f"error: {readme} lacks the lines {BEGIN!r} and {END!r}")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{table(read())}\n{END}{after}")
+def published_table(records) -> str:
+    """The table of docs/results.md: each published number, how it was taken, the command, and what came of ours.
+
+    Ours are medians over the seeds, of the last epoch and of the best one; with a memory bank, against features
+    recomputed and against the live bank.
+    """
+    head = ("paper or code, table", "row", "config", "command", "published", "protocol", "ours: last / best epoch")
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for name, row in sorted(((n, r) for n, r in ROWS.items() if r.source != "-"), key=lambda item: item[1].source):
+        own = [r for r in records if r["row"].split()[0] == name]
+        command = f"`python experiments/reproduce.py run {name}{_data_flag(row)}`"
+        changes = "".join(f" `{key}={value}`" for key, value in row.settings.items())
+        cells = (row.source, f"`{name}`", f"`{row.config}`{changes}", command, row.published, row.protocol, _ours(own))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _data_flag(row) -> str:
+    return "" if load(row.config, row.settings).data.name == "digits" else " --data=DIR"
+
+
+def _ours(records) -> str:
+    """What the runs of one row came to, those with other settings apart."""
+    parts = []
+    for label in dict.fromkeys(r["row"] for r in records):
+        own = [r for r in records if r["row"] == label]
+        cells = []
+        for key, name in LABELS.items():
+            last = [r["numbers"][key] for r in own if key in r["numbers"]]
+            best = [r["best"][key] for r in own if key in r.get("best", {})]
+            if last:
+                shown = f"{100 * statistics.median(best):.1f}" if len(best) == len(own) else "not kept"
+                cells.append(f"{name} {100 * statistics.median(last):.1f} / {shown}")
+        settings = " ".join(label.split()[1:])
+        how = f" (`{settings}`)" if settings else ""
+        parts.append(f"{', '.join(cells)}{how}; {own[0]['device']}, {own[0]['commit']}")
+    return "; ".join(parts) or "not run yet"
+
+
+def write_table(page: Path, text: str) -> None:
+    """Puts a table between its two marks in `page`."""
+    old = page.read_text()
+    if BEGIN not in old or END not in old:
+        sys.exit(f"error: {page} lacks the lines {BEGIN!r} and {END!r}")
+    before, after = old.split(BEGIN)[0], old.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="rows, and which are on record")
-    commands.add_parser("table", help="write README.md's table from the results file")
+    commands.add_parser("table", help="write the tables of README.md and docs/results.md from the results file")
     one = commands.add_parser("run", help="train a row, or go on with it")
     one.add_argument("row")
     one.add_argument("--data", default="", help="data.dir, for rows that need one")
@@ -257,9 +269,10 @@ def main():
         found = {(r["row"], r["seed"]) for r in read()}
         for name, row in ROWS.items():
             seeds = ", ".join(f"seed {s}" for n, s in sorted(found) if n == name)
-            print(f"{name:<24} {row.config:<28} {row.published:<32} {seeds or 'not run yet'}")
+            print(f"{name:<36} {row.config:<46} {row.published:<32} {seeds or 'not run yet'}")
     elif args.command == "table":
-        write_table(ROOT / "README.md")
+        write_table(ROOT / "README.md", table(read()))
+        write_table(ROOT / "docs" / "results.md", published_table(read()))
     else:
         settings = dict(data=args.data, seed=args.seed, minutes=args.minutes, settings=args.set)
         run(args.row, **settings, commit=args.commit, folder=args.folder)

@@ -1,11 +1,12 @@
 """Every config and variant: complete, overridable, buildable on images of its size; and the numbers of the recipes."""
 
 import dataclasses
+import runpy
 
 import jax
 import numpy as np
 import pytest
-from helpers.plans import TINY_MODEL, config_of, plan_of
+from helpers.plans import CONFIGS, TINY_MODEL, config_of, plan_of
 
 from ssl_jax.build import build, completed
 from ssl_jax.data.augment import View
@@ -14,25 +15,9 @@ from ssl_jax.settings import defaults
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import views_of
 
-VARIANTS = {
-    "swav": ("digits", "cifar10", "cifar10_multicrop", "cifar100", "folder", "imagenet", "imagenet_bs256"),
-    "instance": ("digits", "cifar10", "cifar100", "imagenet_resnet18", "imagenet_resnet50"),
-    "anchor_neighbourhood": ("digits", "cifar10", "cifar100", "svhn"),
-    "byol": ("digits", "cifar10", "cifar20", "imagenet"),
-    "simsiam": ("digits", "cifar10", "cifar10_propos", "cifar20_propos", "imagenet"),
-    "moco": ("digits", "cifar10", "cifar10_propos", "cifar20_propos", "imagenet"),
-    "conr": (
-        "digits",
-        "digits+moco",
-        "paper_cifar10",
-        "paper_cifar20+simsiam",
-        "released_cifar10",
-        "stl10",
-        "imagenet10",
-        "imagenet_dogs",
-    ),
-    "local_aggregation": ("digits", "cifar10", "cifar100", "imagenet_resnet18", "imagenet_resnet50"),
-}
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+VARIANTS = {name: list(runpy.run_path(str(CONFIGS / f"{name}.py"))["VARIANTS"]) for name in NAMES}
+VARIANTS["conr"] += ["digits+moco", "paper_cifar20+simsiam"]
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg"])
@@ -48,7 +33,7 @@ def test_a_backbone_takes_those_of_the_model_settings_that_it_has(name, tmp_path
     backbone = plan.stages[-1].method.network.backbone
     assert (backbone.width, backbone.hidden, backbone.stem, backbone.dtype) == (4, (8,), "imagenet", "bfloat16")
     config.model.stem = "stl"
-    with pytest.raises(SettingError, match="model: stem='stl': choose imagenet or cifar"):
+    with pytest.raises(SettingError, match="model: stem='stl': choose one of imagenet, (narrow, )?cifar"):
         build(config)
 
 
@@ -77,6 +62,28 @@ def test_small_swav_recipes_build(variant, tmp_path):
     assert prototypes == {"cifar10": 512, "folder": 128}.get(variant, 3000)
     rate = float(jax.jit(plan.stages[0].schedule)(11 * plan.steps_per_epoch))
     assert rate == pytest.approx(2e-3 if variant in ("cifar10", "folder") else 0.6, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("instance:cifar10_alexnet", {}),
+        ("instance:svhn", {}),
+        ("anchor_neighbourhood:svhn_alexnet", {}),
+        ("anchor_neighbourhood:imagenet", {}),
+        ("anchor_neighbourhood:cub200", {}),
+        ("anchor_neighbourhood:dogs", {}),
+        ("local_aggregation:imagenet_alexnet", dict(clusters=40)),
+        ("local_aggregation:imagenet_vgg16", dict(clusters=40)),
+        ("conr:tiny_imagenet", {}),
+    ],
+)
+def test_recipes_build_at_a_small_width(name, changes, tmp_path):
+    config, small = config_of(*name.split(":")), dict(width=4, hidden=(8,))
+    backbone = config.model.name
+    plan = plan_of(*name.split(":"), tmp_path, model=dict(config.model, **small), method=dict(config.method, **changes))
+    assert type(plan.stages[-1].method.network.backbone).__module__.endswith(backbone)
+    assert plan.stages[-1].views[0].size == config.augment[next(iter(config.augment))].size
 
 
 def imagenet(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
@@ -233,7 +240,7 @@ BASES = {
     "simsiam:cifar10_propos": (("sgd", 0.06, 256, 5e-4), "line_cosine", 1000, 512, (2048, (2048,)), 0.08),
     "simsiam:imagenet": (("sgd", 0.05, 256, 1e-4), "warmup_cosine", 100, 512, (2048, (2048, 2048)), 0.2),
     "moco:cifar10": (("sgd", 0.06, 0, 5e-4), "warmup_cosine", 200, 512, (128, ()), 0.08),
-    "moco:cifar10_propos": (("sgd", 0.06, 256, 5e-4), "line_cosine", 1000, 512, (128, (512,)), 0.08),
+    "moco:cifar10_propos": (("sgd", 0.05, 256, 1e-4), "line_cosine", 1000, 512, (128, (512,)), 0.08),
     "moco:imagenet": (("sgd", 0.03, 0, 1e-4), "warmup_cosine", 200, 256, (128, (2048,)), 0.2),
 }
 
