@@ -109,8 +109,8 @@ def cub200(config):
     """CUB-200's 5,994 training images of 200 birds, tested on its 5,794 others (kNN 14.4 %; Instance 11.6 %).
 
     The paper gives the numbers and no settings. Ours: ResNet-18 at 224 pixels from random weights, batch 128, five
-    rounds of 200 epochs, CIFAR's optimiser and drops; kNN of the 200 nearest, temperature 0.1.
-    `--config.method.rounds=0 --config.epochs=200` is Instance Discrimination, likewise.
+    rounds of 200 epochs, CIFAR's optimiser and drops; kNN of the 200 nearest, temperature 0.1. Until epoch 200, the end
+    of round 0, the run is Instance Discrimination's, so its score there stands beside theirs.
     """
     _photographs(config)
     config.data.name = "tfds:caltech_birds2011"
