@@ -297,6 +297,7 @@ def test_flags_of_data_and_run():
         command_line.with_run(["x", "--data.dir=D"])
 
 
+@pytest.mark.slow
 def test_the_command(swav, tmp_path):
     script = (
         f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'plugins' / 'models')!r})\n"

@@ -139,6 +139,7 @@ def test_checkpoints_that_cannot_be_read(tiny_run, tmp_path, monkeypatch):
         opened(tiny_run)
 
 
+@pytest.mark.slow
 def test_the_command(run, tmp_path):
     call = [sys.executable, "-m", "ssl_jax.export", "--workdir", str(run.folder), "--out=a.safetensors"]
     done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path)

@@ -54,6 +54,7 @@ def cifar(tmp_path, load):
     return folder
 
 
+@pytest.mark.slow
 def test_bench_leaves_a_line_for_a_case(tmp_path):
     flags = (f"--cases={SCRIPTS / 'tiny.json'}", "--only=instance")
     done = run("bench.py", f"--out={tmp_path}", *flags)
@@ -207,6 +208,7 @@ def test_what_is_carried_is_ignored_by_git():
     assert {"/.gpu-setup/", "/.gpu-data-*/", "/.gpu-work/"} <= set(ignored)
 
 
+@pytest.mark.slow
 def test_a_row_leaves_its_line_and_its_records(tmp_path, load):
     out, settings = tmp_path / "out", [f"--set={setting}" for setting in TINY_ROW]
     flags = (f"--out={out}", f"--runs={tmp_path / 'runs'}", "--seconds=300", "--seed=3", *settings)

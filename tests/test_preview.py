@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from helpers.runs import TINY, environment
 from PIL import Image
 
@@ -35,6 +36,7 @@ def test_grey_images_are_drawn(key):
     assert grid(images, (View(size=8),), key, ["a", "b"]).shape[2] == 3
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
     out = tmp_path / "views.png"
     done = preview(f"--config={TINY}", f"--out={out}", "--images=5")
