@@ -28,7 +28,7 @@ def with_runs(argv) -> list[str]:
     settings = [arg for arg in given if arg.startswith("-")]
     if not runs:
         raise SettingError("name a run folder, or several: python -m ssl_jax.report RUN [RUN ...]")
-    config = [f"--config={command_line.RUN_CONFIG}:{runs[0]}"] if runs else []
+    config = [f"--config={command_line.RUN_CONFIG}:{runs[0]}::"] if runs else []
     return [argv[0], *config, *settings, "--", *runs]
 
 

@@ -93,6 +93,7 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     processes.check_devices()
     if "://" in str(workdir):
         raise processes.Agreed(f"workdir {workdir}: a folder is wanted; mount the bucket as one")
+    processes.agree(lambda: checkpoint.check_path(workdir))
     folder, mesh = Path(workdir), make_mesh()
     config, notes = processes.agree(lambda: with_kept_settings(completed(config), folder))
     plan = processes.agree(lambda: build(config))

@@ -78,16 +78,18 @@ def _read(path, name):
     settings = {k: v for k, v in recorded.items() if k not in run_folder.NOT_SETTINGS}
     facts = recorded.get(run_folder.FACTS) or {}
     lines = path / "evaluations.jsonl"
-    evaluations = _lines(lines.read_text()) if lines.exists() else []
+    evaluations = _lines(lines.read_bytes()) if lines.is_file() else []
     return Record(name, path, settings, facts, read_records(path), evaluations, provenance.read(path))
 
 
-def _lines(text):
-    """Those lines that are whole."""
+def _lines(raw: bytes) -> list[dict]:
+    """Those lines that are whole and hold scores."""
     found = []
-    for line in text.splitlines():
+    for line in raw.splitlines():
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict) and isinstance(record.get("scores"), dict):
+            found.append(record)
     return found

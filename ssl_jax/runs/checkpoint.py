@@ -11,6 +11,15 @@ from ssl_jax.runtime.sharding import same_but_padding
 from ssl_jax.settings.resolve import SettingError
 
 
+def check_path(folder, setting: str = "workdir") -> None:
+    """Raises SettingError for a path that orbax would take for a pattern, so that it would not find its own files."""
+    if found := sorted(set("[]*?") & set(str(Path(folder).absolute()))):
+        raise SettingError(
+            f"{setting}={str(folder)!r}: no part of a run folder's path may have {' '.join(found)} in its name, since "
+            "checkpoints there are not found again; choose another name"
+        )
+
+
 class Checkpoints:
     """The checkpoints of a run folder.
 
@@ -86,6 +95,7 @@ class CheckpointReader:
     """
 
     def __init__(self, folder, step=None, setting="init_from"):
+        check_path(folder, setting)
         path = Path(folder).absolute() / "checkpoints"
         self._name = f"{setting}={str(folder)!r}"
         # Unfinished ones have longer names.

@@ -33,11 +33,11 @@ class Status:
             self._live.update(text)
         elif time.monotonic() - self._said >= self._every:
             self._said = time.monotonic()
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 class ProgressBar:
@@ -52,7 +52,7 @@ class ProgressBar:
             BarColumn(),
             TextColumn("{task.percentage:3.0f}%"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
         )
         self._console, self._epochs, self._steps, self._began = console, epochs, steps, (time.monotonic(), start)
         self._bar = Progress(*columns, console=console) if console.is_terminal else None
@@ -73,7 +73,7 @@ class ProgressBar:
             if self._console.is_jupyter:
                 self._show(text)
             else:
-                self._console.print(text, highlight=False, soft_wrap=True)
+                self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _show(self, text):
         """`text` in place of the notebook's line before it."""
@@ -91,7 +91,7 @@ class ProgressBar:
 
     def note(self, text: str) -> None:
         """A line that stays, above the bar."""
-        (self._bar.console if self._bar else self._console).print(text, highlight=False, soft_wrap=True)
+        (self._bar.console if self._bar else self._console).print(text, highlight=False, soft_wrap=True, markup=False)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
 from ssl_jax.runtime.atomic_file import write_atomically
+
+METRICS = "metrics.jsonl"
+_MEASURED = ("train", "speed", "refresh", "eval", "pixels", "untrained", "adopted")  # what stands before a slash
 
 
 class MetricsWriter:
@@ -16,10 +20,17 @@ class MetricsWriter:
         folder: the run folder.
         step: of the run's own checkpoint that it goes on from; later records are cut off, at 0 all of them. Records
             of a refresh at this very step go too: resuming repeats the refresh.
+
+    Attributes:
+        damaged: lines of the file that were no records and are left out; if there were any, the file as it was is
+            `metrics.jsonl.damaged`.
     """
 
     def __init__(self, folder: Path, step: int):
-        self._path = Path(folder) / "metrics.jsonl"
+        self._path = Path(folder) / METRICS
+        self.damaged = damaged_lines(folder)
+        if self.damaged:
+            shutil.copyfile(self._path, self._path.with_name(f"{METRICS}.damaged"))
         stays = lambda r: r["step"] < step or r["step"] == step and "refresh" not in r
         kept = [r for r in read_records(folder) if step and stays(r)]
         write_atomically(self._path, "".join(json.dumps(r) + "\n" for r in kept))
@@ -47,12 +58,33 @@ class MetricsWriter:
 
 
 def read_records(folder) -> list[dict]:
-    """The records of a run folder, in order; a last line that was cut short is left out."""
-    path = Path(folder) / "metrics.jsonl"
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    """The records of a run folder, in order; lines that are no records are left out, see `damaged_lines`."""
+    return [record for record in map(_record, _lines(folder)) if record is not None]
+
+
+def damaged_lines(folder) -> int:
+    """How many lines of metrics.jsonl are no records; a last one that a kill has cut short does not count."""
+    lines = _lines(folder)
+    torn = bool(lines) and not lines[-1].endswith(b"\n")
+    return sum(_record(line) is None for line in lines[: len(lines) - torn])
+
+
+def _lines(folder) -> list[bytes]:
+    path = Path(folder) / METRICS
+    return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+
+
+def _record(line: bytes) -> dict | None:
+    """A line as a record: a step, an epoch, and numbers where others count on them."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, or too deep
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not _is_number(record.get("epoch")):
+        return None
+    measured = (value for name, value in record.items() if name.partition("/")[0] in _MEASURED)
+    return record if all(map(_is_number, measured)) else None
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

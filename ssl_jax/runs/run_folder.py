@@ -42,12 +42,26 @@ def claim(folder: Path, config, fingerprint: str, facts=None):
         if not file_lock.locked(lock):
             raise SettingError(f"another process is training in {folder}; name another folder with --workdir")
         new = json.loads(config.to_json_best_effort()) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
+        _check_files(folder)
         if path.exists():
             old = _recorded(path)
             _same_training(new, old, path)
             new |= {KEPT: names} if (names := list(_kept(old))) else {}
         write_atomically(path, json.dumps(new, indent=2) + "\n")
         yield
+
+
+def _check_files(folder: Path) -> None:
+    """Raises SettingError where something else stands in the place of a file, or a run has lost its config.json."""
+    for name in ("config.json", "metrics.jsonl", "environment.json"):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise SettingError(f"{folder / name} is not a file; move it away, or name another folder with --workdir")
+    trained = any(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
+    if trained and not (folder / "config.json").exists():
+        raise SettingError(
+            f"{folder} has checkpoints and no config.json, so nothing tells what was trained there; put the file back, "
+            "or name another folder with --workdir"
+        )
 
 
 def read_config(folder) -> dict:
@@ -57,12 +71,42 @@ def read_config(folder) -> dict:
         SettingError: there is none, or it is damaged.
     """
     path = Path(folder) / "config.json"
-    if not path.is_file():
+    if not path.exists():
         raise SettingError(f"{folder} is not a run folder: it has no config.json; name one that ssl_jax.main made")
+    return _recorded(path)
+
+
+def _recorded(path) -> dict:
+    """The settings in a config.json.
+
+    Raises:
+        SettingError: they cannot be read, or are not those of a run.
+    """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise SettingError(f"{path} is damaged ({error})") from error
+        record = json.loads(path.read_text("utf-8"))
+        wrong = _not_of_a_run(record)
+    except (ValueError, RecursionError, OSError) as error:
+        wrong = getattr(error, "strerror", None) or error
+    if wrong:
+        raise SettingError(f"{path} is damaged ({wrong}); put it right, or name another folder with --workdir")
+    return record
+
+
+def _not_of_a_run(record) -> str:
+    """What tells that JSON is not the settings of a run; or nothing."""
+    if not isinstance(record, dict):
+        return "it holds no settings"
+    for name, default in defaults.get_config().items():
+        if isinstance(default, ConfigDict) and not isinstance(record.get(name, {}), dict):
+            return f"{name} is no section"
+    for section, part, needed in (("augment", record.get("augment"), "size"), ("optim", _groups(record), "pattern")):
+        if not isinstance(part, dict) or not all(isinstance(own, dict) and needed in own for own in part.values()):
+            return f"a part of {section} has no {needed}"
+    return "" if isinstance(record.get("method"), dict) and "name" in record["method"] else "it names no method"
+
+
+def _groups(record):
+    return record.get("optim", {}).get("groups", {})
 
 
 def with_kept_settings(config: ConfigDict, folder: Path) -> tuple[ConfigDict, tuple[str, ...]]:
@@ -78,7 +122,7 @@ def with_kept_settings(config: ConfigDict, folder: Path) -> tuple[ConfigDict, tu
         SettingError: the config.json there is damaged.
     """
     path = Path(folder) / "config.json"
-    kept = _kept(_recorded(path)) if path.is_file() else {}
+    kept = _kept(_recorded(path)) if path.exists() else {}
     changed = []
     for name, value in kept.items():
         *sections, last = name.split(".")
@@ -98,13 +142,6 @@ def _kept(old: dict) -> dict[str, Any]:
     for name in values:
         values[name] = functools.reduce(lambda part, key: part[key], name.split("."), completed)
     return values | earlier_values(old)
-
-
-def _recorded(path):
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise SettingError(f"{path} is damaged ({error}); name another folder with --workdir") from error
 
 
 def _same_training(new: dict, old: dict, path: Path):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from rich.markup import escape
 from rich.table import Table
 
 from ssl_jax.runs.metrics import read_records
@@ -60,7 +61,7 @@ def format_scores(scores: dict, *, every: bool = False) -> str:
 
 def score_table(title: str, rows: dict[str, dict]) -> Table:
     """One row of scores for each kind of features, the best of each column in bold."""
-    shown = Table(title=title, title_justify="left", title_style="")
+    shown = Table(title=escape(title), title_justify="left", title_style="")
     shown.add_column("features")
     columns = shown_scores(rows)
     best = {n: max(row.get(n, float("-inf")) for row in rows.values()) for n in columns}

@@ -57,6 +57,9 @@ class RunLogger:
         """Begins to write at step `start`; `saved` is the run's own checkpoint that it goes on from, or 0."""
         if processes.is_first():
             self.metrics, self._began = MetricsWriter(self._folder, saved), provenance.Start(self._folder, start)
+            if count := self.metrics.damaged:
+                lines = "a damaged line" if count == 1 else f"{count} damaged lines"
+                self.say(f"{self._folder}/metrics.jsonl: left out {lines}; the file as it was is metrics.jsonl.damaged")
         self._scores = _evaluated(latest_scores(self._folder))
 
     def introduce(self, kind: str, scorer: Scorer, state, step: int) -> None:
@@ -65,7 +68,7 @@ class RunLogger:
 
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
         table = table.splitlines()[-1] if self._console.is_jupyter else table  # a page of it is too much between cells
-        self.say(table, markup=False)
+        self.say(table)
         if self._plan.config.baselines and self._plan.evaluators:
             stage = self._plan.stage_at(step)
             if why := scorer.too_many_pixels():
@@ -131,9 +134,9 @@ class RunLogger:
             self.say(self._watch.standing)
         return _evaluated(rows)
 
-    def say(self, text: str, **how) -> None:
-        """Prints a line, or several; `how` goes to the console."""
-        self._console.print(text, highlight=False, soft_wrap=True, **how)
+    def say(self, text: str) -> None:
+        """Prints a line, or several, as they are."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _write(self, step, values):
         self.metrics.write(step, step / self._plan.steps_per_epoch, values)
