@@ -69,6 +69,10 @@ def main():
             print(said, file=sys.stderr)
             sys.exit(130)
         failure.fail(KeyboardInterrupt(said), 130)
+    except train.StorageError as error:
+        if processes.count() == 1:
+            command_line.fail(error, 1)
+        failure.fail(error, 1)
     except Exception as error:
         failure.fail(error, 2 if isinstance(error, SettingError) else 1)
 

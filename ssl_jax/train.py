@@ -22,12 +22,13 @@ from ssl_jax.runs.run_folder import claim, with_kept_settings
 from ssl_jax.runtime import preemption, processes
 from ssl_jax.runtime.compilation import convolution_options
 from ssl_jax.runtime.sharding import put, replicated, state_shardings
+from ssl_jax.runtime.storage import StorageError, storage_failure
 from ssl_jax.stages import Stage
 from ssl_jax.training.batches import Batches
 from ssl_jax.training.logger import RunLogger
 from ssl_jax.training.refresh import refresh
 
-__all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite"]
+__all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite", "StorageError"]
 
 
 class NotFinite(RuntimeError):
@@ -86,9 +87,21 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
     Raises:
         SettingError: something in the config, the data or the folder cannot be used.
         NotFinite: the loss became NaN or infinite.
+        StorageError: the disk is full, or fails.
         preemption.Stopped: Ctrl-C or SIGTERM; the state is saved.
         processes.Agreed: with several processes, a SettingError of any of them, raised by all.
     """
+    try:
+        return _run(config, workdir, console)
+    except Exception as error:
+        if failure := storage_failure(error):
+            last = max((int(p.name) for p in Path(workdir).glob("checkpoints/*") if p.name.isdigit()), default=None)
+            kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
+            raise StorageError(f"{failure} in {workdir}; {kept}; free space and rerun the same command") from error
+        raise
+
+
+def _run(config, workdir, console):
     console = (console or Console()) if processes.is_first() else Console(quiet=True, force_terminal=False)
     processes.check_devices()
     if "://" in str(workdir):
@@ -146,23 +159,57 @@ class _Loop:
         state = processes.agree(lambda: self.restore(saved) if saved else self.fresh())
         self.logger.open(saved, start)
         try:
-            if start or self.warm_start:
-                how = f"resuming {self.folder}" if saved else f"going on from {self.plan.config.init_from}"
-                self.logger.say(f"{how} at step {start} of {self.plan.total_steps}")
-            if not saved:
-                self.logger.introduce("adopted" if self.warm_start else "untrained", self.scorer, state, start)
-                if signum := self.stop.after(start):
-                    self.checkpoints.close()
-                    raise preemption.Stopped(signum, "stopped before the first step; the same command begins anew")
-            self.logger.begin(start)
+            self.begin(state, saved, start)
             self.train(state, start)
+            self.close()
+            self.check_folder(self.plan.total_steps)
+        except Exception as error:
+            self.check_folder()  # says why, where that is the reason
+            place = (self.folder / "checkpoints").absolute()
+            if str(place) in str(error) and not storage_failure(error):  # orbax raises all kinds
+                raise StorageError(f"{place} was removed while training; name another folder with --workdir") from error
+            raise
         finally:
-            self.logger.bar.close()
-            self.batches.close()
-            self.logger.metrics.close()
-            if processes.count() == 1 or not sys.exc_info()[0]:  # others may be gone, and this waits for them
-                self.checkpoints.close()
+            if sys.exc_info()[0]:
+                self.close(failing=True)
         return self.logger.conclude()
+
+    def begin(self, state, saved, start):
+        """What is said and scored before the first step."""
+        if start or self.warm_start:
+            how = f"resuming {self.folder}" if saved else f"going on from {self.plan.config.init_from}"
+            self.logger.say(f"{how} at step {start} of {self.plan.total_steps}")
+        if not saved:
+            self.logger.introduce("adopted" if self.warm_start else "untrained", self.scorer, state, start)
+            if signum := self.stop.after(start):
+                self.checkpoints.close()
+                raise preemption.Stopped(signum, "stopped before the first step; the same command begins anew")
+        self.logger.begin(start)
+
+    def close(self, failing=False):
+        """Ends the bar, the reading ahead, the records and, last, the checkpoints, whatever one of them raises.
+
+        `failing`: another error ends the run, which theirs must not hide. With several processes the checkpoints are
+        left alone then: the others may be gone, and closing waits for them.
+        """
+        with contextlib.ExitStack() as closing:  # the last one first
+            if failing:
+                closing.enter_context(contextlib.suppress(Exception))
+            if processes.count() == 1 or not failing:
+                closing.callback(self.checkpoints.close)
+            closing.callback(self.logger.metrics.close)
+            closing.callback(self.batches.close)
+            closing.callback(self.logger.bar.close)
+
+    def check_folder(self, saved=None):
+        """Ends the run where its folder, or the checkpoint of the step `saved`, has been removed meanwhile."""
+        for path in (self.folder / "config.json", self.folder / "checkpoints"):
+            if not path.exists():
+                raise StorageError(f"{path} was removed while training; name another folder with --workdir")
+        if saved is not None and not self.checkpoints.holds(saved):
+            raise StorageError(
+                f"checkpoint {saved} of {self.folder} was removed while training; rerun the same command"
+            )
 
     def fresh(self):
         """The first state, laid out where the step wants it."""
@@ -209,12 +256,14 @@ class _Loop:
             if self.plan.config.best in scores:
                 self.by_step[step] = scores[self.plan.config.best]
         self.logger.metrics.flush()
+        self.check_folder()
         if stopping or self.plan.due(step, self.plan.config.checkpoint_epochs):
             self.check_finite(_sum(state.params), "sum of the parameters", step)
             self.checkpoints.save(step, state)
         self.logger.reached(step)
         if stopping and step < self.plan.total_steps:
             self.checkpoints.close()
+            self.check_folder(step)
             raise preemption.Stopped(
                 stopping,
                 f"stopped at step {step} of {self.plan.total_steps}, saved in {self.folder}; the same command goes on",

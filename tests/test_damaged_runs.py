@@ -8,9 +8,11 @@ from helpers.runs import assert_same_run, quiet, records, tiny
 
 from ssl_jax import train
 from ssl_jax.reporting import record
-from ssl_jax.runs.checkpoint import CheckpointReader
+from ssl_jax.runs.checkpoint import CheckpointReader, Checkpoints
+from ssl_jax.runs.console import ProgressBar
 from ssl_jax.runs.metrics import MetricsWriter, damaged_lines, read_records
 from ssl_jax.runs.restore import config_of
+from ssl_jax.runtime.storage import StorageError
 from ssl_jax.settings.resolve import SettingError
 
 
@@ -45,7 +47,7 @@ BAD_LINES = [
     b"{}\n",
     b"[1, 2]\n",
     b'{"step": "3", "epoch": 0.2}\n',
-    b'{"step": 3}\n',
+    b'{"step": 3, "epoch": "x"}\n',
     b'{"step": true, "epoch": 0.2}\n',
     b'{"step": 3, "epoch": 0.2, "train/loss": "x"}\n',
     b'{"step": 3, "epoch": 0.2, "eval/knn/top1": null}\n',
@@ -157,3 +159,30 @@ def test_bad_lines_of_later_scores_are_left_out_of_a_report(stopped):
     bad = [b"\xff\xfe", b"3", b"{}", b"null", b'{"scores": 1}', b"[" * 100_000]
     (stopped / "evaluations.jsonl").write_bytes(b"\n".join([*bad, json.dumps(whole).encode(), b""]))
     assert record.read([stopped])[0].evaluations == [whole]
+
+
+@pytest.mark.parametrize(("what", "named"), [("", "config.json"), ("checkpoints", "checkpoints")])
+@pytest.mark.parametrize("step", [3, 8, 12])
+def test_a_folder_that_is_removed_while_training_is_noticed(what, named, step, tmp_path, monkeypatch):
+    update = ProgressBar.update
+
+    def removed(self, at, *args, **kwargs):
+        if at == step:
+            shutil.rmtree(tmp_path / "run" / what, ignore_errors=True)
+        update(self, at, *args, **kwargs)
+
+    monkeypatch.setattr(ProgressBar, "update", removed)
+    with pytest.raises(StorageError, match=f"run/{named} was removed while training; name another folder with"):
+        train.run(short(), tmp_path / "run", console=quiet())
+
+
+def test_a_last_checkpoint_that_is_removed_is_noticed(tmp_path, monkeypatch):
+    close = Checkpoints.close
+
+    def removed(self):
+        close(self)
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "16")
+
+    monkeypatch.setattr(Checkpoints, "close", removed)
+    with pytest.raises(StorageError, match="checkpoint 16 of .*run was removed while training; rerun the same"):
+        train.run(short(), tmp_path / "run", console=quiet())

@@ -1,7 +1,10 @@
 """Checkpoints with orbax: the latest and the best, none of a step whose loss was not read finite."""
 
 import contextlib
+import errno
+import os
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,6 +12,8 @@ import orbax.checkpoint as ocp
 
 from ssl_jax.runtime.sharding import same_but_padding
 from ssl_jax.settings.resolve import SettingError
+
+_OVERHEAD = 4096  # bytes of each array in a checkpoint, for names, shapes and what is left of a disk's blocks
 
 
 def check_path(folder, setting: str = "workdir") -> None:
@@ -40,9 +45,21 @@ class Checkpoints:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
+    def holds(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is complete on disk."""
+        return (self._path / str(step)).is_dir()
+
     def save(self, step: int, state) -> None:
-        """Starts to write `state`; training may go on (and donate it) at once."""
+        """Starts to write `state`; training may go on (and donate it) at once.
+
+        Raises:
+            OSError: there is no room. Known beforehand, since orbax's threads each print a page where a disk is full.
+        """
         if step not in self._manager.all_steps():
+            arrays = jax.tree.leaves(state)
+            needed = sum(x.nbytes for x in arrays) + _OVERHEAD * len(arrays)
+            if needed > shutil.disk_usage(self._path).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
     def restore(self, step: int, shapes, shardings):

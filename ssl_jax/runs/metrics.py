@@ -5,12 +5,11 @@ import os
 import shutil
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
-
+from ssl_jax.runs.events import EventWriter
 from ssl_jax.runtime.atomic_file import write_atomically
 
 METRICS = "metrics.jsonl"
-_MEASURED = ("train", "speed", "refresh", "eval", "pixels", "untrained", "adopted")  # what stands before a slash
+_MEASURED = ("train/", "speed/", "refresh/", "eval/", "pixels/", "untrained/", "adopted/")
 
 
 class MetricsWriter:
@@ -35,7 +34,7 @@ class MetricsWriter:
         kept = [r for r in read_records(folder) if step and stays(r)]
         write_atomically(self._path, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = self._path.open("a", buffering=1)
-        self._events = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
+        self._events = EventWriter(folder, purge_step=step + 1)
 
     def write(self, step: int, epoch: float, values) -> None:
         """One record; non-numbers go to the file only."""
@@ -45,6 +44,11 @@ class MetricsWriter:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._events.add_scalar(name, value, step)
 
+    @property
+    def events_failure(self) -> str:
+        """Why there are no more events for TensorBoard, or nothing: a full disk, say."""
+        return self._events.failure
+
     def flush(self) -> None:
         """Everything written so far reaches the disk."""
         self._file.flush()
@@ -52,9 +56,9 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes both."""
-        self.flush()
-        self._file.close()
         self._events.close()
+        with self._file:
+            self.flush()
 
 
 def read_records(folder) -> list[dict]:
@@ -75,14 +79,14 @@ def _lines(folder) -> list[bytes]:
 
 
 def _record(line: bytes) -> dict | None:
-    """A line as a record: a step, an epoch, and numbers where others count on them."""
+    """A line as a record: a step, and numbers where others count on them."""
     try:
         record = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):  # no JSON, no UTF-8, or too deep
         return None
-    if not isinstance(record, dict) or type(record.get("step")) is not int or not _is_number(record.get("epoch")):
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not _is_number(record.get("epoch", 0)):
         return None
-    measured = (value for name, value in record.items() if name.partition("/")[0] in _MEASURED)
+    measured = (value for name, value in record.items() if name.startswith(_MEASURED))
     return record if all(map(_is_number, measured)) else None
 
 

@@ -77,7 +77,7 @@ def _places(plan):
 
 def _steps_per_epoch(workdir):
     """Steps of an epoch of the run in `workdir`, as it logged them; None where it logged none."""
-    records = [r for r in read_records(workdir) if r["epoch"] > 0]
+    records = [r for r in read_records(workdir) if r.get("epoch", 0) > 0]
     return round(records[-1]["step"] / records[-1]["epoch"]) if records else None
 
 

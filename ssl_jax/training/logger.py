@@ -43,6 +43,7 @@ class RunLogger:
         self.metrics = self.bar = self._began = NullWriter()
         self._watch, self._scores = CollapseMonitor(plan.steps_per_epoch), {}
         self._speed, self._starved = float("nan"), 0.0
+        self._without_events = False
         self._said = None  # the step of the last refresh that was told of
 
     def recall(self, step: int) -> None:
@@ -140,6 +141,10 @@ class RunLogger:
 
     def _write(self, step, values):
         self.metrics.write(step, step / self._plan.steps_per_epoch, values)
+        failure = self.metrics.events_failure
+        if isinstance(failure, str) and failure and not self._without_events:
+            self._without_events = True
+            self.say(f"no more events for TensorBoard ({failure}); metrics.jsonl goes on")
 
     def _observe(self, step, record):
         """What the collapse watch says to the metrics of `step`."""
