@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from helpers.runs import assert_same_run, quiet, records, tiny
+from helpers.runs import assert_same_run, quiet, records, two_epochs
 
 from ssl_jax import train
 from ssl_jax.reporting import record
@@ -16,16 +16,10 @@ from ssl_jax.runtime.storage import StorageError
 from ssl_jax.settings.resolve import SettingError
 
 
-def short():
-    config = tiny("instance")
-    config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
-    return config
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train.run(short(), folder, console=quiet())
+    train.run(two_epochs(), folder, console=quiet())
     return folder
 
 
@@ -79,7 +73,7 @@ def test_a_run_with_bad_lines_ends_as_without_them(finished, stopped):
     before = b"".join([*lines[:2], b"\n", lines[2][:20] + b"\n", *lines[2:]])
     path.write_bytes(before)
     console = quiet()
-    train.run(short(), stopped, console=console)
+    train.run(two_epochs(), stopped, console=console)
     said = "metrics.jsonl: left out 2 damaged lines; the file as it was is metrics.jsonl.damaged"
     assert said in console.file.getvalue()
     assert (stopped / "metrics.jsonl.damaged").read_bytes() == before
@@ -89,7 +83,7 @@ def test_a_run_with_bad_lines_ends_as_without_them(finished, stopped):
 
 def test_checkpoints_without_a_config_are_not_taken_over(stopped):
     (stopped / "config.json").unlink()
-    config = short()
+    config = two_epochs()
     config.optim.learning_rate = 0.5
     with pytest.raises(SettingError, match="has checkpoints and no config.json, so nothing tells what was trained"):
         train.run(config, stopped, console=quiet())
@@ -118,7 +112,7 @@ def test_a_damaged_config_is_one_line(kind, stopped):
     else:
         path.write_bytes(BAD_CONFIGS[kind])
     for use in (
-        lambda: train.run(short(), stopped, console=quiet()),
+        lambda: train.run(two_epochs(), stopped, console=quiet()),
         lambda: config_of(stopped),
         lambda: record.read([stopped]),
     ):
@@ -132,13 +126,13 @@ def test_a_folder_in_place_of_a_file_is_named(name, stopped):
     (stopped / name).unlink()
     (stopped / name).mkdir()
     with pytest.raises(SettingError, match=f"{name} is not a file; move it away"):
-        train.run(short(), stopped, console=quiet())
+        train.run(two_epochs(), stopped, console=quiet())
 
 
 @pytest.mark.parametrize("name", ["run[lr=0.1]", "a*", "what?", "[x]/run"])
 def test_names_that_orbax_takes_for_patterns_are_refused_before_training(name, tmp_path):
     with pytest.raises(SettingError, match="no part of a run folder's path may have .* in its name"):
-        train.run(short(), tmp_path / name, console=quiet())
+        train.run(two_epochs(), tmp_path / name, console=quiet())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SettingError, match="^workdir=.*no part of a run folder's path may have"):
         CheckpointReader(tmp_path / name, setting="workdir")
@@ -148,7 +142,7 @@ def test_odd_names_train_and_are_read(finished, tmp_path):
     folder = tmp_path / "a::b -c (d), é"
     shutil.copytree(finished, folder)
     console = quiet()
-    train.run(short(), folder, console=console)
+    train.run(two_epochs(), folder, console=console)
     assert "is finished" in console.file.getvalue()
     assert config_of(folder).to_dict() == config_of(finished).to_dict()
     assert json.loads((folder / "config.json").read_text())["method"]["name"] == "instance"
@@ -173,7 +167,7 @@ def test_a_folder_that_is_removed_while_training_is_noticed(what, named, step, t
 
     monkeypatch.setattr(ProgressBar, "update", removed)
     with pytest.raises(StorageError, match=f"run/{named} was removed while training; name another folder with"):
-        train.run(short(), tmp_path / "run", console=quiet())
+        train.run(two_epochs(), tmp_path / "run", console=quiet())
 
 
 def test_a_last_checkpoint_that_is_removed_is_noticed(tmp_path, monkeypatch):
@@ -185,4 +179,4 @@ def test_a_last_checkpoint_that_is_removed_is_noticed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "close", removed)
     with pytest.raises(StorageError, match="checkpoint 16 of .*run was removed while training; rerun the same"):
-        train.run(short(), tmp_path / "run", console=quiet())
+        train.run(two_epochs(), tmp_path / "run", console=quiet())

@@ -7,7 +7,7 @@ import subprocess
 from collections import namedtuple
 
 import pytest
-from helpers.runs import assert_same_run, command, environment, quiet, tiny
+from helpers.runs import assert_same_run, command, environment, quiet, two_epochs
 
 from ssl_jax import train
 from ssl_jax.runs import checkpoint, events
@@ -17,16 +17,10 @@ from ssl_jax.runtime.storage import StorageError, storage_failure
 Usage = namedtuple("Usage", "total used free")
 
 
-def short():
-    config = tiny("instance")
-    config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
-    return config
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train.run(short(), folder, console=quiet())
+    train.run(two_epochs(), folder, console=quiet())
     return folder
 
 
@@ -39,12 +33,12 @@ def test_no_room_for_a_checkpoint_ends_the_run_which_goes_on_when_there_is(finis
 
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", usage)
     with pytest.raises(StorageError) as caught:
-        train.run(short(), tmp_path / "run", console=quiet())
+        train.run(two_epochs(), tmp_path / "run", console=quiet())
     expected = "No space left on device in .*/run; the last good checkpoint is step 8; free space and rerun"
     assert caught.match(expected)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["8"]
     monkeypatch.undo()
-    train.run(short(), tmp_path / "run", console=quiet())
+    train.run(two_epochs(), tmp_path / "run", console=quiet())
     assert_same_run(tmp_path / "run", finished, last=16)
 
 
@@ -58,7 +52,7 @@ def test_records_that_cannot_be_written_end_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(MetricsWriter, "write", full)
     with pytest.raises(StorageError, match="Disk quota exceeded in .*; there is no checkpoint yet; free space"):
-        train.run(short(), tmp_path / "run", console=quiet())
+        train.run(two_epochs(), tmp_path / "run", console=quiet())
 
 
 def test_events_are_expendable(finished, tmp_path, monkeypatch):
@@ -71,7 +65,7 @@ def test_events_are_expendable(finished, tmp_path, monkeypatch):
 
     monkeypatch.setattr(events, "RecordWriter", Full)
     console = quiet()
-    train.run(short(), tmp_path / "run", console=console)
+    train.run(two_epochs(), tmp_path / "run", console=console)
     assert console.file.getvalue().count("no more events for TensorBoard (No space left on device)") == 1
     assert_same_run(tmp_path / "run", finished, last=16)
 

@@ -27,6 +27,13 @@ def tiny(variant="swav"):
     return module.get_config(variant)
 
 
+def two_epochs():
+    """16 steps of Instance Discrimination, scored by kNN after each 8."""
+    config = tiny("instance")
+    config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
+    return config
+
+
 def command(folder, *more, script=None):
     """The command line of a run, on one device."""
     start = ["-c", script] if script else ["-m", "ssl_jax.main"]
