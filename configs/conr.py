@@ -31,7 +31,7 @@ CIFAR and others: made for GPUs. The numbers in the docstrings are the paper's, 
 import runpy
 from pathlib import Path
 
-from ssl_jax.settings import defaults
+from ssl_jax.settings import config_files, defaults
 from ssl_jax.settings.resolve import SettingError
 
 BASES = ("byol", "simsiam", "moco")
@@ -44,7 +44,8 @@ def get_config(variant="digits", base=""):
     if base not in BASES:
         raise SettingError(f"base={base!r} is not known; choose one of: {', '.join(BASES)}")
     small = "digits" if variant == "digits" else "cifar10" if base == "byol" else "cifar10_propos"
-    config = runpy.run_path(str(Path(__file__).with_name(f"{base}.py")))["get_config"](small)
+    beside = Path(__file__).with_name(f"{base}.py")
+    config = runpy.run_path(str(beside if beside.is_file() else config_files.find(base)))["get_config"](small)
     config.base = base
     config.positives = dict(
         name="contextual",  # or neighbours, instance

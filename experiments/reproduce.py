@@ -8,7 +8,8 @@
 epoch's, and beside them the best epoch's, which was chosen on the test images) become a line of
 experiments/results.jsonl. `table` writes README.md's table from those lines, and docs/results.md, where each published
 number stands with its protocol. The rows are in `published.py`.
-A row with `--set` is one of its own, and named so, unless the setting only observes (eval_epochs, say).
+A row run with `--set` is recorded as a row of its own, under a name that includes the settings, unless they only
+observe (eval_epochs, say).
 """
 
 import argparse
@@ -65,7 +66,10 @@ def run(name: str, *, data="", seed=0, minutes=0.0, settings=(), commit="", fold
     config = load(row.config, row.settings | dict(map(_setting, settings)) | {"seed": seed, "data.dir": data})
     workdir = Path(folder) / f"{label.replace(' ', '-').replace('/', '_')}-seed{seed}"
     compilation.enable_cache()
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"error: --folder={folder} cannot be written ({error.strerror})")
     clock = Clock(workdir / "pieces.json", minutes, commit or current_commit())
     clock.start()
     try:

@@ -211,7 +211,8 @@ def check_features(plan: Plan) -> None:
             jax.eval_shape(lambda s, x, names=names: stage.method.features(s, x, names), plan.shapes, images)
         except KeyError as error:
             maps = f"a map (stage1 to stage5) that model.name={plan.config.model.name!r} has"
-            choice = f"choose backbone, embedding or {maps}" if _chosen(evaluator) else "leave it out"
+            named = "backbone, embedding, query (of methods with two networks)"
+            choice = f"choose {named} or {maps}" if _chosen(evaluator) else "leave it out"
             raise SettingError(f"evals.{key}: {method} has no feature {error}; {choice}") from error
         for name in getattr(evaluator, "reads", ()):
             if not hasattr(plan.shapes.method, name):

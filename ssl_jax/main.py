@@ -58,7 +58,8 @@ def main():
         compilation.enable_cache()
     try:
         with failure.exit_together():
-            train.run(command_line.CONFIG.value, WORKDIR.value or default_workdir())
+            given = tuple(command_line.config_name()[2])
+            train.run(command_line.CONFIG.value, WORKDIR.value or default_workdir(), given=given)
     except (train.NotFinite, processes.Agreed) as error:
         _end(f"error: {' '.join(str(error).split())}", 1 if isinstance(error, train.NotFinite) else 2)
     except preemption.Stopped as stopped:

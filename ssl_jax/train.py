@@ -76,13 +76,14 @@ def jit_step(mesh, shardings):
     return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=out, compiler_options=options)
 
 
-def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
+def run(config, workdir, *, console: Console | None = None, given=()) -> dict[str, float]:
     """Trains as `config` says in the folder `workdir`, or goes on where it stopped, and returns the last scores.
 
     Args:
         config: a ConfigDict, as the files in `configs/` make it.
         workdir: the run folder; one folder belongs to one config.
         console: where to print; standard output by default.
+        given: names of settings that were given by hand; a run that is older than one of them does not drop it.
 
     Raises:
         SettingError: something in the config, the data or the folder cannot be used.
@@ -92,7 +93,7 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
         processes.Agreed: with several processes, a SettingError of any of them, raised by all.
     """
     try:
-        return _run(config, workdir, console)
+        return _run(config, workdir, console, given)
     except Exception as error:
         if failure := storage_failure(error):
             last = max((int(p.name) for p in Path(workdir).glob("checkpoints/*") if p.name.isdigit()), default=None)
@@ -101,14 +102,14 @@ def run(config, workdir, *, console: Console | None = None) -> dict[str, float]:
         raise
 
 
-def _run(config, workdir, console):
+def _run(config, workdir, console, given):
     console = (console or Console()) if processes.is_first() else Console(quiet=True, force_terminal=False)
     processes.check_devices()
     if "://" in str(workdir):
         raise processes.Agreed(f"workdir {workdir}: a folder is wanted; mount the bucket as one")
     processes.agree(lambda: checkpoint.check_path(workdir))
     folder, mesh = Path(workdir), make_mesh()
-    config, notes = processes.agree(lambda: with_kept_settings(completed(config), folder))
+    config, notes = processes.agree(lambda: with_kept_settings(completed(config), folder, given))
     plan = processes.agree(lambda: build(config))
     plan = dataclasses.replace(plan, notes=plan.notes + notes)
     start_from = processes.agree(lambda: warm_start.find(plan, folder))

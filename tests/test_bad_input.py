@@ -176,7 +176,11 @@ def put(path, value):
         ("stages.first.head", {}, "stages.first.head is not a setting"),
         ("evals.knn.k", 257, "evals.knn: k=257: between 1 and the 256 training images"),
         ("evals.clustering.clusters", 257, "evals.clustering: clusters=257"),
-        ("evals.knn.feature", "embeding", "evals.knn: swav has no feature 'embeding'; choose backbone, embedding or a"),
+        (
+            "evals.knn.feature",
+            "embeding",
+            "evals.knn: swav has no feature 'embeding'; choose backbone, embedding, query",
+        ),
         ("evals.knn.feature", "stage2", r"or a map \(stage1 to stage5\) that model.name='\w+' has"),
         ("evals.clustering.clusters", -1, "evals.clustering: clusters=-1"),
         ("evals.clustering.restarts", 0, "restarts=0"),

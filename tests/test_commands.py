@@ -1,5 +1,6 @@
 """Commands by their names, their help, and configs found from any folder."""
 
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -42,6 +43,8 @@ def test_a_config_is_found_from_any_folder(here, name):
         ("swav", "swav.py"),
         ("swav", "configs/swav.py"),
         ("swav.py", "swav.py"),
+        ("swav.py", "configs/swav.py"),
+        ("configs/swav", "configs/swav.py"),
         ("configs/swav.py", "configs/swav.py"),
         ("mine", "configs/mine.py"),
         ("deep/er/mine.py", "deep/er/mine.py"),
@@ -67,7 +70,7 @@ def test_a_script_of_the_same_name_is_no_config(here):
         ("zzz", "there is no such file; the configs are anchor_neighbourhood, byol, .*; or give the path of your own"),
         (".", "--config=. is a folder; name one of the config files in it"),
         ("__init__", "there is no such file"),
-        ("", "there is no such file|is a folder"),
+        ("", "--config is missing; choose one of: anchor_neighbourhood, byol"),
     ],
 )
 def test_a_config_that_is_not_there(here, name, message):
@@ -76,8 +79,63 @@ def test_a_config_that_is_not_there(here, name, message):
 
 
 def test_the_name_becomes_the_path_and_keeps_its_variant(here):
-    argv = command_line.with_config_path(["main", "--config=conr:digits+moco", "--config.epochs=3"])
+    argv, path = command_line.with_config_path(["main", "--config.epochs=3", "--config", "conr:digits+moco"])
     assert argv == ["main", f"--config={CONFIGS / 'conr.py'}:digits+moco", "--config.epochs=3"]
+    assert path == CONFIGS / "conr.py"
+
+
+WRONG = {
+    "syntax": ("def get_config(:\n", "--config=own.py, line 1: invalid syntax"),
+    "null": ("def get_config():\n    pass\0\n", "own.py"),
+    "none": ("x = 3\n", "--config=own.py defines no function get_config"),
+    "dict": ("def get_config():\n    return dict(a=1)\n", "get_config returns a value of type dict, not a ConfigDict"),
+    "division": ("def get_config():\n    return 1 / 0\n", "--config=own.py: ZeroDivisionError: division by zero"),
+    "key": ("def get_config():\n    return {}['x']\n", "--config=own.py: KeyError: 'x'"),
+    "value": ("def get_config():\n    raise ValueError('bad')\n", "--config=own.py: ValueError: bad"),
+    "import": ("import nowhere\ndef get_config():\n    pass\n", "ModuleNotFoundError: No module named 'nowhere'"),
+    "arguments": ("def get_config(a, b):\n    pass\n", "missing 2 required positional arguments"),
+    "no function": ("get_config = 5\n", "'int' object is not callable"),
+}
+
+
+def test_a_wrong_config_file_is_one_line(here):
+    """All in one process: each is parsed with flags of its own."""
+    for kind, (text, message) in WRONG.items():
+        (here / "own.py").write_text(text)
+        script = (
+            "import sys\nfrom ssl_jax.settings import command_line\n"
+            "command_line.parse(['main', '--config=own.py'], command_line.with_base)\n"
+        )
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, cwd=here)
+        assert done.returncode == 2, (kind, done.stderr)
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: "), kind
+        assert message in line, kind
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--config is missing; choose one of: anchor_neighbourhood, byol"),
+        (["--config.epochs=3"], "--config is missing; choose one of: anchor_neighbourhood, byol"),
+        (["--config"], "--config is missing"),
+        (["--config=swav", "--config=moco"], "--config is given twice: --config=swav and --config=moco; leave one out"),
+    ],
+)
+def test_config_is_given_once(flags, message):
+    with pytest.raises(SettingError, match=message):
+        command_line.with_config_path(["main", *flags])
+
+
+def test_commands_on_runs_take_no_config():
+    with pytest.raises(SettingError, match="--config: this command takes the settings of the run; leave it out"):
+        command_line.with_run(["evaluate", "--workdir=a", "--config=swav"])
+
+
+def test_a_copied_config_finds_its_base(here):
+    (here / "mine.py").write_text((CONFIGS / "conr.py").read_text())
+    assert runpy.run_path(str(here / "mine.py"))["get_config"]("digits+moco").method.name == "moco"
 
 
 def test_variants_are_listed_the_default_first(here):
@@ -87,7 +145,9 @@ def test_variants_are_listed_the_default_first(here):
         assert config_files.variants(CONFIGS / f"{name}.py")[0] == "digits"
     (here / "configs").mkdir()
     (here / "configs" / "broken.py").write_text(OWN + "1 / 0\n")
-    assert config_files.variants(config_files.available()["broken"]) == []
+    (here / "configs" / "quits.py").write_text(OWN + "import sys\nprint('hello')\nsys.exit(7)\n")
+    for name in ("broken", "quits"):
+        assert config_files.variants(config_files.available()[name]) == []
 
 
 def test_without_a_command_they_are_listed(tmp_path):

@@ -118,6 +118,10 @@ def test_it_resumes_under_todays_config(old_run):
     assert {"model.init", "model.bn_momentum"} <= set(kept)
     if old_run.name == "conr":
         assert "keeps what it did: positives.boundary.cluster_unlabelled=True" in console.file.getvalue()
+        with pytest.raises(
+            SettingError, match="was trained with positives.boundary.cluster_unlabelled=True, not False"
+        ):
+            train.run(config, old_run, console=quiet(), given=("positives.boundary.cluster_unlabelled",))
         config.positives.boundary.keep = 0.5
         with pytest.raises(SettingError, match="was trained with positives.boundary.keep=0.8, not 0.5"):
             train.run(config, old_run, console=quiet())

@@ -135,6 +135,10 @@ def test_which_images_have_labels_reaches_the_filter(tmp_path):
     config.positives.boundary.clusters = 3
     bits = build(config).stages[-1].method.positives.boundary.with_label
     np.testing.assert_array_equal(np.unpackbits(np.frombuffer(bits, np.uint8), count=256), labels >= 0)
+    config.positives.boundary.clusters = 200
+    with pytest.raises(SettingError, match="clusters=200: between 2 and the 156 labelled training images"):
+        build(config)
+    config.positives.boundary.clusters = 3
     config.data.labels = "none"  # then all are clustered
     config.evals = {}
     assert build(config).stages[-1].method.positives.boundary.with_label == b""

@@ -34,7 +34,7 @@ def weighted_knn(train, train_labels, test, *, k: int = 200, temperature: float 
 
 
 def check_source(source: str, feature: str) -> None:
-    """Raises ValueError for a source of training features that there is not, or that lacks the feature."""
+    """Raises ValueError if `source` is unknown or does not provide `feature`."""
     if source not in ("recomputed", "bank"):
         raise ValueError(f"source={source!r}: choose recomputed or bank")
     if source == "bank" and feature != "embedding":
@@ -53,13 +53,13 @@ def labelled_points(train, state, feature: str, source: str):
 class KNN:
     """Top-1 of the test split by the labelled images of the training split.
 
-    They stand by their features as the encoder gives them now, of clean images, or by their rows of the method's live
-    memory bank, which Wu et al. 2018 and their followers report while training: averages over views of earlier steps.
+    Training images are represented by the encoder's current features of the clean images, or by their rows of the
+    method's live memory bank, averages over views of earlier steps, as Wu et al. 2018 and their followers report.
 
     Attributes:
         k: neighbours; all labelled images where they are fewer.
         temperature: of the weights.
-        feature: what images are near by.
+        feature: the feature in which neighbours are searched.
         source: of the training images' features: "recomputed", or "bank", which holds embeddings alone.
     """
 

@@ -119,7 +119,7 @@ class MoCo:
     def features(self, state, images, names):
         """The query network's features, its embedding as `query`; `embedding` is the key network's.
 
-        Clustering and filter read the latter; the authors' CIFAR demonstration scores the former.
+        Clustering and the boundary filter use `embedding`; the authors' CIFAR demonstration scores `query`.
         """
         return target_network.features(self.network, state, state.method.target, images, names)
 

@@ -45,8 +45,8 @@ class SwAV:
         hard: codes as one-hot arg max instead of soft.
         queue_length: Q, a multiple of the batch size; 0 for none.
         queue_starts_epoch: when the queue begins to fill (it should be when the loss already falls).
-        joint_views: views of one size share a BatchNorm batch, as in the paper; else each view is a batch of its own,
-            one after the other, as in lightly.
+        joint_views: views of one size share a BatchNorm batch, as in the paper; otherwise each view is normalised as a
+            batch of its own, and running statistics are updated view by view, as in lightly.
     """
 
     network: Network

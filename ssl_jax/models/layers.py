@@ -65,7 +65,8 @@ class BatchNorm(nn.Module):
     Under `jit` the statistics are those of the global batch. With `groups` the batch falls into that many
     parts of neighbouring rows, each normalised by its own statistics, as on so many devices without
     synchronisation; running statistics take the mean over the groups. Mean and variance come from one
-    pass (sums of x and of x * x); running statistics move by 0.1 a batch and hold torch's unbiased variance.
+    pass (sums of x and of x * x); running statistics move by 1 - `momentum` a batch (torch's momentum) and hold torch's
+    unbiased variance.
     `train` may be a number: so many batches whose rows lie interleaved (row i of each, then row i + 1), each with its
     own statistics, as if one came after the other. Without `affine` there are no scale and no bias to learn; `zero`
     starts the scale at zero instead of one.

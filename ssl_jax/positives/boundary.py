@@ -31,11 +31,11 @@ class Boundary:
     each later epoch. A sample's ratio is its distance to its cluster's centroid (un-normalised, as released) over that
     to the nearest other one, both of the target feature that the loss uses. A sample that is left out remains a
     neighbour of others. Where some images have labels and others have none (STL-10), those with labels are clustered,
-    as in ProPos, and the others belong to the nearest cluster; what the labels are is not seen.
+    as in ProPos, and the others belong to the nearest cluster; the labels' values are not used.
 
     Attributes:
         keep: fr(t0), the fraction that stays in the first epochs; 1 leaves nobody out, and nothing is clustered.
-        relax: the fraction rises in a line to 1 (eq. 12); it is that of epoch t at its n-th epoch, n from 1.
+        relax: the fraction rises in a line to 1 (eq. 12); the n-th epoch of the stage, from 1, uses fr(n).
         relax_epochs: epochs until it is 1; 0: until the end of the run (eq. 12). Released: 50 of 200.
         strict: as released, the sample at the cut is left out, too: one fewer, also at a fraction of 1.
         count_left_out: as released, the loss divides by all samples of the batch, so that it shrinks with the fraction.
@@ -60,7 +60,7 @@ class Boundary:
     iterations: int = 50
     cluster_unlabelled: bool = False
     examples: int = 0
-    with_label: bytes = dataclasses.field(default=b"", repr=False)  # a bit for each image; empty: no matter
+    with_label: bytes = dataclasses.field(default=b"", repr=False)  # a bit for each image; empty: all or none have one
     classes: int = 0
     batch_size: int = 0
     steps_per_epoch: int = 1
@@ -72,6 +72,12 @@ class Boundary:
             raise ValueError(f"keep={self.keep}: above 0 and at most 1 (1: nobody is left out)")
         if self.relax_epochs < 0 or self.first_step + self.relax_epochs * self.steps_per_epoch > self.total_steps:
             raise ValueError(f"relax_epochs={self.relax_epochs}: at least 0, and within the stage")
+        bits = np.frombuffer(b"" if self.cluster_unlabelled else self.with_label, np.uint8)
+        if self.active and len(bits) and self._clusters > (labelled := int(np.unpackbits(bits).sum())):
+            raise ValueError(
+                f"clusters={self._clusters}: between 2 and the {labelled} labelled training images that are clustered, "
+                "or set cluster_unlabelled=True"
+            )
         if self.active and not 2 <= self._clusters <= self.examples:
             raise ValueError(
                 f"clusters={self._clusters}: between 2 and the {self.examples} training images"

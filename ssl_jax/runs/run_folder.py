@@ -102,24 +102,31 @@ def _not_of_a_run(record) -> str:
     for section, part, needed in (("augment", record.get("augment"), "size"), ("optim", _groups(record), "pattern")):
         if not isinstance(part, dict) or not all(isinstance(own, dict) and needed in own for own in part.values()):
             return f"a part of {section} has no {needed}"
-    return "" if isinstance(record.get("method"), dict) and "name" in record["method"] else "it names no method"
+    if not isinstance(record.get("method"), dict) or "name" not in record["method"]:
+        return "it names no method"
+    try:
+        _kept(record)
+    except (KeyError, TypeError, AttributeError):
+        return f"{KEPT} names settings that are not there"
+    return ""
 
 
 def _groups(record):
     return record.get("optim", {}).get("groups", {})
 
 
-def with_kept_settings(config: ConfigDict, folder: Path) -> tuple[ConfigDict, tuple[str, ...]]:
-    """The config that a run in `folder` goes on with, and a note where that is not all of `config`.
+def with_kept_settings(config: ConfigDict, folder: Path, given=()) -> tuple[ConfigDict, tuple[str, ...]]:
+    """The config that a run in `folder` goes on with, and a note listing the settings in which it differs.
 
     A run that is older than a setting keeps what it did before there was one, whatever a config of today says.
 
     Args:
         config: a complete config.
         folder: a run folder, or where one will be.
+        given: names of settings that were given by hand, and so are not replaced.
 
     Raises:
-        SettingError: the config.json there is damaged.
+        SettingError: the config.json there is damaged, or a setting given by hand is not the run's.
     """
     path = Path(folder) / "config.json"
     kept = _kept(_recorded(path)) if path.exists() else {}
@@ -128,6 +135,8 @@ def with_kept_settings(config: ConfigDict, folder: Path) -> tuple[ConfigDict, tu
         *sections, last = name.split(".")
         section = functools.reduce(lambda part, key: part.get(key, ConfigDict()), sections, config)
         if section.get(last, value) != value:
+            if name in given:
+                raise _other(folder, name, value, section[last])
             with section.ignore_type(), section.unlocked():
                 section[last] = value
             changed.append(f"{name}={value}")
@@ -137,10 +146,11 @@ def with_kept_settings(config: ConfigDict, folder: Path) -> tuple[ConfigDict, tu
 
 
 def _kept(old: dict) -> dict[str, Any]:
-    """Settings that a config.json lacks, or lacked once, with the values that the run has."""
-    completed, values = with_later_settings(old), dict.fromkeys(old.get(KEPT, ()))
-    for name in values:
-        values[name] = functools.reduce(lambda part, key: part[key], name.split("."), completed)
+    """Settings that this config.json lacks, or lacked when the run began, with the values that the run uses."""
+    completed = with_later_settings(old)
+    values = {
+        name: functools.reduce(lambda part, key: part[key], name.split("."), completed) for name in old.get(KEPT, ())
+    }
     return values | earlier_values(old)
 
 
@@ -152,9 +162,13 @@ def _same_training(new: dict, old: dict, path: Path):
         )
     for name, ours, theirs in _differences(*map(with_later_settings, (new, old))):
         if name.split(".")[0] not in NOT_SETTINGS and not defaults.only_observes(name):
-            raise SettingError(
-                f"{path.parent} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
-            )
+            raise _other(path.parent, name, theirs, ours)
+
+
+def _other(folder, name, theirs, ours) -> SettingError:
+    return SettingError(
+        f"{folder} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
+    )
 
 
 def _differences(new, old, prefix=""):

@@ -2,10 +2,11 @@
 
 import re
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from ssl_jax.settings import config_files
 from ssl_jax.settings.help_text import help_text
@@ -28,6 +29,9 @@ def start(main, prepare=None, operands=False):
         operands: whether arguments that are no flags are allowed; then it is `main(those)`.
     """
 
+    if any(re.match("--?flagfile(=|$)", arg) for arg in sys.argv[1:]):
+        fail("--flagfile is not taken; give the flags themselves", 2)
+
     def call(argv):
         logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
         try:
@@ -46,39 +50,76 @@ def start(main, prepare=None, operands=False):
 
 def parse(argv, prepare, operands=False):
     """absl's flags, with every mistake as one line and exit code 2."""
+    path = None
     try:
-        sys.argv = argv = with_config_path(prepare(argv))  # ml_collections looks for --config.NAME there
+        argv, path = with_config_path(prepare(argv))
+        sys.argv = argv  # ml_collections looks for --config.NAME there
         rest = flags.FLAGS(argv)
-        if CONFIG.value is None:
-            raise SettingError(f"--config is missing; choose one of: {', '.join(config_files.available())}")
+        if not isinstance(CONFIG.value, ConfigDict):
+            kind = type(CONFIG.value).__name__
+            raise SettingError(f"--config={path}: get_config returns a value of type {kind}, not a ConfigDict")
         if len(rest) > 1 and not operands:
             raise SettingError(f"{rest[1]!r} is not a flag; settings are given as --config.NAME=VALUE")
         return rest
-    except (AttributeError, KeyError) as error:
-        fail(unknown_setting(error, argv), 2)
-    except (flags.Error, SettingError, TypeError, ValueError, OSError) as error:
+    except SettingError as error:
         fail(error, 2)
+    except Exception as error:
+        fail(_explained(error, argv, path), 2)
 
 
-def with_config_path(argv) -> list[str]:
-    """`argv` with the name that --config gives ("swav:cifar10") as the path of its file.
+def _explained(error, argv, path) -> str:
+    """One line on what absl, ml_collections or the config file `path` has raised."""
+    if isinstance(error, (AttributeError, KeyError)) and (message := unknown_setting(error, argv)):
+        return message
+    line, text, kind = _line_of(error, path), _text(error), type(error).__name__
+    told = line or "Traceback (most recent call last)" in str(error)
+    if isinstance(error, (flags.Error, TypeError, ValueError, OSError)) and not told:
+        return text
+    where = f"--config={path}, line {line}" if line else f"--config={path}"
+    return f"{where}: {text}" if told and not line else f"{where}: {kind}: {text}"
+
+
+def _line_of(error, path) -> int | None:
+    """Where in the config file `path` an error arose; None where it is of another file."""
+    found = None
+    for cause in (error, error.__cause__, error.__context__):
+        frames = traceback.extract_tb(cause.__traceback__) if cause else ()
+        found = found or next(
+            (f.lineno for f in reversed(frames) if path and Path(f.filename) == path.absolute()), None
+        )
+    return found
+
+
+def _text(error) -> str:
+    """What an error says, without the traceback that ml_collections puts into its text."""
+    text = ": ".join(map(str, error.args)) if len(error.args) > 1 and not isinstance(error, OSError) else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if "Traceback (most recent call last)" in text else " ".join(lines)
+
+
+def with_config_path(argv) -> tuple[list[str], Path]:
+    """`argv` with --config first, its name ("swav:cifar10") as the path of the file; and that path.
 
     Raises:
-        SettingError: there is no such file.
+        SettingError: --config is missing or given twice, or there is no such file.
     """
-
-    def resolved(arg):
-        flag, equals, value = arg.partition("=")
-        if not equals or flag not in ("--config", "-config"):
-            return arg
-        name, colon, variant = value.partition(":")
-        return f"{flag}={config_files.find(name)}{colon}{variant}"
-
-    return [resolved(arg) for arg in argv]
+    argv = joined(argv, "config")
+    given = [arg for arg in argv[1:] if re.match("--?config=", arg)]
+    others = [arg for arg in argv[1:] if arg not in given]
+    if len(given) > 1:
+        raise SettingError(f"--config is given twice: {' and '.join(given)}; leave one out")
+    value = given[0].partition("=")[2] if given else ""
+    name, colon, variant = value.partition(":")
+    path = config_files.find(name)
+    config_files.check(path)
+    return [argv[0], f"--config={path}{colon}{variant}", *others], path
 
 
 def with_base(argv) -> list[str]:
-    """`argv` with --config.base=NAME also at the end of --config=FILE:VARIANT+NAME, which makes the config by it."""
+    """`argv` with --config.base=NAME also appended to the variant, FILE:VARIANT+NAME.
+
+    The config file needs the base when it builds the config.
+    """
     argv = joined(argv, r"config(\.base)?")
     named = [i for i, arg in enumerate(argv) if re.match("--?config=", arg)]
     bases = [arg.partition("=")[2] for arg in argv if re.match(r"--?config\.base=", arg)]
@@ -109,18 +150,18 @@ def with_run(argv) -> list[str]:
     if not workdir:
         raise SettingError("--workdir is missing; name a run folder")
     if any(re.match("--?config=", arg) for arg in argv):
-        return argv
+        raise SettingError("--config: this command takes the settings of the run; leave it out")
     return [argv[0], f"--config={RUN_CONFIG}:{workdir}::{evals}", *argv[1:]]
 
 
 def unknown_setting(error, argv) -> str:
-    """Which flag named a setting that is not there, with what ml_collections says of it."""
+    """Which flag named a setting that is not there, with what ml_collections says of it; or nothing."""
     said = str(error.args[0]) if error.args else ""
     names = [arg.partition("=")[0].lstrip("-") for arg in argv[1:]]
     wrong = next((n for n in names if n.startswith("config.") and n.rpartition(".")[2] in said), None)
     near = re.search(r'Did you mean "(\w+)"', said)
     hint = f"; did you mean {near[1]!r}?" if near else ""
-    return f"--{wrong} is not a setting{hint}" if wrong else said
+    return f"--{wrong} is not a setting{hint}" if wrong else ""
 
 
 def config_name() -> tuple[str, str, dict]:

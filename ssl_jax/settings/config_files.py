@@ -1,8 +1,12 @@
 """Config files: found by the name that --config gives, and listed with their variants."""
 
+import ast
+import contextlib
 import difflib
 import importlib
 import importlib.util
+import io
+import re
 from pathlib import Path
 
 from ssl_jax.settings.resolve import SettingError
@@ -13,28 +17,54 @@ _FOLDER = "configs"
 def find(name: str) -> Path:
     """The file of --config=NAME: `swav`, `swav.py`, `configs/swav.py`, or the path of any other file.
 
-    A file of the working folder wins over the package's own of the same name. A name without `.py` stands for a file
-    of the working folder or its `configs/` only where that defines `get_config`.
+    A file of the working folder wins over the package's own of the same name. A short name matches a file of the
+    working folder or its `configs/` only if that file defines `get_config`.
 
     Raises:
         SettingError: there is no such file; lists the configs that there are.
     """
+    if not name:
+        raise SettingError(f"--config is missing; choose one of: {', '.join(available())}")
     path = Path(name)
     if path.is_file():
         return path
-    if path.suffix != ".py" and path.parent == Path():
-        here = (Path(f"{name}.py"), Path(_FOLDER, f"{name}.py"))
-        if own := next((file for file in here if _is_config(file)), None):
+    if path.suffix in ("", ".py") and path.parent in (Path(), Path(_FOLDER)):
+        file = f"{path.stem}.py"
+        here = [Path(file), Path(_FOLDER, file)] if path.parent == Path() else [Path(_FOLDER, file)]
+        if own := next((candidate for candidate in here if _is_config(candidate)), None):
             return own
-    packaged = _packaged()
-    if path.suffix in ("", ".py") and path.parent in (Path(), Path(_FOLDER)) and path.stem in packaged:
-        return packaged[path.stem]
+        if packaged := _packaged().get(path.stem):
+            return packaged
     if path.is_dir():
         raise SettingError(f"--config={name} is a folder; name one of the config files in it")
     known = list(available())
     near = difflib.get_close_matches(path.stem, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the configs are {', '.join(known)}; or give the path of your own"
     raise SettingError(f"--config={name}: there is no such file; {hint}")
+
+
+def check(path: Path) -> None:
+    """Raises a SettingError where a file is no Python, or defines no `get_config`; nothing of it is run."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        raise SettingError(f"--config={path}, line {error.lineno}: {error.msg}") from error
+    except (ValueError, OSError) as error:
+        raise SettingError(f"--config={path} cannot be read ({error})") from error
+    names = {name for node in tree.body for name in _names(node)}
+    if "get_config" not in names and "*" not in names:
+        raise SettingError(f"--config={path} defines no function get_config, which returns the settings")
+
+
+def _names(node):
+    """Names that a statement of a module defines."""
+    if isinstance(node, ast.FunctionDef):
+        return [node.name]
+    if isinstance(node, ast.ImportFrom | ast.Import):
+        return [alias.asname or alias.name for alias in node.names]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return [name for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt) for name in _names(child)]
 
 
 def available() -> dict[str, Path]:
@@ -48,9 +78,10 @@ def variants(path: Path) -> list[str]:
     try:
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return list(getattr(module, "VARIANTS", ()))
-    except Exception:  # somebody's unfinished file must not stand in the way of --help
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            spec.loader.exec_module(module)
+        return list(map(str, getattr(module, "VARIANTS", ())))
+    except (Exception, SystemExit):  # somebody's unfinished file must not stand in the way of --help
         return []
 
 
@@ -61,4 +92,5 @@ def _packaged():
 
 
 def _is_config(path):
-    return path.is_file() and "def get_config(" in path.read_text("utf-8", errors="replace")
+    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    return re.search(r"^def get_config\(", text, re.MULTILINE) is not None

@@ -100,7 +100,7 @@ def get_config() -> ConfigDict:
     # What follows does not change the training: it may differ when a run is resumed.
     config.evals = ConfigDict(  # evaluators by name, each a file of evaluation/
         {
-            "knn": {"k": 20, "temperature": 0.1, "feature": "embedding"},
+            "knn": {"k": 20, "temperature": 0.1, "feature": "embedding", "source": "recomputed"},  # or bank
             "linear": {
                 "feature": "backbone",
                 "steps": 1000,

@@ -20,7 +20,8 @@ def help_text(docstring: str | None, takes_config: bool) -> str:
         takes_config: whether the command takes any config, and not only that of a run.
     """
     rows = [(_usage(flag), _meaning(flag)) for flag in _own_flags()]
-    settings = f"Any setting, as in --config.epochs=20; all are listed in {Path(__file__).with_name('defaults.py')}"
+    listed = Path(__file__).with_name("defaults.py")
+    settings = f"Any setting, as in --config.epochs=20: {listed} lists those of all methods, a config its method's own."
     if takes_config:
         rows.insert(0, ("--config=NAME[:VARIANT]", "One of the configs below, or the path of a file of your own."))
         rows.insert(1, ("--config.SETTING=VALUE", settings))

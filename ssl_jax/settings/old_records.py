@@ -5,8 +5,8 @@ from typing import Any
 
 from ssl_jax.settings.defaults import get_config, group, view
 
-# A setting that came later, and the value that leaves runs recorded before it as they were, where a default or one of
-# `configs/` has another. By its dotted name, with the name of the method, positives or evaluator in brackets.
+# Settings added later, with the value that older runs implicitly used, listed where today's default or config differs.
+# By their dotted names, with the name of the method, positives or evaluator in brackets.
 EARLIER_VALUES: dict[str, Any] = {
     "model.init": "torchvision",
     "model.bn_momentum": 0.1,
@@ -19,7 +19,7 @@ EARLIER_VALUES: dict[str, Any] = {
 
 
 def with_later_settings(record: dict) -> dict:
-    """The settings of a config.json, completed by those that it does not name, at the values that hold without them.
+    """The settings of a config.json, any missing one filled in at the value that the run had before it existed.
 
     Evaluators stay those that the run had.
 
@@ -36,7 +36,7 @@ def with_later_settings(record: dict) -> dict:
 
 
 def earlier_values(record: dict) -> dict[str, Any]:
-    """Those of `EARLIER_VALUES` that hold for a config.json, which lacks them, by their plain dotted names."""
+    """The entries of `EARLIER_VALUES` that apply to a config.json, whose settings it lacks, by plain dotted names."""
     found = {}
     for name, value in EARLIER_VALUES.items():
         section, path = record, []

@@ -10,7 +10,7 @@ def printable(text) -> str:
 
 
 def print_page(text: str) -> None:
-    """Prints `text`, of which a pager or `head` may want the beginning only."""
+    """Prints `text`; a reader that closes the pipe early, such as `head`, is no error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
