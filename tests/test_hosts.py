@@ -50,7 +50,7 @@ def updated(self, step, *args, **kwargs):
         os.kill(os.getpid(), happens[step])
     update(self, step, *args, **kwargs)
 
-def all_of_them(config, folder):
+def all_of_them(config, folder, given=()):
     ProgressBar.update = updated
     for name in ("swav", "anchors", "conr", "streamed", "donor", "dies"):
         happens.update({{"conr": {{8: signal.SIGTERM}}, "dies": {{3: signal.SIGKILL}}}}.get(name, {{}}))
