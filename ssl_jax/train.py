@@ -23,6 +23,7 @@ from ssl_jax.runtime import preemption, processes
 from ssl_jax.runtime.compilation import convolution_options
 from ssl_jax.runtime.sharding import put, replicated, state_shardings
 from ssl_jax.runtime.storage import StorageError, storage_failure
+from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import Stage
 from ssl_jax.training.batches import Batches
 from ssl_jax.training.logger import RunLogger
@@ -95,7 +96,9 @@ def run(config, workdir, *, console: Console | None = None, given=()) -> dict[st
     try:
         return _run(config, workdir, console, given)
     except Exception as error:
-        if failure := storage_failure(error):
+        # A SettingError on another place, such as the cache, says already where the disk is full.
+        elsewhere = isinstance(error, SettingError) and f"workdir {workdir}" not in str(error)
+        if (failure := storage_failure(error)) and not elsewhere:
             last = max((int(p.name) for p in Path(workdir).glob("checkpoints/*") if p.name.isdigit()), default=None)
             kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
             raise StorageError(f"{failure} in {workdir}; {kept}; free space and rerun the same command") from error

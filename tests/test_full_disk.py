@@ -13,6 +13,7 @@ from ssl_jax import train
 from ssl_jax.runs import checkpoint, events
 from ssl_jax.runs.metrics import MetricsWriter, read_records
 from ssl_jax.runtime.storage import StorageError, storage_failure
+from ssl_jax.settings.resolve import SettingError
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -52,6 +53,15 @@ def test_records_that_cannot_be_written_end_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(MetricsWriter, "write", full)
     with pytest.raises(StorageError, match="Disk quota exceeded in .*; there is no checkpoint yet; free space"):
+        train.run(two_epochs(), tmp_path / "run", console=quiet())
+
+
+def test_a_full_disk_elsewhere_keeps_its_own_line(tmp_path, monkeypatch):
+    def full(config):
+        raise SettingError("data.cache=/c: No space left on device") from OSError(errno.ENOSPC, "x")
+
+    monkeypatch.setattr(train, "build", full)
+    with pytest.raises(SettingError, match="^data.cache=/c: No space left on device$"):
         train.run(two_epochs(), tmp_path / "run", console=quiet())
 
 
