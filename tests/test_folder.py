@@ -1,8 +1,11 @@
 """Folders of image files: layouts, decoding, the cache."""
 
 import errno
+import io
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -116,9 +119,82 @@ def test_links_that_loop_are_left_out(images, load):
     classes_below(images, 3)
     (images / "red" / "again").symlink_to(images / "red")
     assert len(load(labels="none").train) == 9
-    (images / "red2").mkdir()
-    (images / "red2" / "those").symlink_to(images / "red")  # a name that only begins alike
-    assert len(load(labels="none").train) == 12
+    draw(images / "red2" / "0.png")
+    (images / "red" / "those").symlink_to(images / "red2")  # a name that only begins alike, and is read already
+    data = load(labels="none")
+    assert len(data.train) == 10
+    assert data.notes[0].endswith(f"links to {images}/red, which is read already; 2 such links are left out")
+
+
+@pytest.mark.parametrize(
+    ("links", "count", "note"),
+    [
+        ({"cat/d": "dog", "dog/c": "cat"}, 4, "{im}/cat/d links to {im}/dog, which is read already; 2 such links are "),
+        ({"cat/d": "dog", "cat/e": "dog", "dog/c": "cat", "dog/b": "cat"}, 4, "; 4 such links are left out"),
+        ({"cat/up": ".."}, 4, "{im}/cat/up links to {top}, which contains the link; left out"),
+        (
+            {"kitty": "cat"},
+            4,
+            "{im}/kitty links to {im}/cat, which is read already; left out; no image is left in the ",
+        ),
+        ({"kitty": "cat"}, 4, "no image is left in the class folder kitty"),
+        (
+            {"cat/far": "../far"},
+            6,
+            "1 link leads out of data.dir and is followed, the first: {im}/cat/far to {top}/far",
+        ),
+        ({"cat/f": "../far/a.png"}, 4, None),  # no image by its name
+        ({"cat/f.png": "../far/a.png", "dog/f.png": "cat/f.png"}, 6, "2 links lead out of data.dir and are followed, "),
+        (
+            {"cat/x": "../far/in", "dog/y": "../far"},
+            6,
+            "{im}/dog/y/in links to {im}/cat/x, which is read already; left",
+        ),
+        ({"cat/self": "cat/self", "cat/gone": "nowhere"}, 4, None),
+    ],
+)
+def test_no_folder_is_read_twice(images, load, links, count, note):
+    for place in ("cat/0", "cat/1", "dog/0", "dog/1", "../far/a", "../far/in/b"):
+        draw(images / f"{place}.png")
+    for link, target in links.items():
+        (images / link).symlink_to(os.path.normpath(images / target))
+    data = load()
+    assert len(data.train) + len(data.test) == count
+    assert data.classes == ("cat", "dog")
+    notes = load(store="stream").notes
+    assert notes == data.notes
+    if note is None:
+        assert notes == ()
+    else:
+        assert note.format(im=images, top=images.parent) in " ".join(notes)
+
+
+def test_each_split_reads_links_for_itself(images, load):
+    classes_below(images / "train", 3)
+    (images / "val").symlink_to(images / "train")
+    data = load()
+    assert (len(data.train), len(data.test), data.notes) == (9, 9, ())
+
+
+def special(kind, path):
+    """Something that is no regular file."""
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    else:
+        path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize("kind", ["socket", "device"])
+def test_what_is_no_file_is_a_bad_file(images, load, kind, monkeypatch):
+    for i in range(4):
+        draw(images / f"{i}.png")
+    monkeypatch.chdir(images)
+    special(kind, Path("x.png"))
+    assert len(load(skip_corrupt=True).train) == 4
+    for store in ("cache", "stream"):
+        with pytest.raises(SettingError, match=r"x.png cannot be read \(not a regular file\)"):
+            load(store=store)
 
 
 @pytest.mark.parametrize(
@@ -314,16 +390,160 @@ def test_of_several_that_want_the_same_images_one_decodes_them(images, load, cap
     assert not list((images.parent / "cache" / "folders").glob(".*"))
 
 
-@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "index.json"])
-@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY garbage", b"{}"])
-def test_a_damaged_cache_is_decoded_anew(images, load, tmp_path, file, content):
+@pytest.fixture
+def check_anew(images, load, tmp_path):
+    """Fills the cache; gives a function that checks that after `change(its folder)` all is as it was."""
     classes_below(images, 3)
-    first = load()
-    expected = np.array(first.train.images)
-    path = next((tmp_path / "cache" / "folders").glob("*")) / file
-    path.unlink() if content is None else path.write_bytes(content)
-    np.testing.assert_array_equal(load().train.images, expected)
-    assert len(list((tmp_path / "cache" / "folders").iterdir())) == 1
+    folder, capture = (
+        tmp_path / "cache" / "folders",
+        lambda data: (
+            np.array(data.train.images),
+            data.train.labels.tolist(),
+            data.names(),
+            data.classes,
+            data.mean,
+            data.std,
+            data.notes,
+        ),
+    )
+    pixels, *facts = capture(load())
+    own = next(folder.iterdir())
+
+    def check(change):
+        change(own)
+        for _ in range(2):
+            found, *others = capture(load())
+            np.testing.assert_array_equal(found, pixels)
+            assert others == facts
+        assert list(folder.iterdir()) == [own]
+
+    return check
+
+
+def put(file, content):
+    """A change of a cache's folder: `content` in place of a file; what it holds, or a function of that."""
+
+    def change(folder):
+        before = (folder / file).read_bytes()
+        (folder / file).unlink()
+        if content == "folder":
+            (folder / file).mkdir()
+        elif content == "device":
+            special(content, folder / file)
+        elif content is not None:
+            (folder / file).write_bytes(content(before) if callable(content) else content)
+
+    return change
+
+
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "index.json", "names.json"])
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY garbage", b"{}", b"[" * 99_999, "folder", "device"])
+def test_a_damaged_cache_is_decoded_anew(check_anew, file, content):
+    check_anew(put(file, content))
+
+
+def array(values, dtype, **header):
+    """A .npy file."""
+    file = io.BytesIO()
+    values = np.asarray(values, dtype)
+    facts = {"descr": values.dtype.str, "fortran_order": False, "shape": values.shape}
+    np.lib.format.write_array_header_1_0(file, facts | header)
+    return file.getvalue() + values.tobytes()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        array([0.0] * 9, "f4"),
+        array([0] * 8, "i4"),
+        array([[0]] * 9, "i4"),
+        array([7] * 9, "i4"),
+        array([1, 0] + [2] * 7, "i4"),  # as good as any, but others
+        array([0] * 9, "i4", shape=(2**60,)),
+        array([0] * 9, "i4") + b"more",
+    ],
+)
+def test_damaged_labels_are_made_anew(check_anew, labels):
+    check_anew(put("labels.npy", labels))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"shape": "9"},
+        {"shape": [9.0, 8, 8, 3]},
+        {"train": True},
+        {"train": 10},
+        {"skipped": [1]},
+        {"skipped": {}},
+        {"skipped": [["x", "y", "z"]]},
+        {"classes": 3},
+        {"classes": [1, 2, 3]},
+        {"classes": ["a", "b"]},
+        {"mean": [0.5, 0.5]},
+        {"mean": ["a", "b", "c"]},
+        {"std": [0.0, 0.5, 0.5]},
+        {"std": [float("nan"), 0.5, 0.5]},
+        {"sha256": {"names.json": "0"}},
+        {"sha256": {"../names.json": "0"}},
+        {"sha256": ["names.json"]},
+    ],
+)
+def test_a_damaged_index_is_made_anew(check_anew, wrong):
+    check_anew(put("index.json", lambda before: json.dumps(json.loads(before) | wrong).encode()))
+
+
+@pytest.mark.parametrize("before", [lambda x: x.write_bytes(b"x"), lambda x: x.symlink_to("nowhere"), os.mkfifo])
+def test_what_is_in_the_way_of_a_cache_is_replaced(check_anew, before):
+    check_anew(lambda folder: (shutil.rmtree(folder), before(folder)))
+
+
+@pytest.mark.parametrize("names", [["a"] * 9, ["a"] * 8, [1] * 9, {"a": 1}])
+def test_caches_without_checksums_stay_valid(images, load, tmp_path, names, capsys):
+    """Those of before there were any, as far as their names are names of all images."""
+    classes_below(images, 3)
+    load()
+    folder = next((tmp_path / "cache" / "folders").iterdir())
+    index = json.loads((folder / "index.json").read_text())
+    assert set(index.pop("sha256")) == {"names.json", "labels.npy"}
+    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "names.json").write_text(json.dumps(names))
+    capsys.readouterr()
+    own = load().names() == ["a"] * 9
+    assert own == (names == ["a"] * 9)
+    assert ("decoding" not in capsys.readouterr().err) == own
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        array([0.0] * 3, "f4"),
+        array([0] * 2, "i4"),
+        array([[0]] * 3, "i4"),
+        array([0] * 3, "i4", shape=(2**60,)),
+        array([0] * 3, "i4")[:-1],
+        b"PK\x03\x04",
+        "folder",
+        "device",
+    ],
+)
+def test_damaged_arrays_that_are_kept_are_made_anew(tmp_path, content):
+    calls, source = [], datasets.Source(cache=str(tmp_path))
+    make = lambda: (calls.append(1), np.arange(3, dtype=np.int32))[1]
+    get = lambda: cache.kept(source, "labels", ["facts"], make, "counting", 3)
+    get()
+    put(next((tmp_path / "labels").iterdir()).name, content)(tmp_path / "labels")
+    for _ in range(2):
+        np.testing.assert_array_equal(get(), np.arange(3))
+    assert len(calls) == 2
+
+
+def test_names_that_are_lost_later_are_one_line(images, load, tmp_path):
+    classes_below(images, 3)
+    data = load()
+    next((tmp_path / "cache" / "folders").glob("*/names.json")).unlink()
+    with pytest.raises(SettingError, match="names.json cannot be read .*; the next start makes it anew"):
+        data.names()
 
 
 def test_a_cut_cache_is_decoded_anew(images, load, tmp_path):

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.data import cache_files
+from ssl_jax.data import cache_files, npy
 from ssl_jax.data.source import Dataset, Images
 from ssl_jax.runtime import file_lock
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
@@ -46,7 +47,7 @@ class Work:
 def root(source) -> Path:
     """The cache's folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssl_jax"
-    return Path(source.cache).expanduser() if source.cache else default
+    return user_path(source.cache, "data.cache") if source.cache else default
 
 
 def dataset(source, kind: str, facts, origin: str, work: Callable[[], Work]) -> Dataset:
@@ -87,29 +88,32 @@ def dataset(source, kind: str, facts, origin: str, work: Callable[[], Work]) -> 
     return Dataset(*splits, *facts, notes, listed=lambda: cache_files.names(folder))
 
 
-def kept(source, kind: str, facts, make: Callable[[], np.ndarray], doing: str) -> np.ndarray:
-    """A small array that takes long to make: `make()`, or what it gave before, from the cache's folder `kind`.
+def kept(source, kind: str, facts, make: Callable[[], np.ndarray], doing: str, count: int) -> np.ndarray:
+    """An int32 array [count] that takes long to make: `make()`, or what it gave before, from the cache's folder `kind`.
 
-    `doing` says what `make` does, to those who wait for another process that is at it.
+    `doing` says what `make` does, to those who wait for another process that is at it. A file that is damaged, or of
+    another array, is made anew.
 
     Raises:
         SettingError: the cache cannot be written.
     """
     path = root(source) / kind / f"{_hash(facts)}.npy"
-    found = _loaded(path)
+    found = _loaded(path, count)
     if found is None:
         with _in_turn(source, path, doing):
-            found = _loaded(path)
+            found = _loaded(path, count)
             if found is None:
                 found = make()
                 _store(source, path, found)
     return found
 
 
-def _loaded(path):
+def _loaded(path, count):
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        header = npy.header_of(path)
+        right = (header.shape, header.dtype) == ((count,), np.int32)
+        return np.load(path, allow_pickle=False) if right else None
+    except (OSError, ValueError):
         return None
 
 
@@ -121,6 +125,7 @@ def _store(source, path, found):
             cache_files.clear(path.parent)
             with open(temporary, "wb") as file:
                 np.save(file, found)
+            cache_files.remove(path)
             temporary.replace(path)
     finally:
         with suppress(OSError):  # the first one is told

@@ -4,6 +4,7 @@ import collections
 import io
 import itertools
 import os
+import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,8 +39,11 @@ def read(path: Path, side: int) -> np.ndarray:
 
     Raises:
         SettingError: the file cannot be opened at all.
+        CorruptError: it is no regular file, or as `decode` says. A pipe or a device could be read for ever.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CorruptError("not a regular file")
         raw = path.read_bytes()
     except OSError as error:
         raise SettingError(f"{printable(path)} cannot be read ({error.strerror})") from error

@@ -1,5 +1,6 @@
 """A folder of image files, with class folders or without."""
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 from ssl_jax.data import cache, streaming
 from ssl_jax.data.decode import SUFFIXES, read
 from ssl_jax.data.source import UNLABELLED, Dataset, check_classes, held_out
+from ssl_jax.data.walk import Walk, is_folder
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
@@ -22,32 +25,37 @@ def folder(source) -> Dataset:
     which `data.test_share` is held out; or images right in DIR or DIR/train, which are unlabelled and have no test
     split. Class folders are read to any depth; hidden files and folders are not. With data.labels=none everything
     below DIR (or DIR/train and DIR/val) is read, in any layout. Training images are in a fixed random order, so that
-    the first `data.limit` are a fair sample.
+    the first `data.limit` are a fair sample. Links are followed, but no folder is read twice for one split: the notes
+    of the data set name links that are left out, and those that lead out of DIR.
 
     Raises:
         SettingError: no folder, no images, a mix of layouts, one class only, a class only in the test split, a bad
             file, or a cache that cannot be written.
     """
-    root = Path(source.dir).expanduser()
     if not source.dir:
         raise SettingError("data.dir is empty: give the folder that holds the images, as in --config.data.dir=DIR")
+    root = user_path(source.dir, "data.dir")
     if not root.is_dir():
         raise SettingError(f"data.dir={printable(source.dir)} is not a folder; give the one that holds the images")
     source.check_channels(3)
     tops = _tops(root)
-    train, test = (_files(root, top) for top in tops)
+    walks = [_walk(root, top) for top in tops if top is not None]
+    train, test = walks[0].files, walks[1].files if len(walks) == 2 else []
     if not train:
         raise SettingError(f"no images to train on in data.dir={printable(source.dir)} ({' '.join(SUFFIXES)})")
     names, labels, count, classes = _ordered(source, tops, train, test)
-    del train, test  # millions of strings
+    notes = _notes(root, walks, tops, classes)
+    del walks, train, test  # millions of strings
     names = streaming.Names(names)
     image = functools.partial(_image, root, names, source.size)
     work = cache.Work(names, labels, count, (source.size, source.size, 3), image, classes)
     if source.store == "stream":
-        return streaming.dataset(source, str(root), work)
+        dataset = streaming.dataset(source, str(root), work)
+        return dataclasses.replace(dataset, notes=notes)
     names = list(names)
     facts = [names, [_stamp(root / name) for name in names], labels.tolist(), count, classes, source.size]
-    return cache.dataset(source, "folders", facts, str(root), lambda: work)
+    dataset = cache.dataset(source, "folders", facts, str(root), lambda: work)
+    return dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
 
 
 def _image(root, names, size, i):
@@ -68,31 +76,46 @@ def _tops(root) -> tuple[str, str | None]:
 def _subfolders(path) -> set[str]:
     try:
         with os.scandir(path) as entries:
-            return {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
+            return {e.name for e in entries if is_folder(e) and not e.name.startswith(".")}
     except OSError as error:
         raise SettingError(f"{printable(path)} cannot be read ({error.strerror})") from error
 
 
-def _files(root, top) -> list[str]:
-    """Image files below `root/top`, to any depth, as sorted paths below `root`."""
-    found = []
-
-    def stop(error):
-        raise SettingError(f"{printable(error.filename)} cannot be read ({error.strerror})")
-
-    if top is None:
-        return found
-    for place, folders, files in os.walk(root / top, onerror=stop, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".") and not _loops(place, f)]
-        below = os.path.relpath(place, root)
-        found += [os.path.join(below, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
-    return sorted(os.path.normpath(f) for f in found)
+def _walk(root, top) -> Walk:
+    try:
+        return Walk(root, top, SUFFIXES)
+    except OSError as error:
+        raise SettingError(f"{printable(error.filename)} cannot be read ({error.strerror})") from error
 
 
-def _loops(place, folder) -> bool:
-    """Whether the folder is a link to one that it lies in."""
-    path = os.path.join(place, folder)
-    return os.path.islink(path) and Path(place).resolve().is_relative_to(Path(path).resolve())
+def _notes(root, walks, tops, classes) -> tuple[str, ...]:
+    """Sentences on links that are left out, with classes that lose all images by it, and on those that lead out."""
+    notes = []
+    left_out = [found for walk in walks for found in walk.left_out]
+    if left_out:
+        link, target, why = left_out[0]
+        count = f"{len(left_out):,} such links are " if len(left_out) > 1 else ""
+        emptied = _emptied(walks, tops) if classes else []
+        lost = f"; no image is left in the class folder {', '.join(emptied[:3])}" if emptied else ""
+        more = f" and {len(emptied) - 3:,} more" if len(emptied) > 3 else ""
+        notes.append(f"{root / link} links to {target}, {why}; {count}left out{lost}{more}")
+    outside = [found for walk in walks for found in walk.outside]
+    if outside:
+        link, target = outside[0]
+        one = len(outside) == 1
+        count = "1 link leads out of data.dir and is" if one else f"{len(outside):,} links lead out of data.dir and are"
+        notes.append(f"{count} followed, the first: {root / link} to {target}")
+    return tuple(map(printable, notes))
+
+
+def _emptied(walks, tops) -> list[str]:
+    """Class folders, as paths below the root, whose only images lie behind links that are left out."""
+    emptied = []
+    for walk, top in zip(walks, tops):
+        full = {_owner(name, top) for name in walk.files}
+        linked = {_owner(os.path.join(link, ""), top) for link, *_ in walk.left_out}
+        emptied += [os.path.join(top, name) for name in sorted(linked - full)]
+    return emptied
 
 
 def _ordered(source, tops, train, test):

@@ -91,4 +91,4 @@ def labels(source, split, key, facts, title: str) -> np.ndarray:
         with cache.progress(len(split), doing) as advance:
             return np.array([(int(split[i][key]), advance())[0] for i in range(len(split))], np.int32)
 
-    return cache.kept(source, "labels", [facts, key], read, doing)
+    return cache.kept(source, "labels", [facts, key], read, doing, len(split))
