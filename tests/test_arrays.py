@@ -1,9 +1,12 @@
 """Images from .npz files."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
-from ssl_jax.data import datasets
+from ssl_jax.data import arrays, datasets
 from ssl_jax.settings.resolve import SettingError
 
 RNG = np.random.default_rng(0)
@@ -132,3 +135,103 @@ def test_the_whole_data_set_is_trained_on_and_the_test_images_stay_what_they_are
     np.testing.assert_array_equal(data.test.images, IMAGES[:8])
     assert data.joined == 8
     assert load(**arrays).joined == 0
+
+
+def array(values, **header):
+    """A .npy file, its header as `header` says."""
+    file, values = io.BytesIO(), np.asarray(values)
+    facts = {"descr": values.dtype.str, "fortran_order": False, "shape": values.shape}
+    np.lib.format.write_array_header_1_0(file, facts | header)
+    return file.getvalue() + values.tobytes()
+
+
+PACKED = dict(compress_type=zipfile.ZIP_DEFLATED)
+HUGE = array(np.zeros((3000, 32, 32), np.uint8))
+LONG = b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (
+            {"images.npy": array(IMAGES), "labels": b"0 1 2"},
+            r"labels cannot be read \(it is no .npy array\); save it anew",
+        ),
+        ({"images.npy": array(IMAGES), "readme.txt": b"x"}, "has the keys images, readme.txt; wanted"),
+        ({f"{i:099}": b"" for i in range(9)}, r"has the keys 0+, 0+1\.\.\.; wanted"),
+        (
+            {"images.npy": (array(IMAGES), dict(compress_type=zipfile.ZIP_BZIP2))},
+            "images is compressed as numpy never does",
+        ),
+        ({"images.npy": (array(IMAGES), dict(flag_bits=1))}, "images is encrypted; save it anew with np.savez"),
+        (
+            {"images.npy": LONG},
+            r"images cannot be read \(its header has 2,147,483,648 characters; at most 10,000 are read",
+        ),
+        ({"images.npy": b"\x93NUMPY\x01\x00\x04\x00(((("}, r"images cannot be read \(its header is damaged\)"),
+        ({"images.npy": b"\x93NUMPY\x01\x00\x99"}, r"images cannot be read \(its header is cut short\)"),
+        ({"images.npy": b"\x93NUMPY\x09\x00" + bytes(99)}, r"images cannot be read \(it is .npy of version 9\)"),
+        ({"images.npy": array(IMAGES, shape=(-40, 6, 5, 3))}, "its header is damaged"),
+        (
+            {"images.npy": array(IMAGES, shape=(2**62, 2**62, 3))},
+            "images has 3,728 bytes, and 63,.* by its header; save it",
+        ),
+        ({"images.npy": array(IMAGES) + b"more"}, "images has 3,732 bytes, and 3,728 by its header; save it anew"),
+        ({"images.npy": (HUGE, PACKED), "labels.npy": array([0.5] * 3000)}, "labels are float64"),
+        (
+            {"images.npy": (HUGE, PACKED), "labels.npy": array([0] * 7)},
+            r"labels have shape \(7,\), and there are 3000 images",
+        ),
+        ({"images.npy": (HUGE, PACKED), "classes.npy": array([1, 2])}, "classes are int64"),
+        ({"images.npy": (HUGE, PACKED), "test_images.npy": array(IMAGES)}, "make them alike"),
+        ({"images.npy": (array(np.zeros((900, 32, 32))), PACKED)}, "images are float64"),
+        ({"images.npy": (array(np.zeros(2**20, np.uint8)), PACKED)}, r"images have shape \(1048576,\)"),
+    ],
+)
+def test_files_are_refused_by_their_headers(tmp_path, monkeypatch, members, message):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        for name, content in members.items():
+            content, facts = content if isinstance(content, tuple) else (content, {})
+            file.writestr(name, content, facts.get("compress_type"))
+            file.getinfo(name).flag_bits |= facts.get("flag_bits", 0)
+    read, inflated = zipfile.ZipExtFile.read, []
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda *args: (inflated.append(read(*args)), inflated[-1])[1])
+    with pytest.raises(SettingError, match=message) as caught:
+        datasets.load("array", dir=str(tmp_path / "a.npz"))
+    assert "\n" not in str(caught.value)
+    assert sum(map(len, inflated)) < 1000
+
+
+def test_files_that_the_memory_cannot_hold(load, monkeypatch):
+    monkeypatch.setattr(arrays, "memory", lambda: 4000)
+    load(images=IMAGES)
+    with pytest.raises(
+        SettingError, match="holds 4,176 bytes of arrays, and this machine has 4,000 bytes of memory; save"
+    ):
+        load(images=IMAGES, labels=LABELS)
+
+
+def test_classes_that_are_no_text(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("images.npy", array(IMAGES))
+        file.writestr("labels.npy", array(LABELS))
+        file.writestr("classes.npy", array(np.frombuffer(b"\xff" * 16, "<U1")))
+    with pytest.raises(SettingError, match="classes hold what are no characters of Unicode; save strings"):
+        datasets.load("array", dir=str(tmp_path / "a.npz"))
+
+
+def test_arrays_in_any_form_that_numpy_saves(load, tmp_path):
+    order = dict(images=np.asfortranarray(IMAGES), labels=LABELS.astype(">i2"), classes=list("abcd"))
+    expected = load(**order)
+    np.savez_compressed(tmp_path / "b.npz", **order)
+    found = datasets.load("array", dir=str(tmp_path / "b.npz"))
+    for data in (found, expected):
+        rows = [int(name.removeprefix("images[").removesuffix("]")) for name in data.names()]
+        np.testing.assert_array_equal(np.concatenate([data.train.images, data.test.images]), IMAGES[rows])
+        np.testing.assert_array_equal(np.concatenate([data.train.labels, data.test.labels]), LABELS[rows])
+
+
+def test_pipes_beside_a_file_do_not_count(tmp_path):
+    np.savez(tmp_path / "a.npz", images=IMAGES)
+    (tmp_path / "b.npz").symlink_to("/dev/null")
+    assert len(datasets.load("array", dir=str(tmp_path)).train) == 40

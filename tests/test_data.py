@@ -1,4 +1,5 @@
 import functools
+import gzip
 import hashlib
 import http.server
 import io
@@ -103,6 +104,50 @@ def test_missing_and_damaged_files_are_named(tmp_path):
             SettingError, match=r"cifar-10-binary.tar.gz:cifar-10-batches-bin/data_batch_1.bin cannot be"
         ):
             datasets.load("cifar10", dir=str(cut))
+
+
+def packed(folder, members):
+    """CIFAR-10's archive, with members of so many zeros."""
+    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz", compresslevel=1) as tar:
+        for name, size in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = size
+            tar.addfile(member, io.BytesIO(bytes(size)))
+    return str(folder)
+
+
+OWN = "cifar-10-batches-bin/data_batch_1.bin"
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (
+            {"big": 30_730_001, OWN: 30_730_000},
+            "a part of it has 30,730,001 bytes, its largest file should have 30,730,000",
+        ),
+        ({OWN: 40_000_000}, "a part of it has 40,000,000 bytes"),
+        ({"1": 900_000, "2": 900_000, OWN: 30_730_000}, "it holds more than 1,000,000 bytes"),
+        ({OWN: 9000}, "data_batch_1.bin has 9000 bytes instead of 30730000; fetch it again"),
+        ({"more": 9000}, r"cannot be read \(the archive has no such file\); fetch it again"),
+    ],
+)
+def test_archives_with_other_files_are_not_inflated(tmp_path, monkeypatch, members, message):
+    read = []
+    monkeypatch.setattr(cifar, "_MOST", 1_000_000)
+    monkeypatch.setattr(tarfile.ExFileObject, "read", lambda *args: read.append(args) or b"")
+    with pytest.raises(SettingError, match=message):
+        datasets.load("cifar10", dir=packed(tmp_path, members))
+    assert not read
+
+
+def test_long_names_of_archives_are_not_inflated(tmp_path):
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.XHDTYPE, 31_000_000
+    with gzip.open(tmp_path / "cifar-10-binary.tar.gz", "wb", compresslevel=1) as file:
+        file.write(member.tobuf() + bytes(31_000_064))
+    with pytest.raises(SettingError, match="a part of it has 31,000,064 bytes"):
+        datasets.load("cifar10", dir=str(tmp_path))
 
 
 def test_labels_out_of_range_are_damage(tmp_path):

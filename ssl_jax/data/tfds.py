@@ -9,6 +9,7 @@ import numpy as np
 
 from ssl_jax.data import cache, records, streaming
 from ssl_jax.data.source import UNLABELLED, Dataset, check_classes, held_out
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
@@ -30,12 +31,14 @@ def tfds(name: str, source) -> Dataset:
     match = _NAME.fullmatch(name)
     if not match:
         raise SettingError(f"data.name='tfds:{name}': give tfds:<name>, tfds:<name>/<config> or tfds:<name>:<version>")
-    top = Path(source.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    top = user_path(source.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "data.dir")
     try:
         folder = _prepared(top, name, **match.groupdict())
         files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir() if p.is_file())
     except OSError as error:
         raise SettingError(f"tfds:{name}: {error.filename or top} cannot be read ({error.strerror})") from error
+    if odd := next((p for p in folder.iterdir() if not p.is_file() and not p.is_dir()), None):
+        raise SettingError(printable(f"tfds:{name}: {odd} is not a regular file; prepare it anew"))
     facts = [str(folder.relative_to(top)), files, source.size, source.labels, source.test_share, source.unlabelled]
     work = lambda: _work(folder, name, top, source, facts[:2])
     if source.store == "stream":
