@@ -1,6 +1,9 @@
 """Weights by torchvision's names: forward parity with torchvision, round trips, files that cannot be used."""
 
 import argparse
+import sys
+import zipfile
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -234,3 +237,101 @@ def test_checkpoints_of_swavs_authors_are_read_safely(small, tmp_path):
         with pytest.raises(WeightsError, match=f"{name} {message}") as caught:
             load_encoder(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def load_fake(tmp_path, monkeypatch):
+    """`load_encoder` of a .pth file that a stand-in for PyTorch reads as `value`."""
+
+    class Tensor:
+        def __init__(self, count):
+            self.numel = lambda: count
+
+    def load(value, method=zipfile.ZIP_STORED, flags=0):
+        loaded = []
+        torch = SimpleNamespace(Tensor=Tensor, load=lambda path, **more: loaded.append(path) or value)
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        with zipfile.ZipFile(tmp_path / "a.pth", "w", method) as file:
+            file.writestr("archive/data.pkl", bytes(9999))
+            file.getinfo("archive/data.pkl").flag_bits |= flags
+        try:
+            load_encoder(tmp_path / "a.pth")
+        finally:
+            assert bool(loaded) == (method == zipfile.ZIP_STORED and not flags)
+
+    load.tensor = Tensor
+    return load
+
+
+def circle(length):
+    """A state_dict in a state_dict ... that is the first."""
+    first = inner = {}
+    for i in range(length):
+        inner[("model", "state_dict")[i % 2]] = inner = {} if i < length - 1 else first
+    return first
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_state_dict_that_holds_itself(load_fake, length):
+    with pytest.raises(WeightsError, match="a.pth: its state_dict holds itself; save the state_dict alone"):
+        load_fake(circle(length))
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"), [(zipfile.ZIP_DEFLATED, 0), (zipfile.ZIP_BZIP2, 0), (zipfile.ZIP_STORED, 1)]
+)
+def test_archives_that_torch_never_writes(load_fake, method, flags):
+    message = r"a.pth is a compressed or encrypted archive \(archive/data.pkl\), which torch.save never makes; save"
+    with pytest.raises(WeightsError, match=message):
+        load_fake({}, method, flags)
+
+
+def test_weights_that_the_memory_cannot_hold(load_fake, tmp_path):
+    with pytest.raises(WeightsError, match="a.pth holds 4,398,046,511,104 bytes of weights, and this machine has"):
+        load_fake({"conv1.weight": load_fake.tensor(2**40)})
+    with pytest.raises(WeightsError, match="holds no tensors by name"):
+        load_fake({1: load_fake.tensor(1)})
+    with open(tmp_path / "a.safetensors", "wb") as file:
+        file.truncate(2**43)
+    with pytest.raises(
+        WeightsError, match="a.safetensors holds 8,796,093,022,208 bytes of weights, and this machine has"
+    ):
+        load_encoder(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        *(
+            (text, r"its notes on the images \(ssl_jax\) are no JSON object")
+            for text in ("{", "[1]", "null", "[" * 99_999)
+        ),
+        *(
+            (f'{{"size": {x}}}', "notes size=.* of its images; give size")
+            for x in ('"8"', "0", "-1", "8.5", "true", "1e9")
+        ),
+        *(
+            (f'{{"mean": {x}}}', "notes mean=")
+            for x in ('"abc"', "1", "null", '["a", 1, 1]', "[NaN, 1, 1]", "[[1], 1, 1]")
+        ),
+        *((f'{{"std": [{x}, 1, 1]}}', "notes std=") for x in ("0", "-1", "Infinity", "true")),
+        ('{"mean": [0.5, 0.5]}', "is for images of 3 channels; give mean and std of 3 numbers each"),
+    ],
+)
+def test_notes_that_no_images_fit(small, tmp_path, notes, message):
+    weight_files.write(tmp_path / "a.safetensors", tensors_of(small), notes=notes)
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_encoder(tmp_path / "a.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_given_replaces_damaged_notes(small, tmp_path):
+    weight_files.write(tmp_path / "a.safetensors", tensors_of(small), notes='{"size": 0, "std": [0, 0, 0]}')
+    encoder = load_encoder(tmp_path / "a.safetensors", size=16, std=(0.5,) * 3)
+    assert (encoder.size, encoder.std) == (16, (0.5,) * 3)
+
+
+def test_odd_names_of_tensors(tmp_path):
+    weight_files.write(tmp_path / "a.safetensors", {"two\nlines": np.zeros(1, "f")})
+    with pytest.raises(WeightsError, match=r"has a tensor with the name 'two\?lines'; no network has such names"):
+        load_encoder(tmp_path / "a.safetensors")

@@ -19,8 +19,11 @@ from ssl_jax.models.weight_files import WeightsError
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.ops.vectors import dot
 from ssl_jax.runs.restore import Run, open_run
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import printable
 
+_LARGEST = 10_000  # pixels of a side that a file's notes may ask for
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -93,7 +96,8 @@ def load_encoder(path, *, checkpoint="latest", **given) -> Encoder:
         SettingError: no run folder or checkpoint there.
         WeightsError: a file that cannot be used.
     """
-    if Path(path).is_dir():
+    path = user_path(path, "path")
+    if path.is_dir():
         if given:
             raise SettingError(f"{path} is a run folder, which knows {', '.join(given)} itself")
         mesh = make_mesh()
@@ -154,7 +158,9 @@ def of_file(path, *, size: int = 0, mean=(), std=()) -> Encoder:
     tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
     backbone = backbone_of(tensors, path)
     said = {k: v for k, v in dict(size=size, mean=tuple(mean), std=tuple(std)).items() if v}
-    said = dict(size=32 if backbone.stem == "cifar" else 224, **IMAGENET) | weight_files.notes(path) | said
+    noted = {k: v for k, v in weight_files.notes(path).items() if k not in said}
+    _check_notes(noted, path)
+    said = dict(size=32 if backbone.stem == "cifar" else 224, **IMAGENET) | noted | said
     channels = tensors["conv1.weight"].shape[1]
     if {len(said["mean"]), len(said["std"])} != {channels}:
         raise WeightsError(f"{path} is for images of {channels} channels; give mean and std of {channels} numbers each")
@@ -174,6 +180,24 @@ def of_file(path, *, size: int = 0, mean=(), std=()) -> Encoder:
     network = Pretrained(Network(backbone, head or Head(1)))
     values = (said["size"], channels, tuple(said["mean"]), tuple(said["std"]))
     return Encoder(tuple(names), *values, network, jax.device_put(state))
+
+
+def _check_notes(noted, path) -> None:
+    """Refuses what a file's notes say of `size`, `mean` and `std` where no images are like that."""
+    lists = {name: noted[name] for name in ("mean", "std") if name in noted}
+    usable = {name: isinstance(value, list) and all(map(_is_number, value)) for name, value in lists.items()}
+    if usable.get("std"):
+        usable["std"] = all(value > 0 for value in noted["std"])
+    if "size" in noted:
+        usable["size"] = type(noted["size"]) is int and 0 < noted["size"] <= _LARGEST
+    if wrong := next((name for name, right in usable.items() if not right), None):
+        shown = printable(repr(noted[wrong]))[:80]
+        raise WeightsError(f"{path} notes {wrong}={shown} of its images; give {wrong} yourself, or export it anew")
+
+
+def _is_number(value) -> bool:
+    """Whether a value from JSON is a number that channel statistics can have; NaN is not."""
+    return type(value) in (int, float) and abs(value) < 1e6
 
 
 def backbone_of(tensors, source) -> ResNet:
