@@ -1,6 +1,7 @@
 """Images into clusters: own prototypes, k-means, names of images, the table and the sheets, what is refused."""
 
 import csv
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from helpers.runs import TESTS, environment, tiny
 from helpers.trained import made, opened, scores
 from PIL import Image
+from rich.console import Console
 from sklearn import metrics as sklearn_metrics
 from sklearn.datasets import load_digits
 
@@ -228,6 +230,43 @@ def reports():
     found = assignment.ClusterAssignment(labels, similarity, similarity, np.eye(4))
     images = Images(RNG.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8), np.full(30, -1))
     return ClusterReport(found, Dataset(images, Images(images.images[:0], images.labels[:0]), (), (0.5,), (0.5,)))
+
+
+ODD = ["=1+1.png", "+a.png", "-a/b.png", "@x.png", "\tx.png", "\rx.png", "＝x.png", "＋x.png", "－x.png", "＠x.png"]
+ODD += ["a\nb.png", 'q"u,o.png', "caf\udce9.png", "a\u2028b.png", " x.png", "x=1.png", "[red]x.png"]
+
+
+def odd_report(names, classes):
+    """Of grey images with these names, one after another of each class."""
+    count = len(names)
+    found = assignment.ClusterAssignment(np.arange(count) % 2, np.linspace(-1, 1, count), np.zeros(count), np.eye(2))
+    images = Images(np.zeros((count, 8, 8, 1), np.uint8), np.arange(count) % len(classes))
+    none = Images(images.images[:0], images.labels[:0])
+    return ClusterReport(found, Dataset(images, none, tuple(classes), (0.5,), (0.5,), listed=lambda: names))
+
+
+def test_no_cell_of_the_table_is_a_formula(tmp_path):
+    classes = ["=cmd|' /C calc'!A0", "@a", "-1", "caf\udce9", "a,b", "plain"]
+    OutputFiles(tmp_path / "c.csv", overwrite=False).write(odd_report(ODD, classes), most=0)
+    text = (tmp_path / "c.csv").read_bytes().decode("utf-8")
+    head, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    assert {len(row) for row in rows} == {len(head)} == {6}
+    expected = [f"./{name}" for name in ODD[:10]] + [name.replace("\udce9", r"\xe9") for name in ODD[10:]]
+    labels = ["'=cmd|' /C calc'!A0", "'@a", "'-1", r"caf\xe9", "a,b", "plain"]
+    assert {row[0]: row[5] for row in rows} == {name: labels[i % 6] for i, name in enumerate(expected)}
+    assert [row[0] for row in rows] == [name for _, name in sorted(zip(ODD, expected))]
+    assert {row[2] for row in rows} >= {"-1.0000", "1.0000"}  # numbers stay numbers
+    assert "\nx=1.png,1," in text  # ordinary names are not quoted
+
+
+def test_odd_names_in_the_table_on_the_terminal_and_on_the_sheets(tmp_path):
+    report = odd_report(ODD, ODD)
+    with open(tmp_path / "shown.txt", "w", encoding="utf-8") as file:
+        console = Console(file=file, width=100)
+        console.print(report.table())
+        for line in (*report.lines(), OutputFiles(tmp_path / "caf\udce9.csv", overwrite=False).write(report, most=9)):
+            console.print(line, markup=False)
+    assert "caf?.csv: 17 images" in (tmp_path / "shown.txt").read_text("utf-8")
 
 
 def files(folder):

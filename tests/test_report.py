@@ -267,6 +267,21 @@ def test_images_trained_on_are_not_shown_as_unseen(run, monkeypatch):
     assert pictures.neighbours(own).caption.startswith("Training images and their nearest training images")
 
 
+def test_names_that_utf_8_cannot_hold(run, monkeypatch):
+    load, classes = features.load_data, tuple(f"caf\udce9 {i}\n" for i in range(10))
+    monkeypatch.setattr(features, "load_data", lambda config: dataclasses.replace(load(config), classes=classes))
+    monkeypatch.setattr(features, "read_config", lambda folder: {})
+    with jax.set_mesh(make_mesh()):
+        own = features.of_run(run, make_mesh(), {}, most=60)
+    assert own.names[3] == r"caf\xe9 3?"
+    pictures.neighbours(own)  # which draws them
+    assert record.names_of(["/x/caf\udce9"]) == [r"caf\xe9"]
+    asked = make.Attempts(lambda line: line.encode("utf-8"))
+    asked("maps", lambda: (_ for _ in ()).throw(SettingError("no caf\udce9")))
+    assert asked.notes == [r"maps: no caf\xe9"]
+    assert r"caf\xe9" in page.render([], [page.Section("caf\udce9")], asked.notes).encode("utf-8").decode("utf-8")
+
+
 def test_other_images_are_refused(run):
     with pytest.raises(SettingError, match="holds other images now than .* was trained on"):
         features.of_run(run, make_mesh(), {"data.limit": 100})

@@ -9,6 +9,7 @@ from ssl_jax.data.source import Dataset
 from ssl_jax.inference.pretrained import Encoder, of_run
 from ssl_jax.runs.restore import Run, other_data
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import printable
 
 
 def label(run: Run, config, given, *, count: int = 0, by: str = "", report=print) -> ClusterReport:
@@ -33,7 +34,7 @@ def label(run: Run, config, given, *, count: int = 0, by: str = "", report=print
         raise SettingError("--clusters is missing: k-means has no classes to count here; give --clusters=K")
     _flag(assignment.check, by, count, sum(map(len, splits)))
     what = f"{len(encoder.prototypes)} prototypes of its own" if by == "own" else f"{count} clusters by k-means"
-    report(f"{run.folder} at epoch {run.epoch:g}, on {config.data.name}: {what}")
+    report(printable(f"{run.folder} at epoch {run.epoch:g}, on {config.data.name}: {what}"))
     features = np.concatenate([encoder(x, encoder.clustered) for x in splits])
     return ClusterReport(assignment.of_features(encoder, features, by, count), dataset)
 

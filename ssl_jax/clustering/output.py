@@ -1,6 +1,5 @@
 """What an assignment leaves behind and shows: a row for each picture, contact sheets, and who uses which cluster."""
 
-import csv
 import re
 import secrets
 import shutil
@@ -15,10 +14,11 @@ from ssl_jax.clustering.assignment import ClusterAssignment
 from ssl_jax.data.source import Dataset
 from ssl_jax.evaluation import metrics
 from ssl_jax.settings.resolve import SettingError
-from ssl_jax.settings.text import printable
+from ssl_jax.settings.text import encodable, printable
 
 SHOWN, OVERVIEW, TYPICAL = 20, 15, 8  # clusters in the table; rows and pictures a row of the overview
 _ROW = re.compile(r"(\w+)\[(\d+)\]")  # "train[17]"; all other names are files
+_FORMULA = tuple("=+-@\t\r＝＋－＠")  # what a spreadsheet takes for the start of one
 _OURS = re.compile(r"overview\.png|cluster_\d+\.png")
 
 
@@ -57,7 +57,10 @@ class ClusterReport:
         return f"{printable(self._classes[counts.argmax()])} ({counts.max() / len(own):.0%})"
 
     def records(self):
-        """The table's head, then a row for each picture, by file or by split and row."""
+        """The table's head, then a row for each picture, by file or by split and row.
+
+        Texts are safe for spreadsheets, see `_cell`: "./" before a file's name, and "'" before another text.
+        """
         rows = [_ROW.fullmatch(name) for name in self.names]
         places, head = [(name,) for name in self.names], ("file",)
         if all(rows):
@@ -65,8 +68,9 @@ class ClusterReport:
         labelled, found, ranks = bool(self._classes), self.found, self.found.ranks
         yield (*head, "cluster", "similarity", "margin", "rank", *("label",) * labelled)
         for i in sorted(range(len(places)), key=places.__getitem__):
+            place = places[i] if all(rows) else (_cell(self.names[i], "./"),)
             own = (int(found.labels[i]), f"{found.similarity[i]:.4f}", f"{found.margin[i]:.4f}", int(ranks[i]))
-            yield (*places[i], *own, *(self.label(i),) * labelled)
+            yield (*place, *own, *(_cell(self.label(i), "'"),) * labelled)
 
     def table(self) -> Table:
         """The largest clusters: size, share, commonest class, most typical pictures."""
@@ -120,6 +124,23 @@ class ClusterReport:
         return [self.picture(i) for i in rows], [f"{self.found.similarity[i]:.2f}" for i in rows]
 
 
+def _cell(text: str, guard: str) -> str:
+    """A text for a table that a spreadsheet opens: no formula, and UTF-8.
+
+    Bytes of a name that are no UTF-8 become \\xff escapes. `guard` goes before what would become a formula.
+    """
+    text = encodable(text)
+    return guard + text if text.startswith(_FORMULA) else text
+
+
+def _quoted(cell) -> str:
+    """A cell between quotes where it holds a comma, a quote, or a character that is not printed, as a line's end."""
+    text = str(cell)
+    if text.isprintable() and not set(text) & {",", '"'}:
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
 class OutputFiles:
     """A table `out` (.csv) and the folder of sheets beside it, `out` without its ending: each whole or not at all.
 
@@ -154,8 +175,8 @@ class OutputFiles:
         mark = secrets.token_hex(4)
         table, pages, old = (self.out.with_name(f".{self.folder.name}-{mark}-{kind}") for kind in ("csv", "new", "old"))
         try:
-            with open(table, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-                csv.writer(file, lineterminator="\n").writerows(report.records())
+            with open(table, "w", newline="", encoding="utf-8") as file:
+                file.writelines(",".join(map(_quoted, row)) + "\n" for row in report.records())
             pages.mkdir()
             for name, page in report.pages(most):
                 page.save(pages / name)
@@ -168,7 +189,7 @@ class OutputFiles:
             table.unlink(missing_ok=True)
             shutil.rmtree(pages, ignore_errors=True)
         sheets_too = f", and {self.folder}/ with overview.png and {count} sheet{'s' * (count > 1)}" * bool(count)
-        return f"wrote {self.out}: {len(report.names):,} images{sheets_too}"
+        return printable(f"wrote {self.out}: {len(report.names):,} images{sheets_too}")
 
     def _swap(self, table, pages, old):
         """Puts table and sheets in place, or leaves what was there; old sheets wait in `old` till all is done."""

@@ -13,6 +13,7 @@ from ssl_jax.ops.vectors import unit
 from ssl_jax.runs.restore import config_of, open_run
 from ssl_jax.runs.run_folder import FINGERPRINT, read_config
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import encodable, printable
 
 MOST = 10_000  # training images that are embedded, at most
 _TESTS = 2_000  # test images likewise, to look up neighbours for
@@ -77,7 +78,8 @@ def of_run(folder, mesh, given, *, most: int = MOST, seed: int = 0) -> Features:
     scores = np.asarray(found["scores"]) if "scores" in found else None
     train = images, np.asarray(dataset.train.labels)[rows], points
     test = test_images, np.asarray(dataset.test.labels)[tests], test_points
-    return Features(config, *train, *test, scores, dataset.classes, len(dataset.train), run.epoch)
+    classes = tuple(printable(encodable(name)) for name in dataset.classes)  # figures draw no others
+    return Features(config, *train, *test, scores, classes, len(dataset.train), run.epoch)
 
 
 def _drawn(rng, count, most):

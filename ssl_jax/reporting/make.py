@@ -6,6 +6,7 @@ from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.reporting import features, page
 from ssl_jax.runs.metrics import write_atomically
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import encodable
 
 
 class Attempts:
@@ -20,8 +21,9 @@ class Attempts:
             return function()
         except Exception as error:  # one part's failure is not the others'
             why = str(error) if isinstance(error, SettingError) else f"{type(error).__name__}: {error}"
-            self.notes.append(f"{what}: {' '.join(why.split())}")
-            self._say(f"  left out: {' '.join(why.split())}")
+            why = encodable(" ".join(why.split()))
+            self.notes.append(f"{what}: {why}")
+            self._say(f"  left out: {why}")
             return None
 
 

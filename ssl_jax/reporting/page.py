@@ -7,6 +7,7 @@ import json
 import jinja2
 
 from ssl_jax.reporting import pictures, tables
+from ssl_jax.settings.text import encodable
 
 
 @dataclasses.dataclass
@@ -115,7 +116,7 @@ def render(runs, found, notes) -> str:
     now = datetime.date.today()
     loader = jinja2.PackageLoader("ssl_jax.reporting", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("page.html").render(
+    page = environment.get_template("page.html").render(
         title=", ".join(run.name for run in runs),
         summaries=[(run.name, summary(run)) for run in runs],
         sections=found,
@@ -123,3 +124,4 @@ def render(runs, found, notes) -> str:
         date=f"{now.day} {now:%B %Y}",
         several=len(runs) > 1,
     )
+    return encodable(page)

@@ -7,6 +7,8 @@ from pathlib import Path
 from ssl_jax.runs import provenance, run_folder
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runs.scores import latest_scores
+from ssl_jax.settings.paths import user_path
+from ssl_jax.settings.text import encodable, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ def read(folders) -> list[Record]:
     Raises:
         SettingError: a folder that is no run folder.
     """
-    folders = [Path(f) for f in folders]
+    folders = [user_path(f, "RUN") for f in folders]
     return [_read(path, name) for path, name in zip(folders, names_of(folders))]
 
 
@@ -67,7 +69,7 @@ def names_of(folders) -> list[str]:
     """The last part of each folder's path; as many more of them as tell all folders apart."""
     parts = [Path(f).absolute().parts for f in folders]
     for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(p[-depth:]) for p in parts]
+        names = [printable(encodable("/".join(p[-depth:]))) for p in parts]
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({i})" for i, name in enumerate(names, 1)]  # one folder twice
