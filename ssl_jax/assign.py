@@ -11,13 +11,15 @@ The table has a row for each picture: its file below DIR (or split and row), clu
 margin over the next best centre, rank (1 = most typical of its cluster) and, where it is known, its label. Beside it
 lies a folder of the same name with contact sheets. Nothing is replaced without --overwrite, and a folder with other
 files in it never is.
-"""
 
-from pathlib import Path
+The table is UTF-8, and no cell becomes a formula in a spreadsheet: a file whose name begins as one does is written as
+./NAME, a label with ' in front, and bytes of a name that are no UTF-8 as \\xff.
+"""
 
 from absl import flags
 
 from ssl_jax.settings import command_line
+from ssl_jax.settings.paths import user_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main made it.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
@@ -39,7 +41,7 @@ def main():
     from ssl_jax.runs.restore import open_run
     from ssl_jax.runtime import compilation
 
-    target = OutputFiles(Path(OUT.value), OVERWRITE.value)
+    target = OutputFiles(user_path(OUT.value, "--out"), OVERWRITE.value)
     target.check()
     compilation.enable_cache()
     console, mesh = Console(), make_mesh()

@@ -11,6 +11,7 @@ from absl import flags
 
 from ssl_jax.settings import command_line
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import printable
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main made it.")
 EVALS = flags.DEFINE_string("evals", "", "Evaluators, separated by commas; default: those of the run's config.")
@@ -36,7 +37,7 @@ def main():
         other_data(config, given, run.plan.config)
         evaluation, path = evaluation_of(run, config), run.folder / "evaluations.jsonl"
         append(path, "")
-        said = f"{run.folder} at epoch {run.epoch:g}, on {evaluation.data}"
+        said = printable(f"{run.folder} at epoch {run.epoch:g}, on {evaluation.data}")
         console.print(said, markup=False, highlight=False, soft_wrap=True)
         found, failed = {}, {}
         with Status(console) as progress:
@@ -50,7 +51,7 @@ def main():
     record["date"] = str(datetime.date.today())
     rows = {FEATURES["eval"]: found}
     if shown_scores(rows):
-        console.print(score_table(str(run.folder), rows), width=table_width(console))
+        console.print(score_table(printable(run.folder), rows), width=table_width(console))
     append(path, json.dumps(record) + "\n")
     if failed:
         command_line.fail("; ".join(f"{name} failed ({why})" for name, why in failed.items()), 1)
@@ -62,6 +63,8 @@ def append(path, text):
     Raises:
         SettingError: it cannot be written.
     """
+    if path.exists() and not path.is_file():
+        raise SettingError(f"{path}, where the scores go, is not a regular file; move it away")
     try:
         torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size
         with path.open("a") as file:

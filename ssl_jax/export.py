@@ -4,11 +4,10 @@ The file holds the backbone by torchvision's names, and says for itself what ima
 projection head and the prototypes, by the names of SwAV's authors. The command prints the lines that load it.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from ssl_jax.settings import command_line
+from ssl_jax.settings.paths import user_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main made it.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
@@ -25,7 +24,7 @@ def main():
     from ssl_jax.ops.mesh import make_mesh
     from ssl_jax.runs.restore import open_run
 
-    out, mesh = Path(OUT.value), make_mesh()
+    out, mesh = user_path(OUT.value, "--out"), make_mesh()
     writable(out, OVERWRITE.value)
     with jax.set_mesh(mesh):
         run = open_run(WORKDIR.value, mesh, CHECKPOINT.value)

@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import flags
 
 from ssl_jax.settings import command_line, defaults
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 
 DISTRIBUTED = flags.DEFINE_boolean("distributed", None, "One run on all processes that Slurm, MPI or a pod started.")
@@ -59,7 +60,8 @@ def main():
     try:
         with failure.exit_together():
             given = tuple(command_line.config_name()[2])
-            train.run(command_line.CONFIG.value, WORKDIR.value or default_workdir(), given=given)
+            folder = user_path(WORKDIR.value, "--workdir") if WORKDIR.value else default_workdir()
+            train.run(command_line.CONFIG.value, folder, given=given)
     except (train.NotFinite, processes.Agreed) as error:
         _end(f"error: {' '.join(str(error).split())}", 1 if isinstance(error, train.NotFinite) else 2)
     except preemption.Stopped as stopped:

@@ -4,8 +4,6 @@ Writes a PNG grid: a row for each image, first as it is stored, then its views. 
 everything is enlarged by whole numbers until the largest view is easy to see.
 """
 
-from pathlib import Path
-
 import jax
 import numpy as np
 from absl import flags
@@ -14,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ssl_jax.build import completed, load_data
 from ssl_jax.data.augment import draw_views
 from ssl_jax.settings import command_line
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import views_of
 
@@ -56,7 +55,7 @@ def _headed(canvas, lefts, names):
 
 
 def main():
-    out = Path(OUT.value)
+    out = user_path(OUT.value, "--out")
     if out.suffix.lower() != ".png" or not out.absolute().parent.is_dir():
         raise SettingError(f"--out={out}: give a file that ends in .png, in a folder that exists")
     config = completed(command_line.CONFIG.value)

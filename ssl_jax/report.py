@@ -11,7 +11,9 @@ from pathlib import Path
 from absl import flags
 
 from ssl_jax.settings import command_line
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import printable
 
 OUT = flags.DEFINE_string("out", "", "The file; default RUN/report/index.html, of several runs report.html.")
 IMAGES = flags.DEFINE_integer(
@@ -22,7 +24,7 @@ IMAGES = flags.DEFINE_integer(
 def with_runs(argv) -> list[str]:
     """`argv` with --config naming the settings of the first run; flags first, as absl wants them, then the runs."""
     given = command_line.joined(argv[1:], r"out|images|config\.data\.(name|dir|cache)")
-    runs = [arg for arg in given if not arg.startswith("-")]
+    runs = [str(user_path(arg, "RUN")) for arg in given if not arg.startswith("-")]
     if any(re.match("--?config(=|$)", arg) for arg in given):
         raise SettingError("a report takes the settings of its runs; leave out --config")
     settings = [arg for arg in given if arg.startswith("-")]
@@ -38,7 +40,8 @@ def target(runs) -> Path:
     Raises:
         SettingError: it cannot be.
     """
-    path = Path(OUT.value or (Path(runs[0]) / "report" / "index.html" if len(runs) == 1 else "report.html"))
+    own = Path(runs[0]) / "report" / "index.html" if len(runs) == 1 else Path("report.html")
+    path = user_path(OUT.value, "--out") if OUT.value else own
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise SettingError(f"--out={path}: give a file that ends in .html")
     if OUT.value and not path.absolute().parent.is_dir():
@@ -71,7 +74,7 @@ def main(folders):
         make.write(runs, path, given=given, most=IMAGES.value, say=say)
     except OSError as error:
         raise SettingError(f"--out={path} cannot be written: {error.strerror or error}") from error
-    say(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    say(f"wrote {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -53,9 +53,10 @@ def here() -> dict:
 
 def read(folder) -> list[dict]:
     """The starts of a run folder; none where nothing readable is on record, which disturbs no run."""
+    path = Path(folder) / FILE
     try:
-        found = json.loads((Path(folder) / FILE).read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    except (OSError, ValueError, RecursionError):
         return []
     return [x for x in found if isinstance(x, dict)] if isinstance(found, list) else []
 

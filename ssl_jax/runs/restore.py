@@ -15,6 +15,7 @@ from ssl_jax.runs.metrics import read_records
 from ssl_jax.runtime.sharding import replicated, state_shardings
 from ssl_jax.settings import defaults
 from ssl_jax.settings.old_records import with_later_settings
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError, choose
 
 PARTS = ("params", "batch_stats", "method", "step")  # what features and evaluators read
@@ -92,6 +93,7 @@ def open_run(workdir, mesh, which="latest") -> Run:
     Raises:
         SettingError: no run folder, no such checkpoint, or one that lacks what the config needs.
     """
+    workdir = user_path(workdir, "--workdir")
     config, facts = config_of(workdir), run_folder.read_config(workdir).get(run_folder.FACTS)
     plan = build(config, stand_in(facts) if facts else None)
     source = checkpoint.CheckpointReader(workdir, _step(which, workdir, config.best), setting="workdir")
@@ -100,14 +102,14 @@ def open_run(workdir, mesh, which="latest") -> Run:
     fresh = jax.tree.map(lambda x, s: jax.device_put(jax.numpy.zeros(x.shape, x.dtype), s), plan.shapes, place)
     state = source.load_into(fresh, place, PARTS, replicated(mesh))
     source.close()
-    return Run(Path(workdir), plan, state, source.step)
+    return Run(workdir, plan, state, source.step)
 
 
-def _step(which: Any, workdir, best: str) -> int | None:
+def _step(which: Any, workdir: Path, best: str) -> int | None:
     if which == "latest":
         return None
     if which == "best":
-        kept = {int(p.name) for p in (Path(workdir) / "checkpoints").glob("*") if p.name.isdigit()}
+        kept = {int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()}
         scores = {r["step"]: r[best] for r in read_records(workdir) if best in r and r["step"] in kept}
         if not scores:
             raise SettingError(f"{workdir} has no checkpoint with a score {best!r}; give latest or a step")

@@ -12,6 +12,7 @@ from ssl_jax.runs.metrics import write_atomically
 from ssl_jax.runtime import file_lock
 from ssl_jax.settings import defaults
 from ssl_jax.settings.old_records import earlier_values, with_later_settings
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 
 FINGERPRINT = "data_fingerprint"  # beside the settings in config.json
@@ -70,7 +71,7 @@ def read_config(folder) -> dict:
     Raises:
         SettingError: there is none, or it is damaged.
     """
-    path = Path(folder) / "config.json"
+    path = user_path(folder, "--workdir") / "config.json"
     if not path.exists():
         raise SettingError(f"{folder} is not a run folder: it has no config.json; name one that ssl_jax.main made")
     return _recorded(path)
@@ -83,6 +84,8 @@ def _recorded(path) -> dict:
         SettingError: they cannot be read, or are not those of a run.
     """
     try:
+        if not path.is_file():  # a pipe would be read for ever
+            raise ValueError("it is not a regular file")
         record = json.loads(path.read_text("utf-8"))
         wrong = _not_of_a_run(record)
     except (ValueError, RecursionError, OSError) as error:

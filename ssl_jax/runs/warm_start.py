@@ -10,6 +10,7 @@ from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.runs import checkpoint, run_folder
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runtime.sharding import replicated, state_shardings
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 
 NETWORKS = ("params", "batch_stats", "method")  # with banks, queues and target networks
@@ -46,8 +47,9 @@ def find(plan: Plan, workdir: Path) -> WarmStart | None:
         return None
     if any(p.name.isdigit() for p in own.glob("*")):
         return None
-    per_epoch = _steps_per_epoch(config.init_from) or plan.steps_per_epoch
-    source = checkpoint.CheckpointReader(config.init_from, round(config.init_epoch * per_epoch) or None)
+    other = user_path(config.init_from, "init_from")
+    per_epoch = _steps_per_epoch(other) or plan.steps_per_epoch
+    source = checkpoint.CheckpointReader(other, round(config.init_epoch * per_epoch) or None)
     check = lambda parts: source.check(plan.shapes, parts, _places(plan))
     if config.init_fresh:
         check(NETWORKS)

@@ -9,6 +9,7 @@ import io
 import re
 from pathlib import Path
 
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 
 _FOLDER = "configs"
@@ -25,7 +26,7 @@ def find(name: str) -> Path:
     """
     if not name:
         raise SettingError(f"--config is missing; choose one of: {', '.join(available())}")
-    path = Path(name)
+    path = user_path(name, "--config")
     if path.is_file():
         return path
     if path.suffix in ("", ".py") and path.parent in (Path(), Path(_FOLDER)):
