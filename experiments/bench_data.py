@@ -23,7 +23,7 @@ from absl import flags
 from ssl_jax import train
 from ssl_jax.build import build, fresh_state
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.runtime import compilation
+from ssl_jax.runtime import command, compilation
 from ssl_jax.runtime.sharding import state_shardings
 from ssl_jax.settings import command_line
 from ssl_jax.training.batches import Batches
@@ -110,4 +110,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command_line.start(main)
+    command.start(main)

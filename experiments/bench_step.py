@@ -43,6 +43,7 @@ from ssl_jax.models.network import Network
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.ops.vectors import unit
 from ssl_jax.positives.instance import Instance
+from ssl_jax.runtime import command
 from ssl_jax.runtime.compilation import convolution_options
 from ssl_jax.runtime.sharding import batch_sharding, replicated, state_shardings
 from ssl_jax.settings import command_line
@@ -260,4 +261,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command_line.start(main)
+    command.start(main)

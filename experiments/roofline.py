@@ -32,6 +32,7 @@ from bench_step import EXAMPLES, RUNS, measure, parts_of, plan_of
 from ssl_jax import train
 from ssl_jax.build import completed
 from ssl_jax.models.resnet import STAGES, convolutions
+from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
 from ssl_jax.stages import views_of
 
@@ -165,4 +166,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command_line.start(main)
+    command.start(main)

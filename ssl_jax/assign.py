@@ -18,6 +18,7 @@ The table is UTF-8, and no cell becomes a formula in a spreadsheet: a file whose
 
 from absl import flags
 
+from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
 from ssl_jax.settings.paths import user_path
 
@@ -59,4 +60,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command_line.start(main, prepare=command_line.with_run)
+    command.start(main, prepare=command_line.with_run)

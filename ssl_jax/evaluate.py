@@ -9,6 +9,7 @@ import json
 
 from absl import flags
 
+from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
@@ -76,4 +77,4 @@ def append(path, text):
 
 
 if __name__ == "__main__":
-    command_line.start(main, prepare=command_line.with_run)
+    command.start(main, prepare=command_line.with_run)

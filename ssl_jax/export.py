@@ -6,6 +6,7 @@ projection head and the prototypes, by the names of SwAV's authors. The command 
 
 from absl import flags
 
+from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
 from ssl_jax.settings.paths import user_path
 
@@ -43,4 +44,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command_line.start(main, prepare=command_line.with_run)
+    command.start(main, prepare=command_line.with_run)

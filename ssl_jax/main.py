@@ -7,6 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
+from ssl_jax.runtime import command
 from ssl_jax.settings import command_line, defaults
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
@@ -17,6 +18,12 @@ PROCESSES = flags.DEFINE_integer("processes", 0, "How many they are.", lower_bou
 PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0.", lower_bound=-1)
 JOIN_SECONDS = flags.DEFINE_integer("join_seconds", 300, "How long they wait for each other.", lower_bound=1)
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; default runs/<config>[-<variant>][-<hash of overrides>].")
+CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint",
+    "latest",
+    ["latest", "previous"],
+    "previous: set a damaged one aside, go on from that before.",
+)
 
 
 def default_workdir() -> Path:
@@ -61,18 +68,18 @@ def main():
         with failure.exit_together():
             given = tuple(command_line.config_name()[2])
             folder = user_path(WORKDIR.value, "--workdir") if WORKDIR.value else default_workdir()
-            train.run(command_line.CONFIG.value, folder, given=given)
+            train.run(command_line.CONFIG.value, folder, given=given, checkpoint=CHECKPOINT.value, may_exit=True)
     except (train.NotFinite, processes.Agreed) as error:
         _end(f"error: {' '.join(str(error).split())}", 1 if isinstance(error, train.NotFinite) else 2)
     except preemption.Stopped as stopped:
         _end(stopped, 128 + stopped.signum)
-    except KeyboardInterrupt:
-        said = "stopped at once; the same command goes on from the last checkpoint"
+    except KeyboardInterrupt as stopped:
+        said, code = "stopped at once; the same command goes on from the last checkpoint", command.exit_code(stopped)
         if processes.count() == 1:
             print(said, file=sys.stderr)
-            sys.exit(130)
-        failure.fail(KeyboardInterrupt(said), 130)
-    except train.StorageError as error:
+            sys.exit(code)
+        failure.fail(KeyboardInterrupt(said), code)
+    except (train.StorageError, train.OutOfMemory) as error:
         if processes.count() == 1:
             command_line.fail(error, 1)
         failure.fail(error, 1)
@@ -81,4 +88,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command_line.start(main)
+    command.start(main)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ssl_jax.build import completed, load_data
 from ssl_jax.data.augment import draw_views
+from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
@@ -72,4 +73,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command_line.start(main)
+    command.start(main)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
+from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
@@ -78,4 +79,4 @@ def main(folders):
 
 
 if __name__ == "__main__":
-    command_line.start(main, prepare=with_runs, operands=True)
+    command.start(main, prepare=with_runs, operands=True)

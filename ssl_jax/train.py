@@ -1,39 +1,30 @@
-"""The train step, and the loop around it: the only place that knows all the rest."""
+"""The train step, and runs of it: the only place that knows all the rest."""
 
 import contextlib
 import dataclasses
-import math
-import sys
 from pathlib import Path
 
 import jax
 import optax
 from rich.console import Console
 
-from ssl_jax.build import Plan, build, completed, fresh_state, init_state
+from ssl_jax.build import build, completed, init_state
 from ssl_jax.data.augment import draw_views
 from ssl_jax.data.rng import LOSS, VIEWS, key_for
-from ssl_jax.inference.scorer import Scorer
 from ssl_jax.interface import Batch
 from ssl_jax.ops.mesh import ROWS, constrain, make_mesh
-from ssl_jax.runs import checkpoint, warm_start
-from ssl_jax.runs.metrics import read_records
-from ssl_jax.runs.run_folder import claim, with_kept_settings
+from ssl_jax.runs import checkpoint_files, warm_start
+from ssl_jax.runs.run_folder import claim, steps_in, with_kept_settings
 from ssl_jax.runtime import preemption, processes
 from ssl_jax.runtime.compilation import convolution_options
-from ssl_jax.runtime.sharding import put, replicated, state_shardings
+from ssl_jax.runtime.memory import OutOfMemory, memory_failure
+from ssl_jax.runtime.sharding import replicated, state_shardings
 from ssl_jax.runtime.storage import StorageError, storage_failure
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import Stage
-from ssl_jax.training.batches import Batches
-from ssl_jax.training.logger import RunLogger
-from ssl_jax.training.refresh import refresh
+from ssl_jax.training.loop import Loop, NotFinite
 
-__all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite", "StorageError"]
-
-
-class NotFinite(RuntimeError):
-    """The loss became NaN or infinite; the message names the step and the last good checkpoint."""
+__all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite", "OutOfMemory", "StorageError"]
 
 
 def train_step(stage: Stage, state, images, index, key):
@@ -77,7 +68,9 @@ def jit_step(mesh, shardings):
     return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=out, compiler_options=options)
 
 
-def run(config, workdir, *, console: Console | None = None, given=()) -> dict[str, float]:
+def run(
+    config, workdir, *, console: Console | None = None, given=(), checkpoint="latest", may_exit=False
+) -> dict[str, float]:
     """Trains as `config` says in the folder `workdir`, or goes on where it stopped, and returns the last scores.
 
     Args:
@@ -85,32 +78,54 @@ def run(config, workdir, *, console: Console | None = None, given=()) -> dict[st
         workdir: the run folder; one folder belongs to one config.
         console: where to print; standard output by default.
         given: names of settings that were given by hand; a run that is older than one of them does not drop it.
+        checkpoint: "latest", or "previous": a last checkpoint that is damaged is set aside first.
+        may_exit: a signal may end this process where an evaluation keeps it too long, with all saved; for commands.
 
     Raises:
         SettingError: something in the config, the data or the folder cannot be used.
         NotFinite: the loss became NaN or infinite.
         StorageError: the disk is full, or fails.
+        OutOfMemory: a device, or this host, has no memory left.
         preemption.Stopped: Ctrl-C or SIGTERM; the state is saved.
         processes.Agreed: with several processes, a SettingError of any of them, raised by all.
     """
     try:
-        return _run(config, workdir, console, given)
+        return _run(config, workdir, console, given, checkpoint, may_exit)
     except Exception as error:
         # A SettingError on another place, such as the cache, says already where the disk is full.
         elsewhere = isinstance(error, SettingError) and f"workdir {workdir}" not in str(error)
         if (failure := storage_failure(error)) and not elsewhere:
-            last = max((int(p.name) for p in Path(workdir).glob("checkpoints/*") if p.name.isdigit()), default=None)
-            kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
-            raise StorageError(f"{failure} in {workdir}; {kept}; free space and rerun the same command") from error
+            raise StorageError(
+                f"{failure} in {workdir}; {_last_good(workdir)}; free space and rerun the same command"
+            ) from error
+        if not isinstance(error, SettingError) and (failure := memory_failure(error)):
+            raise OutOfMemory(_less_memory(failure, config, workdir)) from error
         raise
 
 
-def _run(config, workdir, console, given):
+def _last_good(workdir) -> str:
+    steps = steps_in(workdir)
+    return f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
+
+
+def _less_memory(failure, config, workdir) -> str:
+    """One line on a lack of memory, with the settings that need less of it and their present values."""
+    config = completed(config)
+    model = {"dtype": "float32", "remat": False} | dict(config.model)
+    return (
+        f"out of memory ({failure}); lower batch_size ({config.batch_size}), set model.dtype=bfloat16 "
+        f"({model['dtype']}) or model.remat=True ({model['remat']}), each in a new folder; or lower resident_gb "
+        f"({config.resident_gb:g}; 0 leaves the images on the host), or use more devices; {_last_good(workdir)} "
+        f"in {workdir}"
+    )
+
+
+def _run(config, workdir, console, given, checkpoint_wanted, may_exit):
     console = (console or Console()) if processes.is_first() else Console(quiet=True, force_terminal=False)
     processes.check_devices()
     if "://" in str(workdir):
         raise processes.Agreed(f"workdir {workdir}: a folder is wanted; mount the bucket as one")
-    processes.agree(lambda: checkpoint.check_path(workdir))
+    processes.agree(lambda: checkpoint_files.check_path(workdir))
     folder, mesh = Path(workdir), make_mesh()
     config, notes = processes.agree(lambda: with_kept_settings(completed(config), folder, given))
     plan = processes.agree(lambda: build(config))
@@ -118,9 +133,14 @@ def _run(config, workdir, console, given):
     start_from = processes.agree(lambda: warm_start.find(plan, folder))
     with contextlib.ExitStack() as held:
         _claim(folder, plan, held)
+        if checkpoint_wanted == "previous":
+            set_aside = lambda: checkpoint_files.set_aside(folder) if processes.is_first() else ""
+            plan = dataclasses.replace(plan, notes=(*plan.notes, processes.agree(set_aside)))
         stop = held.enter_context(preemption.StopRequest())
         held.enter_context(jax.set_mesh(mesh))
-        return _Loop(plan, folder, mesh, console, stop, start_from).run()
+        shardings = state_shardings(mesh, plan.shapes)
+        step_fn = jit_step(mesh, shardings)
+        return Loop(plan, folder, mesh, shardings, step_fn, console, stop, start_from, may_exit).run()
 
 
 def _claim(folder, plan, held):
@@ -132,158 +152,3 @@ def _claim(folder, plan, held):
     processes.same(known, "its images; data.dir must hold the same data set on every host")
     processes.agree(lambda: held.enter_context(claim(folder, plan.config, *known)) if processes.is_first() else None)
     processes.check_shared(folder)
-
-
-class _Loop:
-    """One run: its devices, checkpoints and the state that is being trained."""
-
-    def __init__(self, plan: Plan, folder, mesh, console, stop, start_from: warm_start.WarmStart | None = None):
-        self.plan, self.folder, self.mesh, self.stop, self.warm_start = plan, folder, mesh, stop, start_from
-        self.shardings = state_shardings(mesh, plan.shapes)
-        self.step_fn = jit_step(mesh, self.shardings)
-        known = [(r["step"], r[plan.config.best]) for r in read_records(folder) if plan.config.best in r]
-        self.by_step = dict(map(tuple, processes.share(known)))
-        self.checkpoints = checkpoint.Checkpoints(folder, self.by_step, plan.config.keep_checkpoints)
-        self.key = jax.jit(lambda: jax.random.key(plan.config.seed), out_shardings=replicated(mesh))()
-        resident = plan.stages[0].resident
-        how = dict(batch_size=plan.batch_size, resident=resident, workers=plan.config.data.workers)
-        self.batches = processes.agree(lambda: Batches(plan.dataset.train.images, mesh, self.key, **how))
-        test = plan.dataset.test.images
-        self.scorer = Scorer(plan, self.batches.images, put(test, replicated(mesh)) if resident else test)
-        self.logger = RunLogger(plan, folder, console, self.batches)
-
-    def run(self):
-        saved = processes.share(self.checkpoints.latest() or 0)
-        start = saved or (self.warm_start.first_step if self.warm_start else 0)
-        self.logger.recall(start)
-        if start >= self.plan.total_steps:
-            self.checkpoints.close()
-            self.logger.say(f"{self.folder} is finished ({start} steps)")
-            return self.logger.conclude()
-        state = processes.agree(lambda: self.restore(saved) if saved else self.fresh())
-        self.logger.open(saved, start)
-        try:
-            self.begin(state, saved, start)
-            self.train(state, start)
-            self.close()
-            self.check_folder(self.plan.total_steps)
-        except Exception as error:
-            self.check_folder()  # says why, where that is the reason
-            place = (self.folder / "checkpoints").absolute()
-            if str(place) in str(error) and not storage_failure(error):  # orbax raises all kinds
-                raise StorageError(f"{place} was removed while training; name another folder with --workdir") from error
-            raise
-        finally:
-            if sys.exc_info()[0]:
-                self.close(failing=True)
-        return self.logger.conclude()
-
-    def begin(self, state, saved, start):
-        """What is said and scored before the first step."""
-        if start or self.warm_start:
-            how = f"resuming {self.folder}" if saved else f"going on from {self.plan.config.init_from}"
-            self.logger.say(f"{how} at step {start} of {self.plan.total_steps}")
-        if not saved:
-            self.logger.introduce("adopted" if self.warm_start else "untrained", self.scorer, state, start)
-            if signum := self.stop.after(start):
-                self.checkpoints.close()
-                raise preemption.Stopped(signum, "stopped before the first step; the same command begins anew")
-        self.logger.begin(start)
-
-    def close(self, failing=False):
-        """Ends the bar, the reading ahead, the records and, last, the checkpoints, whatever one of them raises.
-
-        `failing`: another error ends the run, which theirs must not hide. With several processes the checkpoints are
-        left alone then: the others may be gone, and closing waits for them.
-        """
-        with contextlib.ExitStack() as closing:  # the last one first
-            if failing:
-                closing.enter_context(contextlib.suppress(Exception))
-            if processes.count() == 1 or not failing:
-                closing.callback(self.checkpoints.close)
-            closing.callback(self.logger.metrics.close)
-            closing.callback(self.batches.close)
-            closing.callback(self.logger.bar.close)
-
-    def check_folder(self, saved=None):
-        """Ends the run where its folder, or the checkpoint of the step `saved`, has been removed meanwhile."""
-        for path in (self.folder / "config.json", self.folder / "checkpoints"):
-            if not path.exists():
-                raise StorageError(f"{path} was removed while training; name another folder with --workdir")
-        if saved is not None and not self.checkpoints.holds(saved):
-            raise StorageError(
-                f"checkpoint {saved} of {self.folder} was removed while training; rerun the same command"
-            )
-
-    def fresh(self):
-        """The first state, laid out where the step wants it."""
-        state = fresh_state(self.plan, self.key, self.shardings)
-        return self.warm_start.load_into(state, self.shardings, replicated(self.mesh)) if self.warm_start else state
-
-    def restore(self, step):
-        return self.checkpoints.restore(step, self.plan.shapes, self.shardings)
-
-    def train(self, state, start):
-        """Steps from `start` to the end. Logs one step late, so that the host never waits for the device."""
-        plan, pending = self.plan, None
-        for step in range(start, plan.total_steps):
-            stage = plan.stage_at(step)
-            warm_start_now = step == start and self.warm_start is not None
-            where = (self.batches.images, self.shardings, step, self.key)
-            state, values = refresh(stage, state, *where, report=self.logger.bar.status, anew=warm_start_now)
-            if values is not None:
-                self.logger.refreshed(step, values)
-            images, index = self.batches.batch(step, running=pending and pending[1]["loss"])
-            state, metrics = self.step_fn(stage, state, images, index, self.key)
-            if pending:
-                self.log(*pending)
-            pending = (step + 1, metrics)
-            boundary = plan.due(step + 1, plan.config.eval_epochs) or plan.due(step + 1, plan.config.checkpoint_epochs)
-            if boundary:
-                self.log(*pending)
-            stopping = self.stop.after(step + 1)
-            if stopping and not boundary:
-                self.log(*pending)
-            if boundary or stopping:
-                pending = None
-                self.boundary(state, step + 1, stopping)
-
-    def log(self, step, metrics):
-        """Reads the loss of `step`, which the device has left behind, and tells of it."""
-        self.logger.log(step, self.check_finite(metrics["loss"], "loss", step), metrics)
-
-    def boundary(self, state, step, stopping):
-        """Evaluation and checkpoint where due, in this order: a checkpoint's scores are on disk before it."""
-        if self.plan.due(step, self.plan.config.eval_epochs) and self.plan.evaluators:
-            scores = self.scorer.encoder("eval", self.plan.stage_at(step), state, self.logger.bar.status)
-            self.logger.scored(step, scores)
-            if self.plan.config.best in scores:
-                self.by_step[step] = scores[self.plan.config.best]
-        self.logger.metrics.flush()
-        self.check_folder()
-        if stopping or self.plan.due(step, self.plan.config.checkpoint_epochs):
-            self.check_finite(_sum(state.params), "sum of the parameters", step)
-            self.checkpoints.save(step, state)
-        self.logger.reached(step)
-        if stopping and step < self.plan.total_steps:
-            self.checkpoints.close()
-            self.check_folder(step)
-            raise preemption.Stopped(
-                stopping,
-                f"stopped at step {step} of {self.plan.total_steps}, saved in {self.folder}; the same command goes on",
-            )
-
-    def check_finite(self, value, name, step):
-        """`value` as a float; ends the run where it is not finite."""
-        value = float(value)
-        if math.isfinite(value):
-            return value
-        self.checkpoints.close()
-        last = self.checkpoints.latest()
-        kept = f"the last good checkpoint is step {last} in {self.folder}" if last else "there is no checkpoint yet"
-        raise NotFinite(
-            f"the {name} is {value} at step {step}; {kept}; try a lower optim.learning_rate in a new folder"
-        )
-
-
-_sum = jax.jit(optax.tree_utils.tree_sum)

@@ -60,7 +60,7 @@ FORKED = """
 import json, os, sys
 import sklearn.datasets, sklearn.model_selection
 import ssl_jax.train
-from ssl_jax.settings import command_line
+from ssl_jax.runtime import command
 from ssl_jax import main
 codes = []
 for i, flags in enumerate(json.load(sys.stdin)):
@@ -70,7 +70,7 @@ for i, flags in enumerate(json.load(sys.stdin)):
             os.dup2(os.open(f"{i}.{end}", os.O_WRONLY | os.O_CREAT), number)
         sys.argv, code = ["main", *flags], 0
         try:
-            command_line.start(main.main)
+            command.start(main.main)
         except SystemExit as left:
             code = left.code
         sys.stdout.flush()

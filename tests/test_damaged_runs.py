@@ -9,7 +9,8 @@ from helpers.runs import assert_same_run, quiet, records, two_epochs
 
 from ssl_jax import train
 from ssl_jax.reporting import record
-from ssl_jax.runs.checkpoint import CheckpointReader, Checkpoints
+from ssl_jax.runs.checkpoint import Checkpoints
+from ssl_jax.runs.checkpoint_reader import CheckpointReader
 from ssl_jax.runs.console import ProgressBar
 from ssl_jax.runs.metrics import MetricsWriter, damaged_lines, read_records
 from ssl_jax.runs.restore import config_of

@@ -30,7 +30,7 @@ from ssl_jax.settings.resolve import SettingError
 WORKER = """
 import io, os, signal, sys
 from rich.console import Console
-from ssl_jax.settings import command_line
+from ssl_jax.runtime import command
 from ssl_jax.runtime import preemption
 from ssl_jax.runs.console import ProgressBar
 from ssl_jax import main, train
@@ -50,7 +50,7 @@ def updated(self, step, *args, **kwargs):
         os.kill(os.getpid(), happens[step])
     update(self, step, *args, **kwargs)
 
-def all_of_them(config, folder, given=()):
+def all_of_them(config, folder, **options):
     ProgressBar.update = updated
     for name in ("swav", "anchors", "conr", "streamed", "donor", "dies"):
         happens.update({{"conr": {{8: signal.SIGTERM}}, "dies": {{3: signal.SIGKILL}}}}.get(name, {{}}))
@@ -68,7 +68,7 @@ def all_of_them(config, folder, given=()):
             print(name, error, flush=True)
 
 train.run, train.build = all_of_them, built
-command_line.start(main.main)
+command.start(main.main)
 """
 
 

@@ -81,21 +81,21 @@ def die(old, new):
         os.kill(os.getpid(), signal.SIGKILL)  # all is written, nothing is in place
 os.rename = lambda old, new, **k: (die(old, new), rename[0](old, new, **k))[1]
 Path.rename = lambda old, new: (die(old, new), rename[1](old, new))[1]
-from ssl_jax.settings import command_line
+from ssl_jax.runtime import command
 from ssl_jax import main
-command_line.start(main.main)
+command.start(main.main)
 """
 
 SLOW = """
 import time
-from ssl_jax.settings import command_line
+from ssl_jax.runtime import command
 from ssl_jax.runs.console import ProgressBar
 from ssl_jax.runs.metrics import MetricsWriter
 from ssl_jax.runs.metrics import read_records
 from ssl_jax import main
 update = ProgressBar.update
 ProgressBar.update = lambda *args, **kwargs: (time.sleep(0.05), update(*args, **kwargs))  # time for a signal to come
-command_line.start(main.main)
+command.start(main.main)
 """
 
 
@@ -135,7 +135,7 @@ def signalled(folder, signum, after):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signum
     _, note, last = err.splitlines()
-    assert note == "stopping after this step"
+    assert note == "stopping as soon as nothing is lost; a second signal stops at once"
     assert "the same command goes on" in last
     return int(re.match(r"stopped at step (\d+) ", last)[1])
 

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.data.augment import clean, draw_views
+from ssl_jax.interface import no_progress
 from ssl_jax.models.pooling import flat
 from ssl_jax.ops.mesh import REPLICATED, ROWS, constrain
 from ssl_jax.runtime.compilation import convolution_options
 from ssl_jax.runtime.sharding import put_rows
 
 
-def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) -> dict:
+def embed(method, state, images, names, *, size, mean, std, chunk: int = 512, report=no_progress):
     """Named features [N, D] of clean images, in their order, with running statistics; maps pooled (`pooling.flat`).
 
     Args:
@@ -24,6 +25,7 @@ def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) ->
         size: side, in pixels, that the images are brought to: that of the largest view trained on.
         mean, std: channel statistics.
         chunk: images a pass; a few more where the devices do not divide it.
+        report: takes a progress line before each pass.
     """
     rows, mesh = len(images), jax.sharding.get_mesh()
     devices = 1 if mesh.empty else mesh.size
@@ -32,6 +34,7 @@ def embed(method, state, images, names, *, size, mean, std, chunk: int = 512) ->
     take = partial(_chunk(), method, state, names=names, size=size, mean=mean, std=std)
     parts = []
     for start in range(0, rows, chunk):
+        report(f"features of {start:,} of {rows:,} images")
         index = np.minimum(start + np.arange(chunk), rows - 1)
         parts.append(take(put_rows(images, index, mesh) if spread else images[index]))
         # One pass ahead is enough; many in flight can deadlock several virtual CPU devices.

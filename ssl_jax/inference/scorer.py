@@ -24,12 +24,12 @@ class Scorer:
 
     def encoder(self, prefix: str, stage: Stage, state, report=no_progress) -> dict[str, float]:
         """Scores of the encoder in `state`, as {"<prefix>/knn/top1": ...}; `report` takes progress lines."""
-        return self._run(prefix, self.splits(stage, state), state, report)
+        return self._run(prefix, self.splits(stage, state, report), state, report)
 
-    def splits(self, stage: Stage, state) -> dict[str, Split]:
+    def splits(self, stage: Stage, state, report=no_progress) -> dict[str, Split]:
         """What evaluators read: all features that they need, of all images, and how to draw others."""
         joined = self._plan.dataset.joined  # then the test images are among the others
-        own = lambda images: processes.whole(features(stage, state, images, self._names))
+        own = lambda images: processes.whole(features(stage, state, images, self._names, report))
         parts = self._splits(*(own(images) for images in self._images[: 1 if joined else 2]))
         images = dict(trained=self._images[0], train=self._images[0], test=self._images[1])
         return {name: split._replace(draw=_draw(stage, state, images[name])) for name, split in parts.items()}
@@ -42,14 +42,14 @@ class Scorer:
             return ""
         return f"no scores of raw pixels, which would take {taken / 1e9:,.0f} GB on a device"
 
-    def pixels(self, stage: Stage) -> dict[str, float]:
+    def pixels(self, stage: Stage, report=no_progress) -> dict[str, float]:
         """Scores of normalised pixels in place of every feature; those of a method's own `scores` have no such."""
         data = self._plan.dataset
         with processes.alone():
             flat = [_pixels(split.images, stage) for split in (data.train, data.test)[: 1 if data.joined else 2]]
             splits = self._splits(*(dict.fromkeys(self._names, x) for x in flat))
         keys = [key for key, e in self._plan.evaluators.items() if "scores" not in e.needs]
-        return self._run("pixels", splits, None, keys=keys)
+        return self._run("pixels", splits, None, report, keys)
 
     @property
     def keys(self):
@@ -58,6 +58,7 @@ class Scorer:
 
     def one(self, key, splits, state, report=no_progress):
         """Yields ("<key>/<name>", value) of one evaluator; `report` takes its progress lines."""
+        report(key)
         run = self._plan.evaluators[key].run
         more = (
             dict(report=lambda text: report(f"{key}: {text}")) if "report" in inspect.signature(run).parameters else {}
@@ -87,9 +88,10 @@ class Scorer:
         }
 
 
-def features(stage: Stage, state, images, names) -> dict:
+def features(stage: Stage, state, images, names, report=no_progress) -> dict:
     """Named features of clean images at the size of the stage's largest view."""
-    return embed(stage.method, state, images, names, size=stage.views[0].size, mean=stage.mean, std=stage.std)
+    settings = dict(size=stage.views[0].size, mean=stage.mean, std=stage.std, report=report)
+    return embed(stage.method, state, images, names, **settings)
 
 
 def _draw(stage, state, images):

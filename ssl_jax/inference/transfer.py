@@ -30,7 +30,7 @@ class Evaluation:
     settings: dict
 
     def __call__(self, report=no_progress):
-        splits = self.scorer.splits(self.run.plan.stages[-1], self.run.state)
+        splits = self.scorer.splits(self.run.plan.stages[-1], self.run.state, report)
         for key in self.scorer.keys:
             try:
                 yield key, dict(self.scorer.one(key, splits, self.state, report))

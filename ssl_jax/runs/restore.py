@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from ssl_jax.build import Plan, build
 from ssl_jax.data.source import stand_in
 from ssl_jax.interface import TrainState
-from ssl_jax.runs import checkpoint, run_folder
+from ssl_jax.runs import run_folder
+from ssl_jax.runs.checkpoint_reader import CheckpointReader
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runtime.sharding import replicated, state_shardings
 from ssl_jax.settings import defaults
@@ -96,7 +97,7 @@ def open_run(workdir, mesh, which="latest") -> Run:
     workdir = user_path(workdir, "--workdir")
     config, facts = config_of(workdir), run_folder.read_config(workdir).get(run_folder.FACTS)
     plan = build(config, stand_in(facts) if facts else None)
-    source = checkpoint.CheckpointReader(workdir, _step(which, workdir, config.best), setting="workdir")
+    source = CheckpointReader(workdir, _step(which, workdir, config.best), setting="workdir")
     place = state_shardings(mesh, plan.shapes)
     source.check(plan.shapes, PARTS, place)
     fresh = jax.tree.map(lambda x, s: jax.device_put(jax.numpy.zeros(x.shape, x.dtype), s), plan.shapes, place)
@@ -109,7 +110,7 @@ def _step(which: Any, workdir: Path, best: str) -> int | None:
     if which == "latest":
         return None
     if which == "best":
-        kept = {int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()}
+        kept = run_folder.steps_in(workdir)
         scores = {r["step"]: r[best] for r in read_records(workdir) if best in r and r["step"] in kept}
         if not scores:
             raise SettingError(f"{workdir} has no checkpoint with a score {best!r}; give latest or a step")

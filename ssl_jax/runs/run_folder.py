@@ -52,13 +52,17 @@ def claim(folder: Path, config, fingerprint: str, facts=None):
         yield
 
 
+def steps_in(folder) -> list[int]:
+    """The steps of a run folder's finished checkpoints, ascending; unfinished ones have longer names."""
+    return sorted(int(p.name) for p in (Path(folder) / "checkpoints").glob("*") if p.name.isdecimal())
+
+
 def _check_files(folder: Path) -> None:
     """Raises SettingError where something else stands in the place of a file, or a run has lost its config.json."""
     for name in ("config.json", "metrics.jsonl", "environment.json"):
         if (folder / name).exists() and not (folder / name).is_file():
             raise SettingError(f"{folder / name} is not a file; move it away, or name another folder with --workdir")
-    trained = any(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
-    if trained and not (folder / "config.json").exists():
+    if steps_in(folder) and not (folder / "config.json").exists():
         raise SettingError(
             f"{folder} has checkpoints and no config.json, so nothing tells what was trained there; put the file back, "
             "or name another folder with --workdir"

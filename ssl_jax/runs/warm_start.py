@@ -7,7 +7,8 @@ import jax
 
 from ssl_jax.build import Plan
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.runs import checkpoint, run_folder
+from ssl_jax.runs import run_folder
+from ssl_jax.runs.checkpoint_reader import CheckpointReader
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runtime.sharding import replicated, state_shardings
 from ssl_jax.settings.paths import user_path
@@ -21,12 +22,12 @@ ALL = (*NETWORKS, "opt_state", "step")
 class WarmStart:
     """Another run's checkpoint: which of its trees are taken, and the step that this run begins at."""
 
-    source: checkpoint.CheckpointReader
+    source: CheckpointReader
     parts: tuple[str, ...]
     first_step: int
 
     def load_into(self, state, shardings, everywhere):
-        """The fresh `state` with what is taken; see `checkpoint.CheckpointReader.load_into`."""
+        """The fresh `state` with what is taken; see `CheckpointReader.load_into`."""
         found = self.source.load_into(state, shardings, self.parts, everywhere)
         self.source.close()
         return found
@@ -40,16 +41,16 @@ def find(plan: Plan, workdir: Path) -> WarmStart | None:
     Raises:
         SettingError: no checkpoint there, an array that this run needs and it lacks, or a step outside this run.
     """
-    config, own = plan.config, Path(workdir) / "checkpoints"
+    config = plan.config
     if not config.init_from:
         if config.init_fresh or config.init_epoch:
             raise SettingError("init_fresh and init_epoch go with init_from; name a run folder there")
         return None
-    if any(p.name.isdigit() for p in own.glob("*")):
+    if run_folder.steps_in(workdir):
         return None
     other = user_path(config.init_from, "init_from")
     per_epoch = _steps_per_epoch(other) or plan.steps_per_epoch
-    source = checkpoint.CheckpointReader(other, round(config.init_epoch * per_epoch) or None)
+    source = CheckpointReader(other, round(config.init_epoch * per_epoch) or None)
     check = lambda parts: source.check(plan.shapes, parts, _places(plan))
     if config.init_fresh:
         check(NETWORKS)

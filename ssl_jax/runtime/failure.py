@@ -16,6 +16,7 @@ import traceback
 import jax
 
 from ssl_jax.runtime import processes
+from ssl_jax.runtime.memory import OutOfMemory
 from ssl_jax.runtime.storage import StorageError
 from ssl_jax.settings.resolve import SettingError
 
@@ -44,7 +45,7 @@ def fail(error: BaseException, code: int):
     if processes.count() == 1:
         raise error
     said = " ".join(str(error).split())
-    own = isinstance(error, (SettingError, StorageError))
+    own = isinstance(error, (SettingError, StorageError, OutOfMemory))
     if not own and re.search("gloo|nccl|unavailable|deadline_exceeded|coordination|connection", said, re.IGNORECASE):
         said = _told() or f"lost the other processes; start all again, to go on from the last checkpoint ({said[:160]})"
     elif not own and not isinstance(error, (jax.errors.JaxRuntimeError, KeyboardInterrupt)):

@@ -1,51 +1,18 @@
-"""What all commands share: the --config flag, --help, one-line errors, exit codes."""
+"""What all commands share: the --config flag, and their flags parsed, every mistake in one line."""
 
 import re
 import sys
 import traceback
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ssl_jax.settings import config_files
-from ssl_jax.settings.help_text import help_text
 from ssl_jax.settings.resolve import SettingError
-from ssl_jax.settings.text import print_page
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A config by its name or path, with :variant.")
 RUN_CONFIG = Path(__file__).parents[1] / "runs" / "config_file.py"
-_HELP = {"--help", "-help", "-h", "--helpshort", "-helpshort", "--helpfull", "-helpfull", "-?"}
-
-
-def start(main, prepare=None, operands=False):
-    """Runs `main()` of a command, its flags parsed; a SettingError is one line and exit code 2.
-
-    `--help` prints the docstring of the command's module, its flags and the configs, and exits with 0.
-
-    Args:
-        main: the command.
-        prepare: makes the arguments that are parsed from those given.
-        operands: whether arguments that are no flags are allowed; then it is `main(those)`.
-    """
-
-    if any(re.match("--?flagfile(=|$)", arg) for arg in sys.argv[1:]):
-        fail("--flagfile is not taken; give the flags themselves", 2)
-
-    def call(argv):
-        logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
-        try:
-            main(*([argv[1:]] if operands else []))
-        except SettingError as error:
-            fail(error, 2)
-
-    def flags_parser(argv):
-        if _HELP & set(argv[1:]):
-            print_page(help_text(main.__globals__["__doc__"], takes_config=prepare is None))
-            sys.exit(0)
-        return parse(argv, prepare or with_base, operands)
-
-    app.run(call, flags_parser=flags_parser)
 
 
 def parse(argv, prepare, operands=False):

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from ssl_jax.build import Plan
 from ssl_jax.inference.scorer import Scorer
+from ssl_jax.interface import no_progress
 from ssl_jax.runs import provenance
 from ssl_jax.runs.console import ProgressBar, table_width
 from ssl_jax.runs.metrics import MetricsWriter, read_records
@@ -63,7 +64,7 @@ class RunLogger:
                 self.say(f"{self._folder}/metrics.jsonl: left out {lines}; the file as it was is metrics.jsonl.damaged")
         self._scores = _evaluated(latest_scores(self._folder))
 
-    def introduce(self, kind: str, scorer: Scorer, state, step: int) -> None:
+    def introduce(self, kind: str, scorer: Scorer, state, step: int, report=no_progress) -> None:
         """Parameter table, and the scores of raw pixels and of the encoder as it is, called `kind`."""
         from clu import parameter_overview  # nothing else of a step needs clu
 
@@ -75,8 +76,8 @@ class RunLogger:
             if why := scorer.too_many_pixels():
                 self.say(why)
             else:
-                self._write(step, scorer.pixels(stage))
-            self._write(step, scorer.encoder(kind, stage, state))
+                self._write(step, scorer.pixels(stage, report))
+            self._write(step, scorer.encoder(kind, stage, state, report))
             self.metrics.flush()
             self._show("before training", latest_scores(self._folder))
 
@@ -116,6 +117,7 @@ class RunLogger:
     def scored(self, step: int, scores) -> None:
         """On record and in a line: what the encoder scores at `step`."""
         self._write(step, scores)
+        self.metrics.flush()
         self._scores = scores
         self.bar.note(f"epoch {step // self._plan.steps_per_epoch}: {format_scores(scores)}")
 

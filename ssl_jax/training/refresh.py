@@ -8,6 +8,12 @@ from ssl_jax.interface import no_progress
 from ssl_jax.stages import Stage
 
 
+def due(stage: Stage, step: int, *, anew=False) -> bool:
+    """Whether the method or its positives ask for it before the batch of `step`; `anew`: see `refresh`."""
+    positives = getattr(stage.method, "positives", None)
+    return stage.method.refresh_at(step) or bool(positives) and (anew or positives.refresh_at(step))
+
+
 def refresh(stage: Stage, state, images, shardings, step: int, key, report=no_progress, *, anew=False):
     """Clustering or discovery before the batch of `step`, where the method or its positives ask for it.
 
@@ -21,7 +27,7 @@ def refresh(stage: Stage, state, images, shardings, step: int, key, report=no_pr
     of_positives = bool(positives) and (anew or positives.refresh_at(step))
     if not of_method and not of_positives:
         return state, None
-    clean = lambda name, state=state: features(stage, state, images, (name,))[name]
+    clean = lambda name, state=state: features(stage, state, images, (name,), report)[name]
     method_key, positives_key = jax.random.split(key_for(key, REFRESH, step))
     found = {}
     if of_method:
