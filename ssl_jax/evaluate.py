@@ -40,20 +40,29 @@ def main():
         append(path, "")
         said = printable(f"{run.folder} at epoch {run.epoch:g}, on {evaluation.data}")
         console.print(said, markup=False, highlight=False, soft_wrap=True)
-        found, failed = {}, {}
-        with Status(console) as progress:
-            for name, values in evaluation(progress.status):
-                if isinstance(values, Exception):
-                    failed[name] = f"{type(values).__name__}: {values}"
-                    continue
-                found |= values
-                progress.note(format_scores({f"eval/{k}": v for k, v in values.items()}, every=True))
+        found, failed, stopped = {}, {}, None
+        try:
+            with Status(console) as progress:
+                for name, values in evaluation(progress.status):
+                    if isinstance(values, Exception):
+                        failed[name] = command.reason(values)
+                        continue
+                    found |= values
+                    progress.note(format_scores({f"eval/{k}": v for k, v in values.items()}, every=True))
+        except KeyboardInterrupt as interrupt:
+            stopped = interrupt
+            done = {name.partition("/")[0] for name in found} | set(failed)
+            failed |= {name: "stopped before its end" for name in evaluation.scorer.keys if name not in done}
+    if stopped and not found:
+        raise stopped
     record = dict(step=run.step, data=evaluation.data, scores=found, failed=failed, settings=evaluation.settings)
     record["date"] = str(datetime.date.today())
     rows = {FEATURES["eval"]: found}
     if shown_scores(rows):
         console.print(score_table(printable(run.folder), rows), width=table_width(console))
     append(path, json.dumps(record) + "\n")
+    if stopped:
+        raise stopped
     if failed:
         command_line.fail("; ".join(f"{name} failed ({why})" for name, why in failed.items()), 1)
 

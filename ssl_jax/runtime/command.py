@@ -79,6 +79,12 @@ def explained(error: Exception) -> tuple[str, int] | None:
     return None
 
 
+def reason(error: Exception) -> str:
+    """What to say of a part that has failed while the others go on."""
+    said = explained(error)
+    return said[0] if said else f"{type(error).__name__}: {error}"
+
+
 def exit_code(stopped: KeyboardInterrupt) -> int:
     """The exit code of a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + getattr(stopped, "signum", signal.SIGINT)

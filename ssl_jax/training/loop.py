@@ -71,7 +71,8 @@ class Loop:
         except Exception as error:
             self.check_folder()  # says why, where that is the reason
             place = (self.folder / "checkpoints").absolute()
-            if str(place) in str(error) and not storage_failure(error):  # orbax raises all kinds
+            ours = isinstance(error, StorageError) or storage_failure(error)
+            if str(place) in str(error) and not ours:  # orbax raises all kinds
                 raise StorageError(f"{place} was removed while training; name another folder with --workdir") from error
             raise
         finally:
