@@ -23,12 +23,20 @@ def enable_cache() -> None:
     """Keeps compiled programs in ~/.cache/ssl_jax/xla (or under $XDG_CACHE_HOME).
 
     JAX's own settings win: JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false
-    turns it off. Each kind of processor has a folder of its own, since CPU programs do not travel.
+    turns it off. Each kind of processor has a folder of its own, since CPU programs do not travel. Where nothing can be
+    written, programs are compiled anew.
     """
     if jax.config.jax_compilation_cache_dir:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(home / "ssl_jax" / "xla" / _processor()))
+    folder = home / "ssl_jax" / "xla" / _processor()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
