@@ -13,7 +13,7 @@ from ssl_jax.build import completed, load_data
 from ssl_jax.data.augment import draw_views
 from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
-from ssl_jax.settings.paths import user_path
+from ssl_jax.settings.paths import check_writable, user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import views_of
 
@@ -59,6 +59,7 @@ def main():
     out = user_path(OUT.value, "--out")
     if out.suffix.lower() != ".png" or not out.absolute().parent.is_dir():
         raise SettingError(f"--out={out}: give a file that ends in .png, in a folder that exists")
+    check_writable(out, "--out")
     config = completed(command_line.CONFIG.value)
     views = views_of(config)
     images = load_data(config).train.images

@@ -12,7 +12,7 @@ from absl import flags
 
 from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
-from ssl_jax.settings.paths import user_path
+from ssl_jax.settings.paths import check_writable, user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
@@ -25,10 +25,11 @@ IMAGES = flags.DEFINE_integer(
 def with_runs(argv) -> list[str]:
     """`argv` with --config naming the settings of the first run; flags first, as absl wants them, then the runs."""
     given = command_line.joined(argv[1:], r"out|images|config\.data\.(name|dir|cache)")
-    runs = [str(user_path(arg, "RUN")) for arg in given if not arg.startswith("-")]
+    is_run = lambda arg: not arg.startswith("-") or Path(arg, "config.json").is_file()
+    runs = [str(user_path(arg, "RUN")) for arg in given if is_run(arg)]
     if any(re.match("--?config(=|$)", arg) for arg in given):
         raise SettingError("a report takes the settings of its runs; leave out --config")
-    settings = [arg for arg in given if arg.startswith("-")]
+    settings = [arg for arg in given if not is_run(arg)]
     if not runs:
         raise SettingError("name a run folder, or several: python -m ssl_jax.report RUN [RUN ...]")
     config = [f"--config={command_line.RUN_CONFIG}:{runs[0]}::"] if runs else []
@@ -49,10 +50,9 @@ def target(runs) -> Path:
         raise SettingError(f"--out={path}: there is no folder {path.parent}")
     try:
         path.parent.mkdir(exist_ok=True)
-        path.with_name(path.name + ".tmp").open("w").close()
-        path.with_name(path.name + ".tmp").unlink()
     except OSError as error:
-        raise SettingError(f"--out={path} cannot be written: {error.strerror}") from error
+        raise SettingError(f"--out={path} cannot be written ({error.strerror})") from error
+    check_writable(path, "--out")
     return path
 
 
@@ -74,7 +74,7 @@ def main(folders):
     try:
         make.write(runs, path, given=given, most=IMAGES.value, say=say)
     except OSError as error:
-        raise SettingError(f"--out={path} cannot be written: {error.strerror or error}") from error
+        raise SettingError(f"--out={path} cannot be written ({error.strerror or error})") from error
     say(f"wrote {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

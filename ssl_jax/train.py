@@ -20,6 +20,7 @@ from ssl_jax.runtime.compilation import convolution_options
 from ssl_jax.runtime.memory import OutOfMemory, memory_failure
 from ssl_jax.runtime.sharding import replicated, state_shardings
 from ssl_jax.runtime.storage import StorageError, storage_failure
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import Stage
 from ssl_jax.training.loop import Loop, NotFinite
@@ -125,6 +126,7 @@ def _run(config, workdir, console, given, checkpoint_wanted, may_exit):
     processes.check_devices()
     if "://" in str(workdir):
         raise processes.Agreed(f"workdir {workdir}: a folder is wanted; mount the bucket as one")
+    workdir = processes.agree(lambda: user_path(workdir, "workdir"))
     processes.agree(lambda: checkpoint_files.check_path(workdir))
     folder, mesh = Path(workdir), make_mesh()
     config, notes = processes.agree(lambda: with_kept_settings(completed(config), folder, given))

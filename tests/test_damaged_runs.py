@@ -131,7 +131,7 @@ def test_a_folder_in_place_of_a_file_is_named(name, stopped):
         train.run(two_epochs(), stopped, console=quiet())
 
 
-@pytest.mark.parametrize("name", ["run[lr=0.1]", "a*", "what?", "[x]/run"])
+@pytest.mark.parametrize("name", ["run[lr=0.1]", "a*", "what?", "[x]/run", "C:\\run", "\udcff"])
 def test_names_that_orbax_takes_for_patterns_are_refused_before_training(name, tmp_path):
     with pytest.raises(SettingError, match="no part of a run folder's path may have .* in its name"):
         train.run(two_epochs(), tmp_path / name, console=quiet())

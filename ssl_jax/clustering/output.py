@@ -1,5 +1,6 @@
 """What an assignment leaves behind and shows: a row for each picture, contact sheets, and who uses which cluster."""
 
+import contextlib
 import re
 import secrets
 import shutil
@@ -13,6 +14,7 @@ from ssl_jax.clustering import contact_sheet
 from ssl_jax.clustering.assignment import ClusterAssignment
 from ssl_jax.data.source import Dataset
 from ssl_jax.evaluation import metrics
+from ssl_jax.settings.paths import check_writable
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import encodable, printable
 
@@ -165,6 +167,7 @@ class OutputFiles:
         if (held or out.exists()) and not self._overwrite:
             said = f"{out if out.exists() else f'{folder}/'} is there already"
             raise SettingError(f"--out={out}: {said}; --overwrite replaces table and sheets, or give another name")
+        check_writable(out, "--out")
 
     def write(self, report: ClusterReport, most: int) -> str:
         """Writes both and says so; `most` sheets.
@@ -186,7 +189,8 @@ class OutputFiles:
         except OSError as error:
             raise SettingError(f"--out={self.out} cannot be written ({error.strerror or error})") from error
         finally:
-            table.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the first one is told
+                table.unlink()
             shutil.rmtree(pages, ignore_errors=True)
         sheets_too = f", and {self.folder}/ with overview.png and {count} sheet{'s' * (count > 1)}" * bool(count)
         return printable(f"wrote {self.out}: {len(report.names):,} images{sheets_too}")

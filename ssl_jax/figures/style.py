@@ -1,6 +1,7 @@
 """The one place that says how figures look: colours that colour-blind readers tell apart, fonts, grids, sizes."""
 
 import io
+import warnings
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -87,6 +88,7 @@ def name_of(label: int, names: Sequence[str] = ()) -> str:
 def encoded(figure: Figure, kind: str, *, dpi: int = 160) -> bytes:
     """The figure as a file: "svg", or "png" at `dpi` dots per inch."""
     out = io.BytesIO()
-    with styled():
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
         figure.savefig(out, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
     return out.getvalue()

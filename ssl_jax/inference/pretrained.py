@@ -19,7 +19,7 @@ from ssl_jax.models.weight_files import WeightsError
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.ops.vectors import dot
 from ssl_jax.runs.restore import Run, open_run
-from ssl_jax.settings.paths import user_path
+from ssl_jax.settings.paths import check_writable, user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
@@ -240,6 +240,7 @@ def writable(out: Path, overwrite: bool) -> None:
         raise SettingError(f"--out={out}: give a file that ends in .safetensors, in a folder that exists")
     if out.exists() and not (overwrite and out.is_file()):
         raise SettingError(f"--out={out} is there already; --overwrite replaces a file, or give another name")
+    check_writable(out, "--out")
 
 
 def export(run: Run, path, *, head: bool = False) -> dict[str, np.ndarray]:

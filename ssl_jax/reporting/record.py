@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from ssl_jax.runs import provenance, run_folder
+from ssl_jax.runs.checkpoint_files import check_path
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runs.scores import latest_scores
 from ssl_jax.settings.paths import user_path
@@ -62,6 +63,8 @@ def read(folders) -> list[Record]:
         SettingError: a folder that is no run folder.
     """
     folders = [user_path(f, "RUN") for f in folders]
+    for folder in folders:
+        check_path(folder, "RUN")
     return [_read(path, name) for path, name in zip(folders, names_of(folders))]
 
 

@@ -13,13 +13,21 @@ from ssl_jax.runtime.sharding import same_but_padding
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
+_UNFIT = "[]*?\\"
+
 
 def check_path(folder, setting: str = "workdir") -> None:
-    """Raises SettingError for a path that orbax would take for a pattern, so that it would not find its own files."""
-    if found := sorted(set("[]*?") & set(str(Path(folder).absolute()))):
+    """Raises SettingError for a path by which orbax would not find its own files.
+
+    It takes some characters for patterns and a backslash for a separator, and knows no bytes that are not UTF-8.
+    """
+    path = str(Path(folder).absolute())
+    found = sorted({char for char in path if char in _UNFIT or "\ud800" <= char <= "\udfff"})
+    if found:
+        named = " ".join(char if char in _UNFIT else "bytes that are not UTF-8" for char in found[:4])
         raise SettingError(
-            f"{setting}={str(folder)!r}: no part of a run folder's path may have {' '.join(found)} in its name, since "
-            "checkpoints there are not found again; choose another name"
+            f"{setting}={printable(repr(str(folder)))}: no part of a run folder's path may have {named} in its name, "
+            "since checkpoints there are not found again; choose another name"
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
+from ssl_jax.runs import checksums
 from ssl_jax.runs.checkpoint_files import check_path, first_other, path_of, reading, shapes_of, verify
 from ssl_jax.runs.run_folder import steps_in
 from ssl_jax.runtime import processes
@@ -34,7 +35,7 @@ class CheckpointReader:
             raise SettingError(f"{self._name} holds no checkpoint of step {step}, only of {self.steps}")
         self.step = step or self.steps[-1]
         self._path = path / str(self.step) / "default"
-        if not (self._path / "_METADATA").is_file():
+        if not (self._path / "_METADATA").is_file() and not checksums.exist(self._path.parent):
             raise self._unusable("is unfinished or of another program")
         # Not orbax's manager, in whose constructor all hosts wait for one another; one may not have come this far.
         if processes.is_first():

@@ -36,7 +36,7 @@ def claim(folder: Path, config, fingerprint: str, facts=None):
     path = folder / "config.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = file_lock.lock_file(folder / ".lock")
     except OSError as error:
         raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
     with lock:

@@ -1,5 +1,6 @@
 """One process at a time makes what all will read."""
 
+import errno
 import os
 import sys
 import time
@@ -21,7 +22,18 @@ def opened(path: Path):
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.stem}.lock").open("a")
+    return lock_file(path.with_name(f".{path.stem}.lock"))
+
+
+def lock_file(path: Path):
+    """The file at `path`, made where there is none, open to be locked.
+
+    Raises:
+        OSError: it cannot be written, or is no file: to open a pipe would wait for ever.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, f"{path.name} is not a regular file", str(path))
+    return path.open("a")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from pathlib import Path
 
 from ssl_jax.settings.resolve import SettingError
@@ -33,6 +34,16 @@ def user_path(text, setting: str) -> Path:
         if error.errno in _REFUSED:
             raise _refused(text, setting, error.strerror) from error
     return path
+
+
+def check_writable(path: Path, setting: str) -> None:
+    """Raises SettingError where no file can be made at `path`, or beside it under a somewhat longer name."""
+    probe = path.with_name(f".{path.name}-{secrets.token_hex(4)}-new")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SettingError(f"{setting}={printable(path)} cannot be written ({error.strerror})") from error
 
 
 def _refused(text, setting, why) -> SettingError:
