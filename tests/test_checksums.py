@@ -8,7 +8,7 @@ import pytest
 from helpers.runs import assert_same_run, quiet, two_epochs
 
 from ssl_jax import train
-from ssl_jax.runs import checkpoint_files, checksums
+from ssl_jax.runs import checkpoint_files, checksums, sealing
 from ssl_jax.runs.checkpoint_reader import CheckpointReader
 from ssl_jax.runtime.storage import StorageError
 from ssl_jax.settings.resolve import SettingError
@@ -106,8 +106,17 @@ def test_checkpoints_of_earlier_versions_are_read_with_a_note(folder, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what orbax was reading
-def test_a_first_checkpoint_that_is_not_found_again_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_files, "check_path", lambda *_: None)  # which refuses this folder otherwise
-    with pytest.raises(StorageError, match="checkpoint 8 was written and cannot be read back .*; name another folder"):
-        train.run(two_epochs(), tmp_path / "run[lr=0.1]", console=quiet())
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [({}, "its arrays are others"), (ValueError('Error opening "zarr" driver\nand more'), "Error opening")],
+)
+def test_a_first_checkpoint_that_is_not_found_again_ends_the_run(found, said, tmp_path, monkeypatch):
+    def read_back(folder):
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(sealing, "read_back", read_back)
+    line = rf"^checkpoint 8 was written and cannot be read back \({said}.*\); name another folder than .*run with "
+    with pytest.raises(StorageError, match=line):
+        train.run(two_epochs(), tmp_path / "run", console=quiet())

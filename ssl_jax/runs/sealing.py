@@ -56,8 +56,13 @@ class Sealing(threading.Thread):
             f"{self._folder.parents[1]} with --workdir"
         )
         try:
-            found = shapes_of(ocp.StandardCheckpointHandler().metadata(self._folder.absolute() / "default"))
+            found = read_back(self._folder)
         except Exception as error:  # orbax raises all kinds
             raise lost(reason(error)) from error
         if found != self._expected:
             raise lost("its arrays are others")
+
+
+def read_back(folder: Path) -> dict[str, tuple[int, ...]]:
+    """path -> shape of the arrays in a checkpoint's folder, as orbax finds them there."""
+    return shapes_of(ocp.StandardCheckpointHandler().metadata(folder.absolute() / "default"))

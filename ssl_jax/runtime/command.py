@@ -56,6 +56,7 @@ def start(main, prepare=None, operands=False):
             sys.exit(0)
         return command_line.parse(argv, prepare or command_line.with_base, operands)
 
+    sys.unraisablehook = _quiet(sys.unraisablehook)
     try:
         with _terminated():
             app.run(call, flags_parser=flags_parser)
@@ -88,6 +89,16 @@ def reason(error: Exception) -> str:
 def exit_code(stopped: KeyboardInterrupt) -> int:
     """The exit code of a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + getattr(stopped, "signum", signal.SIGINT)
+
+
+def _quiet(hook):
+    """`hook` without what asyncio says of the arrays that orbax was reading when one of them was damaged."""
+
+    def told(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return told
 
 
 @contextlib.contextmanager
