@@ -340,8 +340,8 @@ def test_flags_of_data_and_run():
 def test_the_command(swav, tmp_path):
     script = (
         f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'plugins' / 'models')!r})\n"
-        "from ssl_jax import assign\nfrom ssl_jax.settings import command_line as line\n"
-        "line.start(assign.main, prepare=line.with_run)"
+        "from ssl_jax import assign\nfrom ssl_jax.runtime import command\n"
+        "command.start(assign.main, prepare=assign.command_line.with_run)"
     )
     call = [sys.executable, "-c", script, f"--workdir={swav.folder}", "--out=c.csv", "--sheets=1", "--data.whole"]
     done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path)
