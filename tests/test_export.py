@@ -123,6 +123,7 @@ def test_files_that_lack_what_an_encoder_needs(run, tmp_path):
 def test_checkpoints_that_cannot_be_read(tiny_run, tmp_path, monkeypatch):
     for name in ("unfinished", "foreign"):
         shutil.copytree(tiny_run, tmp_path / name)
+        (tmp_path / name / "checkpoints" / "8" / "checksums.json").unlink()
     (tmp_path / "unfinished" / "checkpoints" / "8" / "default" / "_METADATA").unlink()
     (tmp_path / "foreign" / "checkpoints" / "8" / "default").rename(
         tmp_path / "foreign" / "checkpoints" / "8" / "state"
