@@ -167,6 +167,12 @@ def _shapes(plan) -> TrainState:
         shapes = [jax.eval_shape(lambda k, s=s: init_state(plan, s, k), jax.random.key(0)) for s in plan.stages]
     except ValueError as error:
         raise SettingError(f"method: {error}") from error
+    for stage, own in zip(plan.stages, shapes):
+        if not isinstance(own.params, dict) or "network" not in own.params:
+            raise SettingError(
+                f"method: init of {type(stage.method).__name__} returns params without a 'network'; the network's own "
+                "belong there, see ssl_jax/interface.py"
+            )
     differ = lambda a, b: jax.tree.structure(a) != jax.tree.structure(b) or jax.tree.leaves(a) != jax.tree.leaves(b)
     if any(differ(stage, shapes[-1]) for stage in shapes):
         raise SettingError("stages: a stage changes the shape of the train state; it may change only how it moves")
@@ -214,14 +220,18 @@ def check_features(plan: Plan) -> None:
             named = "backbone, embedding, query (of methods with two networks)"
             choice = f"choose {named} or {maps}" if _chosen(evaluator) else "leave it out"
             raise SettingError(f"evals.{key}: {method} has no feature {error}; {choice}") from error
-        for name in getattr(evaluator, "reads", ()):
-            if not hasattr(plan.shapes.method, name):
+        for name in evaluator.reads:
+            if name not in _fields(plan.shapes.method):
                 raise SettingError(f"evals.{key} reads the method's {name}, and {method} keeps none")
 
 
 def _chosen(evaluator):
     """Whether its features are a setting."""
-    return hasattr(evaluator, "feature") or hasattr(evaluator, "features")
+    return bool({"feature", "features"} & _fields(evaluator))
+
+
+def _fields(value) -> set[str]:
+    return {f.name for f in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
 
 
 def init_state(plan: Plan, stage: Stage, key) -> TrainState:
@@ -252,5 +262,5 @@ def fresh_state(plan: Plan, key, shardings=None) -> TrainState:
 
 
 def _positives_state(plan, stage, key):
-    chosen = getattr(stage.method, "positives", Instance())
+    chosen = stage.method.positives or Instance()
     return chosen.init(key, len(plan.dataset.train), plan.config.head.dim)

@@ -9,6 +9,7 @@ optimiser, step count and keys. `Positives` says which rows of a batch attract e
 *evaluator* reads features and labels. Training never sees a label.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -64,56 +65,88 @@ class PositiveSet(struct.PyTreeNode):
     counted: int | None = struct.field(pytree_node=False, default=None)
 
 
+def laid_out(spec, **options):
+    """A field of a method's state whose array lies over the devices as `spec` says, ROWS or COLUMNS of `ops.mesh`.
+
+    Without it an array has a copy on every device. `options` are those of `flax.struct.field`.
+    """
+    return struct.field(metadata={"layout": spec}, **options)
+
+
 class Method(Protocol):
-    """A self-supervised method: a frozen dataclass, final. Its file in `methods/` ends with `Method = ...`.
+    """A self-supervised method: a frozen dataclass that inherits from this. Its file ends with `Method = ...`.
 
     `train.build` fills the fields `network`, `positives`, `examples`, `classes`, `batch_size`, `steps_per_epoch`,
     `total_steps` and `first_step` (of its stage) where the class declares them; all others are settings of
-    `config.method`.
+    `config.method`. What is not abstract here need not be written.
+
+    Attributes:
+        positives: which rows of a batch attract each other, of methods that have a field for it; else None.
     """
 
-    def init(self, key, batch: Batch) -> tuple[Any, Any, Any]:
-        """Fresh params, batch_stats and method state, for batches shaped like `batch`."""
+    positives: "Positives | None" = None
 
+    @abstractmethod
+    def init(self, key, batch: Batch) -> tuple[Any, Any, Any]:
+        """Fresh params, batch_stats and method state, for batches shaped like `batch`.
+
+        `params` is {"network": those of `network`, ...}, which `export` and warm starts read. Fields of the state that
+        grow with the training set are declared with `laid_out`.
+        """
+
+    @abstractmethod
     def loss(self, state: TrainState, batch: Batch, key) -> tuple[jax.Array, Aux]:
         """The scalar loss, differentiated with respect to `state.params`."""
 
+    @abstractmethod
     def post_step(self, state: TrainState, aux: Aux, batch: Batch) -> TrainState:
         """After the optimiser, in the same jit: moving averages, bank scatter, queue push, prototype norms."""
 
-    def refresh_at(self, step: int) -> bool:
-        """On the host: is `refresh` due before the batch of this step?"""
-
-    def refresh(self, state: TrainState, embed: Embed, key, report=no_progress) -> tuple[TrainState, Mapping[str, Any]]:
-        """Clustering or neighbourhood discovery: a pure function of state and step. `report` takes progress lines."""
-
-    def diagnose(self, metrics: Mapping[str, float]) -> str | None:
-        """On the host, from metrics averaged over an epoch or so: one line if training has collapsed, with remedies."""
-
+    @abstractmethod
     def features(self, state: TrainState, images, names: tuple[str, ...]) -> dict[str, jax.Array]:
         """Named features of clean images in evaluation mode: `backbone`, `embedding`, `scores`, `stage1`.. `stage5`.
 
         Methods with a target network have `query`, too: the online network's embedding.
+
+        Raises:
+            KeyError: the first name that is not there.
         """
+
+    def refresh_at(self, step: int) -> bool:
+        """On the host: is `refresh` due before the batch of this step?"""
+        return False
+
+    def refresh(self, state: TrainState, embed: Embed, key, report=no_progress) -> tuple[TrainState, Mapping[str, Any]]:
+        """Clustering or neighbourhood discovery: a pure function of state and step. `report` takes progress lines."""
+        return state, {}
+
+    def diagnose(self, metrics: Mapping[str, float]) -> str | None:
+        """On the host, from metrics averaged over an epoch or so: one line if training has collapsed, with remedies."""
+        return None
 
 
 class Positives(Protocol):
-    """Which rows of a batch are each example's positives: a frozen dataclass, final."""
+    """Which rows of a batch are each example's positives: a frozen dataclass that inherits from this."""
 
     def init(self, key, examples: int, dim: int) -> Any:
         """Fresh state (cluster labels, centroids); `()` where there is none."""
+        return ()
 
+    @abstractmethod
     def select(self, pos_state, keys, index, step) -> PositiveSet:
         """Positives among the target features `keys` [B, D] of the examples `index` [B]."""
 
     def metrics(self, pos_state, chosen: PositiveSet) -> Mapping[str, jax.Array]:
         """Scalars for the log: how many examples stay, what the state tells."""
+        return {}
 
     def refresh_at(self, step: int) -> bool:
         """On the host: is `refresh` due before the batch of this step?"""
+        return False
 
     def refresh(self, pos_state, embed: Embed, key) -> tuple[Any, Mapping[str, Any]]:
         """New state from the embeddings of the whole training set."""
+        return pos_state, {}
 
 
 Draw = Callable[..., Mapping[str, jax.Array]]
@@ -135,17 +168,28 @@ class Split(NamedTuple):
 
 
 class Evaluator(Protocol):
-    """A score of features: a frozen dataclass filled from `config.evals`. Its file ends with `Evaluator = ...`.
+    """A score of features: a frozen dataclass that inherits from this, filled from `config.evals`.
 
-    The fields `classes`, `examples` (training images) and `labelled` (those of them with a label) are filled where they
-    are declared. A property `reads` names what of `state.method` the evaluator needs (`bank`), where it needs any.
+    Its file ends with `Evaluator = ...`. The fields `classes`, `examples` (training images) and `labelled` (those of
+    them with a label) are filled where they are declared.
+
+    Attributes:
+        reads: names of fields of `state.method` that the evaluator cannot do without, such as "bank".
     """
 
-    needs: tuple[str, ...]
+    reads: tuple[str, ...] = ()
 
-    def run(self, splits: Mapping[str, Split], state) -> Iterator[tuple[str, float]]:
-        """Yields (name, value) from the splits `train`, `test` and `trained`; `state` is None for baselines.
+    @property
+    @abstractmethod
+    def needs(self) -> tuple[str, ...]:
+        """Names of the features that it reads."""
 
-        `trained`, everything that was trained on, is `train` unless `data.whole` adds the test images. Where it takes
-        `report` too, that is called with progress lines (`no_progress` shows none).
+    @abstractmethod
+    def run(self, splits: Mapping[str, Split], state, report=no_progress) -> Iterator[tuple[str, float]]:
+        """Yields (name, value) from the splits `train`, `test` and `trained`.
+
+        Args:
+            splits: `trained`, everything that was trained on, is `train` unless `data.whole` adds the test images.
+            state: None for baselines, and on other data than the run's.
+            report: takes progress lines.
         """

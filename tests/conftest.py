@@ -37,17 +37,8 @@ import jax
 import numpy as np
 import pytest
 
-import ssl_jax.methods
-import ssl_jax.models
-import ssl_jax.positives
-
 jax.config.update("jax_num_cpu_devices", int(os.environ.get("SSL_JAX_TEST_DEVICES", "2")))
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# A method, positives and a backbone of the tests' own, found by their files' names like any others.
-PLUGINS = Path(__file__).parent / "plugins"
-for room in (ssl_jax.methods, ssl_jax.positives, ssl_jax.models):
-    room.__path__.append(str(PLUGINS / room.__name__.rpartition(".")[2]))
 
 # Workers take a file at a time, so that its fixtures are made once; the longest come first, and all end together.
 LONGEST = ("test_run", "test_contract", "test_hosts", "test_bank_scale", "test_resume", "test_stream", "test_conr")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.runs import TESTS, environment, tiny
+from helpers.runs import environment, tiny
 from helpers.trained import made, opened, scores
 from PIL import Image
 from rich.console import Console
@@ -338,12 +338,15 @@ def test_flags_of_data_and_run():
 
 @pytest.mark.slow
 def test_the_command(swav, tmp_path):
-    script = (
-        f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'plugins' / 'models')!r})\n"
-        "from ssl_jax import assign\nfrom ssl_jax.runtime import command\n"
-        "command.start(assign.main, prepare=assign.command_line.with_run)"
-    )
-    call = [sys.executable, "-c", script, f"--workdir={swav.folder}", "--out=c.csv", "--sheets=1", "--data.whole"]
+    call = [
+        sys.executable,
+        "-m",
+        "ssl_jax.assign",
+        f"--workdir={swav.folder}",
+        "--out=c.csv",
+        "--sheets=1",
+        "--data.whole",
+    ]
     done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "on digits: 16 prototypes of its own" in done.stdout

@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from helpers.runs import TESTS, environment, quiet, records, tiny
+from helpers.runs import environment, quiet, records, tiny
 from helpers.trained import scores
 
 import ssl_jax
@@ -164,12 +164,14 @@ def test_an_encoder_in_three_lines(run):
 
 
 def test_the_command_appends_to_the_run(run):
-    script = (
-        f"import ssl_jax.models; ssl_jax.models.__path__.append({str(TESTS / 'plugins' / 'models')!r})\n"
-        "from ssl_jax import evaluate\nfrom ssl_jax.runtime import command\n"
-        "command.start(evaluate.main, prepare=evaluate.command_line.with_run)"
-    )
-    call = [sys.executable, "-c", script, f"--workdir={run}", "--evals=knn,knn_grid", "--config.evals.knn.k=3"]
+    call = [
+        sys.executable,
+        "-m",
+        "ssl_jax.evaluate",
+        f"--workdir={run}",
+        "--evals=knn,knn_grid",
+        "--config.evals.knn.k=3",
+    ]
     call += ["--config.evals.knn.feature=backbone", "--config.evals.knn_grid.k=(3, 5)"]
     (run / "evaluations.jsonl").write_text('{"step": 1')  # as a kill leaves it
     done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300)

@@ -18,7 +18,7 @@ def short(variant):
     if variant == "swav":
         config.stages = {}  # test_run stops one with two of them
     if variant == "positives":
-        config.positives.name = "same_sign"
+        config.positives.name = "plugins.positives.same_sign"
     return config
 
 

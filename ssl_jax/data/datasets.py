@@ -1,6 +1,7 @@
 """Data sets as uint8 arrays in a fixed order: row i is image i for good."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ssl_jax.data.folder import folder
 from ssl_jax.data.source import UNLABELLED, Dataset, Images, Source, check_classes
 from ssl_jax.data.streaming import StreamedImages
 from ssl_jax.data.tfds import tfds
-from ssl_jax.settings.resolve import SettingError, fill
+from ssl_jax.settings.resolve import SettingError, choose, fill
 
 __all__ = ["LOADERS", "UNLABELLED", "Dataset", "Images", "Source", "load"]
 _TFDS = "tfds:"
@@ -30,8 +31,7 @@ def load(name: str, **settings) -> Dataset:
     """
     source = fill(Source, settings, "data")
     source.check()
-    if name not in LOADERS and not name.startswith(_TFDS):
-        raise SettingError(f"data.name={name!r} is not known; choose one of: {', '.join(LOADERS)}, tfds:<name>")
+    loader = _loader(name)
     if source.labels == "coarse" and not name.startswith(_COARSE):
         raise SettingError(f"data.labels='coarse': {name} has no coarse labels; choose fine or none")
     if source.store == "stream" and name != "folder" and not name.startswith(_TFDS):
@@ -40,10 +40,7 @@ def load(name: str, **settings) -> Dataset:
         raise SettingError(f"data.unlabelled={source.unlabelled!r}: only data sets of tfds have further splits")
     if source.download and name not in _FETCHED:
         raise SettingError(f"data.download=True: {name} cannot be downloaded, only {' and '.join(_FETCHED)}")
-    if name.startswith(_TFDS):
-        dataset = tfds(name.removeprefix(_TFDS), source)
-    else:
-        dataset = LOADERS[name](source)
+    dataset = loader(source)
     source.check_channels(dataset.train.images.shape[-1])
     if not source.labelled:
         dataset = _unlabelled(dataset)
@@ -56,6 +53,20 @@ def load(name: str, **settings) -> Dataset:
     joined = len(dataset.test) if source.whole else 0
     statistics = dict(mean=source.mean or dataset.mean, std=source.std or dataset.std)
     return dataclasses.replace(dataset, train=train, joined=joined, **statistics)
+
+
+def _loader(name: str):
+    """The function from a `Source` to the `Dataset` of this name; a user's own is `load` of a module by dotted name."""
+    if name.startswith(_TFDS):
+        return functools.partial(tfds, name.removeprefix(_TFDS))
+    if name in LOADERS:
+        return LOADERS[name]
+    if "." in name:
+        return choose("", name, "data.name", "load")
+    raise SettingError(
+        f"data.name={name!r} is not known; choose one of: {', '.join(LOADERS)}, tfds:<name>, or a module of your own "
+        "by its dotted name"
+    )
 
 
 def _unlabelled(dataset) -> Dataset:

@@ -5,11 +5,13 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax import interface
 from ssl_jax.evaluation import metrics
+from ssl_jax.interface import no_progress
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnClusters:
+class OwnClusters(interface.Evaluator):
     """Hungarian accuracy, NMI and ARI of the arg max over the feature `scores`, of all images trained on.
 
     Sinkhorn-Knopp balances codes over a batch while training; an image by itself goes to its nearest prototype. There
@@ -21,7 +23,7 @@ class OwnClusters:
 
     needs = ("scores",)
 
-    def run(self, splits, state):
+    def run(self, splits, state, report=no_progress):
         scores, labels = jnp.asarray(splits["trained"].features["scores"]), splits["trained"].labels
         found = np.asarray(jnp.argmax(scores, axis=1))
         yield "acc", metrics.clustering_accuracy(labels, found)

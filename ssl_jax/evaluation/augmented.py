@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ssl_jax import interface
 from ssl_jax.data.augment import View
 from ssl_jax.evaluation import metrics
 from ssl_jax.interface import no_progress
@@ -16,7 +17,7 @@ _SCHEDULES = ("cosine", "drops")
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmented:
+class Augmented(interface.Evaluator):
     """Top-1 of a linear classifier trained on random crops and flips, drawn anew each epoch, of a frozen encoder.
 
     The encoder is in evaluation mode. As in SwAV's evaluation: weights start normal with deviation 0.01 and biases at

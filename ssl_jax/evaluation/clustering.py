@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax import interface
 from ssl_jax.evaluation import metrics
+from ssl_jax.interface import no_progress
 from ssl_jax.ops.kmeans import kmeans
 
 
@@ -18,7 +20,7 @@ def labelled(split, feature: str):
 
 
 @dataclasses.dataclass(frozen=True)
-class Clustering:
+class Clustering(interface.Evaluator):
     """Hungarian accuracy, NMI and ARI of k-means with restarts on the features of all labelled images trained on.
 
     Images without a label (STL-10's) are not clustered, as published.
@@ -55,7 +57,7 @@ class Clustering:
     def needs(self):
         return (self.feature,)
 
-    def run(self, splits, state):
+    def run(self, splits, state, report=no_progress):
         points, labels = labelled(splits["trained"], self.feature)
         found = kmeans(
             jax.random.key(self.seed),

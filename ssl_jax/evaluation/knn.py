@@ -6,7 +6,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from ssl_jax import interface
 from ssl_jax.evaluation import metrics
+from ssl_jax.interface import no_progress
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
 
@@ -50,7 +52,7 @@ def labelled_points(train, state, feature: str, source: str):
 
 
 @dataclasses.dataclass(frozen=True)
-class KNN:
+class KNN(interface.Evaluator):
     """Top-1 of the test split by the labelled images of the training split.
 
     Training images are represented by the encoder's current features of the clean images, or by their rows of the
@@ -85,7 +87,7 @@ class KNN:
     def reads(self):
         return ("bank",) if self.source == "bank" else ()
 
-    def run(self, splits, state):
+    def run(self, splits, state, report=no_progress):
         if self.source == "bank" and state is None:  # raw pixels have no bank
             return
         test = splits["test"]

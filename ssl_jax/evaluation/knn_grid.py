@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from ssl_jax import interface
 from ssl_jax.evaluation import metrics
 from ssl_jax.evaluation.knn import check_source, labelled_points
+from ssl_jax.interface import no_progress
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
 
@@ -51,7 +53,7 @@ def _add_votes(scores, similarity, labels, temperature):
 
 
 @dataclasses.dataclass(frozen=True)
-class KNNGrid:
+class KNNGrid(interface.Evaluator):
     """Top-1 of the test split for every k and temperature, as `top1_k200_t0.1`.
 
     Neighbours are the labelled images of the training split: by their features as the encoder gives them now, of clean
@@ -87,7 +89,7 @@ class KNNGrid:
     def reads(self):
         return ("bank",) if self.source == "bank" else ()
 
-    def run(self, splits, state):
+    def run(self, splits, state, report=no_progress):
         if self.source == "bank" and state is None:  # raw pixels have no bank
             return
         test = splits["test"]

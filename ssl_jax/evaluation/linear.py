@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ssl_jax import interface
 from ssl_jax.evaluation import metrics
+from ssl_jax.interface import no_progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear:
+class Linear(interface.Evaluator):
     """Top-1 of a linear classifier that is fitted anew at each evaluation.
 
     It sees the detached features of clean training images, standardised by their own mean and deviation,
@@ -44,7 +46,7 @@ class Linear:
     def needs(self):
         return (self.feature,)
 
-    def run(self, splits, state):
+    def run(self, splits, state, report=no_progress):
         train, test = splits["train"], splits["test"]
         known = np.flatnonzero(np.asarray(train.labels) >= 0)
         x = jnp.asarray(train.features[self.feature])[known]

@@ -5,12 +5,15 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax import interface
+from ssl_jax.interface import no_progress
+from ssl_jax.methods.anchor_neighbourhood import AnchorState
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
 
 
 @dataclasses.dataclass(frozen=True)
-class Neighbourhood:
+class Neighbourhood(interface.Evaluator):
     """Share of (image, neighbour) pairs of one class, labelled images only.
 
     Yields `all`: of every training image and its `k` nearest others by the embedding as it is now. And where the
@@ -34,7 +37,7 @@ class Neighbourhood:
     def needs(self):
         return (self.feature,)
 
-    def run(self, splits, state):
+    def run(self, splits, state, report=no_progress):
         train = splits["trained"]
         labels, points = np.asarray(train.labels), unit(jnp.asarray(train.features[self.feature]))
         near = np.asarray(nearest(points, points, self.k + 1)[1])
@@ -42,8 +45,8 @@ class Neighbourhood:
         # The row itself is usually the first; with doubles it may stand anywhere, or beyond the last.
         others = np.stack([row[row != i][: self.k] for i, row in zip(own, near)])
         yield "all", consistency(labels, own, others)
-        method = getattr(state, "method", None)
-        if hasattr(method, "is_anchor"):
+        method = None if state is None else state.method
+        if isinstance(method, AnchorState):
             anchors = np.flatnonzero(np.asarray(method.is_anchor)[: len(labels)])
             if len(anchors):
                 yield "anchors", consistency(labels, anchors, np.asarray(method.neighbours)[anchors])

@@ -6,13 +6,14 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax import interface
 from ssl_jax.data.source import held_out
 from ssl_jax.evaluation import regression
 from ssl_jax.interface import no_progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class Probe(interface.Evaluator):
     """Top-1, on the test split, of softmax regression on frozen features of clean images.
 
     For each feature and each share of the labels: all rates and weight decays are trained at once on four fifths of

@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax import interface
 from ssl_jax.evaluation.clustering import labelled
+from ssl_jax.interface import no_progress
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.neighbours import boundary_ratio, contextual_features, inside
 from ssl_jax.ops.vectors import dot, unit
 
 
 @dataclasses.dataclass(frozen=True)
-class Purity:
+class Purity(interface.Evaluator):
     """Share of the K nearest images of a batch, the image itself left out, that are of its class; labelled images only.
 
     Yields `local_K` (by cosine), `contextual_K` (by CoNR's context), and of the images inside their clusters alone
@@ -67,7 +69,7 @@ class Purity:
     def needs(self):
         return (self.feature,)
 
-    def run(self, splits, state):
+    def run(self, splits, state, report=no_progress):
         points, labels = labelled(splits["trained"], self.feature)
         points = unit(points)
         order_key, start_key = jax.random.split(jax.random.key(self.seed))

@@ -1,7 +1,5 @@
 """Scores of a run: one embedding pass for all evaluators, and the baselines that the scores stand beside."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,11 +57,8 @@ class Scorer:
     def one(self, key, splits, state, report=no_progress):
         """Yields ("<key>/<name>", value) of one evaluator; `report` takes its progress lines."""
         report(key)
-        run = self._plan.evaluators[key].run
-        more = (
-            dict(report=lambda text: report(f"{key}: {text}")) if "report" in inspect.signature(run).parameters else {}
-        )
-        for name, value in run(splits, state, **more):
+        tell = lambda text: report(f"{key}: {text}")
+        for name, value in self._plan.evaluators[key].run(splits, state, tell):
             yield f"{key}/{name}", value
 
     def _run(self, prefix, splits, state, report=no_progress, keys=None):

@@ -58,9 +58,9 @@ def evaluation_of(run: Run, config) -> Evaluation:
     check_features(plan)
     own = read_config(run.folder).get(FINGERPRINT) == dataset.fingerprint()
     for key, evaluator in evaluators.items():
-        if not own and (reads := getattr(evaluator, "reads", ())):
+        if not own and evaluator.reads:
             raise SettingError(
-                f"evals.{key} reads the run's {', '.join(reads)}, which is of the images trained on alone"
+                f"evals.{key} reads the run's {', '.join(evaluator.reads)}, which is of the images trained on alone"
             )
     resident = dataset.resident(config.resident_gb)
     put = lambda x: jax.device_put(x, replicated(make_mesh())) if resident else x

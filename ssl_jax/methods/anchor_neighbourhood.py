@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax.interface import Aux, no_progress
-from ssl_jax.methods.common import memory_bank
+from ssl_jax import interface
+from ssl_jax.interface import Aux, laid_out, no_progress
+from ssl_jax.methods.common import collapse, memory_bank
 from ssl_jax.models.network import Network
-from ssl_jax.ops.collapse import COLLAPSED, spread
+from ssl_jax.ops.collapse import spread
 from ssl_jax.ops.losses import anchor_neighbourhood_nll
 from ssl_jax.ops.memory import init_bank, update_bank
-from ssl_jax.ops.mesh import padded_rows
+from ssl_jax.ops.mesh import ROWS, padded_rows
 from ssl_jax.ops.neighbours import entropy_and_neighbours, lowest
 
 
@@ -24,13 +25,13 @@ class AnchorState(struct.PyTreeNode):
     `is_anchor` [N padded] bool: rows that are trained with their neighbours; none in round 0.
     """
 
-    bank: jax.Array
-    neighbours: jax.Array
-    is_anchor: jax.Array
+    bank: jax.Array = laid_out(ROWS)
+    neighbours: jax.Array = laid_out(ROWS)
+    is_anchor: jax.Array = laid_out(ROWS)
 
 
 @dataclasses.dataclass(frozen=True)
-class AnchorNeighbourhood:
+class AnchorNeighbourhood(interface.Method):
     """Images with clear neighbourhoods, the anchors, share their class with their neighbours; more of them each round.
 
     Round 0 is Instance Discrimination. Before each of the `rounds` that follow, the entropy of every bank row's
@@ -146,11 +147,9 @@ class AnchorNeighbourhood:
 
     def diagnose(self, metrics):
         """Embeddings that are all the same."""
-        if metrics["spread"] > COLLAPSED:
-            return None
-        return (
-            f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1). In a new folder try a lower "
-            "optim.learning_rate, fewer method.neighbours, or a smaller method.share"
+        return collapse.warning(
+            metrics,
+            "a lower optim.learning_rate, fewer method.neighbours, or a smaller method.share",
         )
 
     def features(self, state, images, names):

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 from flax import struct
 
-from ssl_jax.interface import Aux, no_progress
-from ssl_jax.methods.common import target_network
+from ssl_jax import interface
+from ssl_jax.interface import Aux
+from ssl_jax.methods.common import collapse, target_network
 from ssl_jax.methods.common.target_network import TargetNetwork
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
-from ssl_jax.ops.collapse import warning
 from ssl_jax.ops.losses import neighbour_cosine
 from ssl_jax.ops.vectors import unit
 from ssl_jax.positives.instance import Instance
@@ -27,7 +27,7 @@ class BYOLState(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class BYOL:
+class BYOL(interface.Method):
     """The online network predicts what a slowly moving target network makes of another view; both directions.
 
     Each view is a BatchNorm batch of its own, in both networks; the target's running statistics come from its own
@@ -119,17 +119,11 @@ class BYOL:
             params = self._follow(state.method.target.params, state.params["network"], state.step)
         return state.replace(method=BYOLState(TargetNetwork(params, stats)))
 
-    def refresh_at(self, step):
-        """Never; positives may."""
-        return False
-
-    def refresh(self, state, embed, key, report=no_progress):
-        """Nothing to refresh."""
-        return state, {}
-
     def diagnose(self, metrics):
         """Targets that are all the same, or fall into few clusters."""
-        return warning(metrics, "a lower optim.learning_rate, method.momentum nearer to 1, a larger batch_size")
+        return collapse.warning(
+            metrics, "a lower optim.learning_rate, method.momentum nearer to 1, a larger batch_size"
+        )
 
     def features(self, state, images, names):
         """The online network's features; `embedding` is the target's projection, which clustering and filter read."""

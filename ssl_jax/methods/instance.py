@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax.interface import Aux, no_progress
-from ssl_jax.methods.common import memory_bank
+from ssl_jax import interface
+from ssl_jax.interface import Aux, laid_out
+from ssl_jax.methods.common import collapse, memory_bank
 from ssl_jax.models.network import Network
-from ssl_jax.ops.collapse import COLLAPSED, spread
+from ssl_jax.ops.collapse import spread
 from ssl_jax.ops.memory import init_bank, update_bank
-from ssl_jax.ops.mesh import padded_rows
+from ssl_jax.ops.mesh import ROWS, padded_rows
 
 
 class InstanceState(struct.PyTreeNode):
@@ -21,12 +22,12 @@ class InstanceState(struct.PyTreeNode):
     NCE, 0 until it is estimated; None for other objectives.
     """
 
-    bank: jax.Array
+    bank: jax.Array = laid_out(ROWS)
     normaliser: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class InstanceDiscrimination:
+class InstanceDiscrimination(interface.Method):
     """Each image is a class of its own; a memory bank stands for the class weights.
 
     The loss reads the bank as it was before the step; `post_step` then moves the batch's rows. Rows of
@@ -99,21 +100,12 @@ class InstanceDiscrimination:
         bank = update_bank(state.method.bank, batch.index, features, momentum=self.momentum)
         return state.replace(method=InstanceState(bank, normaliser))
 
-    def refresh_at(self, step):
-        """Never."""
-        return False
-
-    def refresh(self, state, embed, key, report=no_progress):
-        """Nothing to refresh."""
-        return state, {}
-
     def diagnose(self, metrics):
         """Embeddings that are all the same."""
-        if metrics["spread"] > COLLAPSED:
-            return None
-        return (
-            f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1). In a new folder try a lower "
-            "optim.learning_rate or optim.weight_decay, and see with ssl_jax.preview that views tell images apart"
+        return collapse.warning(
+            metrics,
+            "a lower optim.learning_rate or optim.weight_decay, and see with ssl_jax.preview that views tell images "
+            "apart",
         )
 
     def features(self, state, images, names):

@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax.interface import Aux, no_progress
-from ssl_jax.methods.common import memory_bank
+from ssl_jax import interface
+from ssl_jax.interface import Aux, laid_out, no_progress
+from ssl_jax.methods.common import collapse, memory_bank
 from ssl_jax.models.network import Network
-from ssl_jax.ops.collapse import COLLAPSED, spread
+from ssl_jax.ops.collapse import spread
 from ssl_jax.ops.kmeans import kmeans, random_rows
 from ssl_jax.ops.losses import aggregation_nll, close_probability
 from ssl_jax.ops.memory import init_bank, update_bank
-from ssl_jax.ops.mesh import padded_rows
+from ssl_jax.ops.mesh import COLUMNS, ROWS, padded_rows
 from ssl_jax.ops.neighbours import cluster_mates, nearest
 
 CLOSE = ("clusters", "neighbours")
@@ -27,14 +28,14 @@ class AggregationState(struct.PyTreeNode):
     warm-up by NCE.
     """
 
-    bank: jax.Array
-    labels: jax.Array | None
-    neighbours: jax.Array | None
-    normaliser: jax.Array
+    bank: jax.Array = laid_out(ROWS)
+    labels: jax.Array | None = laid_out(COLUMNS)
+    neighbours: jax.Array | None = laid_out(ROWS)
+    normaliser: jax.Array = struct.field()
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalAggregation:
+class LocalAggregation(interface.Method):
     """Each image moves toward its close neighbours, against the scale that its background neighbours set.
 
     Background neighbours are the bank rows nearest to the feature; close ones are those among them that share a cluster
@@ -183,18 +184,15 @@ class LocalAggregation:
 
     def diagnose(self, metrics):
         """Images that nothing is close to, or embeddings that are all the same."""
-        if metrics["spread"] <= COLLAPSED:
-            return (
-                f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1). In a new folder try more "
-                "method.clusters, a larger method.background, or a lower optim.learning_rate"
-            )
-        if metrics.get("nothing_close", 0.0) > 0.5:
-            return (
+        if metrics.get("nothing_close", 0.0) > 0.5 and not collapse.same_embeddings(metrics):
+            return collapse.sentence(
                 f"{metrics['nothing_close']:.0%} of the images have no close neighbour in their background, so they "
-                "learn nothing. In a new folder try a longer warm-up (stages.warmup.until_epoch), a larger "
-                "method.background, or fewer method.clusters"
+                "learn nothing",
+                "a longer warm-up (stages.warmup.until_epoch), a larger method.background, or fewer method.clusters",
             )
-        return None
+        return collapse.warning(
+            metrics, "more method.clusters, a larger method.background, or a lower optim.learning_rate"
+        )
 
     def features(self, state, images, names):
         """The network's features."""

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax.interface import Aux, no_progress
-from ssl_jax.methods.common import target_network
+from ssl_jax import interface
+from ssl_jax.interface import Aux
+from ssl_jax.methods.common import collapse, target_network
 from ssl_jax.methods.common.target_network import TargetNetwork
 from ssl_jax.models.network import Network
-from ssl_jax.ops.collapse import warning
 from ssl_jax.ops.losses import neighbour_info_nce
 from ssl_jax.ops.memory import push_queue
 from ssl_jax.ops.vectors import unit
@@ -26,7 +26,7 @@ class MoCoState(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCo:
+class MoCo(interface.Method):
     """Each image's query finds its key among a queue of past keys.
 
     The key network follows after each step, so keys are made by what the released code makes them by (it moves the key
@@ -102,17 +102,9 @@ class MoCo:
         params = target_network.follow(state.method.target.params, state.params["network"], self.momentum)
         return state.replace(method=MoCoState(TargetNetwork(params, stats), push_queue(state.method.queue, keys)))
 
-    def refresh_at(self, step):
-        """Never; positives may."""
-        return False
-
-    def refresh(self, state, embed, key, report=no_progress):
-        """Nothing to refresh."""
-        return state, {}
-
     def diagnose(self, metrics):
         """Keys that are all the same, or fall into few clusters."""
-        return warning(
+        return collapse.warning(
             metrics, "a lower optim.learning_rate, method.momentum nearer to 1, a longer method.queue_length"
         )
 

@@ -5,18 +5,18 @@ from typing import Any
 
 import jax
 
-from ssl_jax.interface import Aux, no_progress
-from ssl_jax.methods.common import target_network
+from ssl_jax import interface
+from ssl_jax.interface import Aux
+from ssl_jax.methods.common import collapse, target_network
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
-from ssl_jax.ops.collapse import warning
 from ssl_jax.ops.losses import neighbour_cosine
 from ssl_jax.ops.vectors import unit
 from ssl_jax.positives.instance import Instance
 
 
 @dataclasses.dataclass(frozen=True)
-class SimSiam:
+class SimSiam(interface.Method):
     """One network, a predictor, and a stop-gradient: each view's prediction goes to the other view's projection.
 
     The published projector has three layers (`head.hidden` of two) and two on CIFAR, no biases before BatchNorm, and a
@@ -74,17 +74,9 @@ class SimSiam:
         """Nothing moves but the parameters."""
         return state
 
-    def refresh_at(self, step):
-        """Never; positives may."""
-        return False
-
-    def refresh(self, state, embed, key, report=no_progress):
-        """Nothing to refresh."""
-        return state, {}
-
     def diagnose(self, metrics):
         """Projections that are all the same, or fall into few clusters."""
-        return warning(
+        return collapse.warning(
             metrics, "another optim.learning_rate, softer colours or larger crops in augment, a larger batch_size"
         )
 

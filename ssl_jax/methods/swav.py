@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ssl_jax.interface import Aux, no_progress
+from ssl_jax import interface
+from ssl_jax.interface import Aux
+from ssl_jax.methods.common import collapse
 from ssl_jax.models.network import Network
-from ssl_jax.ops.collapse import COLLAPSED, code_entropy, spread, usage
+from ssl_jax.ops.collapse import code_entropy, spread, usage
 from ssl_jax.ops.losses import swapped_prediction
 from ssl_jax.ops.memory import push_queue
 from ssl_jax.ops.sinkhorn import sinkhorn
@@ -23,7 +25,7 @@ class SwAVState(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class SwAV:
+class SwAV(interface.Method):
     """Views predict each other's codes: soft, balanced assignments to learned prototypes.
 
     Prototypes lie at unit length before every forward pass, frozen or not: `init` and `post_step` put
@@ -150,28 +152,21 @@ class SwAV:
         queue = jnp.where(started, jax.vmap(push_queue)(state.method.queue, aux.carry), state.method.queue)
         return state.replace(method=SwAVState(queue))
 
-    def refresh_at(self, step):
-        """Never."""
-        return False
-
-    def refresh(self, state, embed, key, report=no_progress):
-        """Nothing to refresh."""
-        return state, {}
-
     def diagnose(self, metrics):
         """A loss at ln K (every image gets every code alike), or embeddings that are all the same."""
-        at_ln_k = metrics["loss_over_ln_k"] > 0.99
-        if not at_ln_k and metrics["spread"] > COLLAPSED:
-            return None
-        sign = f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1)"
-        if at_ln_k:
+        sign = collapse.same_embeddings(metrics)
+        if metrics["loss_over_ln_k"] > 0.99:
             sign = f"the loss sits at ln K = {math.log(self.prototypes):.3f}, where codes tell nothing apart"
+        if not sign:
+            return None
         sharper = 0.03 if self.epsilon > 0.03 else 0.6 * self.epsilon
-        later = ", a later or shorter queue (method.queue_starts_epoch, method.queue_length)" * bool(self.queue_length)
-        return (
-            f"{sign}. In a new folder try, one at a time: method.epsilon={sharper:.2g}, prototypes frozen "
-            "for longer (optim.groups.prototypes.frozen_epochs), another optim.learning_rate, softer colours or larger "
-            f"crops in augment, fewer small views, method.hard=True, head.batch_norm=False{later}"
+        later = ", a later or shorter queue (method.queue_starts_epoch, method.queue_length)"
+        return collapse.sentence(
+            sign,
+            f"one at a time: method.epsilon={sharper:.2g}, prototypes frozen for longer "
+            "(optim.groups.prototypes.frozen_epochs), another optim.learning_rate, softer colours or larger crops in "
+            "augment, fewer small views, method.hard=True, head.batch_norm=False"
+            + (later if self.queue_length else ""),
         )
 
     def features(self, state, images, names):

@@ -2,8 +2,6 @@
 
 import jax.numpy as jnp
 
-COLLAPSED = 0.1  # a spread below this: the mean cosine of two rows is above 0.99
-
 
 def spread(features):
     """How far unit rows `features` [..., D] spread over the sphere: the mean deviation of a coordinate times sqrt(D).
@@ -38,20 +36,3 @@ def evenness(sizes):
     share = sizes / jnp.maximum(jnp.sum(sizes), 1)
     entropy = -jnp.sum(share * jnp.log(jnp.maximum(share, 1e-30)))
     return jnp.exp(entropy) / len(sizes)
-
-
-def warning(metrics, remedies: str) -> str | None:
-    """One line where targets have collapsed, to one point or to less than half of the clusters; else None.
-
-    Args:
-        metrics: means with `spread`, and `clusters_used` (`evenness`) where positives cluster.
-        remedies: what to try, after "In a new folder try".
-    """
-    if metrics["spread"] <= COLLAPSED:
-        return f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1). In a new folder try {remedies}"
-    if metrics.get("clusters_used", 1.0) < 0.5:
-        return (
-            f"the embeddings fall into {metrics['clusters_used']:.0%} of the clusters. In a new folder try a later "
-            f"second stage, fewer positives.k, {remedies}"
-        )
-    return None

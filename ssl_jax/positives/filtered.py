@@ -2,10 +2,11 @@
 
 import jax.numpy as jnp
 
+from ssl_jax import interface
 from ssl_jax.interface import PositiveSet
 
 
-class Filtered:
+class Filtered(interface.Positives):
     """Positives that pass through a filter, `boundary`: what it keeps is all that they keep."""
 
     def init(self, key, examples, dim):

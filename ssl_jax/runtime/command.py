@@ -5,6 +5,7 @@ used, 130 and 143 after Ctrl-C and SIGTERM.
 """
 
 import contextlib
+import os
 import re
 import signal
 import sys
@@ -57,6 +58,8 @@ def start(main, prepare=None, operands=False):
         return command_line.parse(argv, prepare or command_line.with_base, operands)
 
     sys.unraisablehook = _quiet(sys.unraisablehook)
+    if "" not in sys.path and os.getcwd() not in sys.path:  # as with `python -m`: parts of the user's are found
+        sys.path.insert(0, os.getcwd())
     try:
         with _terminated():
             app.run(call, flags_parser=flags_parser)

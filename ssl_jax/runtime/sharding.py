@@ -1,5 +1,6 @@
 """Where each array of the train state lives: derived once from shapes, used for init, step and restore."""
 
+import dataclasses
 import math
 import os
 import sys
@@ -8,23 +9,20 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from ssl_jax.ops.mesh import COLUMNS, REPLICATED, ROWS, padding
-
-# The first rule whose beginning matches the path of an array decides; the rest is replicated.
-RULES = (
-    ("method/bank", ROWS),
-    ("method/neighbours", ROWS),
-    ("method/is_anchor", ROWS),
-    ("method/labels", COLUMNS),
-)
+from ssl_jax.ops.mesh import REPLICATED, ROWS, padding
 
 
 def state_shardings(mesh, shapes):
-    """A tree of shardings like `shapes` (the result of `jax.eval_shape`)."""
+    """A tree of shardings like `shapes` (the result of `jax.eval_shape`), a `TrainState`.
+
+    Arrays lie as the method's state declares them (`interface.laid_out`); all others have a copy on every device.
+    """
+    declared = dataclasses.fields(shapes.method) if dataclasses.is_dataclass(shapes.method) else ()
+    layouts = {field.name: field.metadata["layout"] for field in declared if "layout" in field.metadata}
 
     def place(path, _):
-        path = jax.tree_util.keystr(path, simple=True, separator="/")
-        spec = next((spec for start, spec in RULES if path.startswith(start)), REPLICATED)
+        owner, *field = jax.tree_util.keystr(path, simple=True, separator="/").split("/")[:2]
+        spec = layouts.get(field[0], REPLICATED) if owner == "method" and field else REPLICATED
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(place, shapes)

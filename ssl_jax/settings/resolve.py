@@ -18,18 +18,45 @@ class SettingError(Exception):
 
 
 def choose(package: str, name: str, setting: str, attribute: str):
-    """`attribute` of the module `name` in `package`; modules are found by name, there is no registry.
+    """`attribute` of the module `name` in `package`, or of any module by its dotted name; there is no registry.
+
+    Args:
+        package: of the parts that come with ssl_jax, such as "ssl_jax.methods".
+        name: of a module there; or, with a dot in it, of a module of the user's ("my_package.my_method").
+        setting: that gave the name, for messages.
+        attribute: what the module is to end with, such as "Method".
 
     Raises:
-        SettingError: no such module; lists those that exist.
+        SettingError: no such module (lists those that exist), or one without the attribute.
     """
+    if "." in str(name):
+        return _foreign(name, setting, attribute)
     modules = _module_names(package)
     module = importlib.import_module(f"{package}.{name}") if name in modules else None
-    if hasattr(module, attribute):
+    if module and attribute in vars(module):
         return getattr(module, attribute)
     raise SettingError(
-        f"{setting}={name!r} is not known; choose one of: {', '.join(sorted(available(package, attribute)))}"
+        f"{setting}={name!r} is not known; choose one of: {', '.join(sorted(available(package, attribute)))}; or give "
+        "a module of your own by its dotted name, such as my_package.my_module"
     )
+
+
+def _foreign(name: str, setting: str, attribute: str):
+    """`attribute` of a module that does not come with ssl_jax."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if name == missing or name.startswith(f"{missing}."):
+            raise SettingError(
+                f"{setting}={name!r}: there is no module {missing!r}; start where it lies, or install its package"
+            ) from error
+        raise SettingError(f"{setting}={name!r}: it imports {missing!r}, which is not installed") from error
+    except (TypeError, ValueError) as error:  # "a..b", ".a"
+        raise SettingError(f"{setting}={name!r} is not the name of a module ({error})") from error
+    if attribute not in vars(module):
+        raise SettingError(f"{setting}={name!r}: {module.__file__} has no {attribute}; end it with {attribute} = ...")
+    return getattr(module, attribute)
 
 
 def available(package: str, attribute: str) -> dict[str, type]:

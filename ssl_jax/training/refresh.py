@@ -10,7 +10,7 @@ from ssl_jax.stages import Stage
 
 def due(stage: Stage, step: int, *, anew=False) -> bool:
     """Whether the method or its positives ask for it before the batch of `step`; `anew`: see `refresh`."""
-    positives = getattr(stage.method, "positives", None)
+    positives = stage.method.positives
     return stage.method.refresh_at(step) or bool(positives) and (anew or positives.refresh_at(step))
 
 
@@ -22,7 +22,7 @@ def refresh(stage: Stage, state, images, shardings, step: int, key, report=no_pr
     Returns:
         the state, and what was found as {"refresh/name": value}, or None where nothing was.
     """
-    method, positives = stage.method, getattr(stage.method, "positives", None)
+    method, positives = stage.method, stage.method.positives
     of_method = method.refresh_at(step)
     of_positives = bool(positives) and (anew or positives.refresh_at(step))
     if not of_method and not of_positives:

@@ -1,21 +1,20 @@
 """A run of seconds: 256 digits; SwAV with a queue and two stages on a tiny network, or another method."""
 
+import sys
 from pathlib import Path
 
-import ssl_jax.models
 from ssl_jax.settings import defaults
 
-# A backbone of the tests' own, found by its file's name like any other, also by commands.
-BACKBONES = str(Path(__file__).parent.parent / "plugins" / "models")
-if BACKBONES not in ssl_jax.models.__path__:
-    ssl_jax.models.__path__.append(BACKBONES)
+TESTS = str(Path(__file__).parent.parent)
+if TESTS not in sys.path:  # where a backbone of the tests' own lies, which commands find, too
+    sys.path.append(TESTS)
 
 
 def get_config(variant="swav"):
     config = defaults.get_config()
     config.epochs, config.batch_size = 4, 32
     config.data.limit = 256
-    config.model.update(name="tiny", depth=10, width=8)
+    config.model.update(name="plugins.models.tiny", depth=10, width=8)
     config.head.update(dim=8, hidden=(16,))
     if variant == "swav":
         config.method = dict(name="swav", prototypes=16, queue_length=64, queue_starts_epoch=0.5, epsilon=0.05)

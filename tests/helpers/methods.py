@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ssl_jax.methods.target import MovingTarget
-from ssl_jax.positives.same_sign import SameSign
+from plugins.methods.target import MovingTarget
+from plugins.positives.same_sign import SameSign
 
 from ssl_jax import optim
 from ssl_jax.data.augment import View
@@ -105,5 +105,5 @@ def fresh_state(stage, key) -> TrainState:
     sizes = [v.size for v in stage.views for _ in range(v.count)]
     batch = Batch(tuple(jnp.zeros((1, s, s, 3)) for s in sizes), jnp.zeros(1, jnp.int32))
     params, batch_stats, method = stage.method.init(key, batch)
-    positives = getattr(stage.method, "positives", Instance()).init(jax.random.fold_in(key, 1), EXAMPLES, 6)
+    positives = (stage.method.positives or Instance()).init(jax.random.fold_in(key, 1), EXAMPLES, 6)
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, stage.tx.init(params), method, positives)

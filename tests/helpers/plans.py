@@ -9,7 +9,7 @@ from ssl_jax.build import build
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Where the network does not matter: the tests' own, which takes a tenth of the time.
-TINY_MODEL = {"name": "tiny", "width": 4}
+TINY_MODEL = {"name": "plugins.models.tiny", "width": 4}
 
 
 def config_of(name, variant):

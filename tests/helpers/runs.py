@@ -41,7 +41,7 @@ def command(folder, *more, script=None):
 
 
 def environment():
-    return os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
 
 
 def start(folder, *more, script=None):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from ssl_jax import interface
 from ssl_jax.interface import Aux, no_progress
 from ssl_jax.models.network import Network
 from ssl_jax.ops.vectors import dot, unit
@@ -23,7 +24,7 @@ class TargetState(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class MovingTarget:
+class MovingTarget(interface.Method):
     """A toy: predict the target network's embedding of each positive, pushed off the bank's centre."""
 
     network: Network
@@ -36,11 +37,15 @@ class MovingTarget:
         variables = self.network.init(key, batch.views, train=False)
         dim = jax.eval_shape(lambda: self.network.apply(variables, batch.views, train=False)).shape[-1]
         params, batch_stats = variables["params"], variables["batch_stats"]
-        return params, batch_stats, TargetState(jax.tree.map(jnp.copy, params), batch_stats, jnp.zeros((1, dim)))
+        return (
+            {"network": params},
+            batch_stats,
+            TargetState(jax.tree.map(jnp.copy, params), batch_stats, jnp.zeros((1, dim))),
+        )
 
     def loss(self, state, batch, key):
         first, second = batch.views
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         z, online = self.network.apply(variables, (first,), train=True, mutable="batch_stats")
         variables = {"params": state.method.params, "batch_stats": state.method.batch_stats}
         target, updated = self.network.apply(variables, (second,), train=True, mutable="batch_stats")
@@ -51,7 +56,7 @@ class MovingTarget:
         return loss, Aux(online["batch_stats"], updated["batch_stats"], {"similarity": -loss})
 
     def post_step(self, state, aux, batch):
-        params = optax.incremental_update(state.params, state.method.params, 1 - self.momentum)
+        params = optax.incremental_update(state.params["network"], state.method.params, 1 - self.momentum)
         return state.replace(method=state.method.replace(params=params, batch_stats=aux.carry))
 
     def refresh_at(self, step):
@@ -61,11 +66,8 @@ class MovingTarget:
         centre = embed("embedding").mean(0, keepdims=True)
         return state.replace(method=state.method.replace(centre=centre)), {"centre": jnp.linalg.norm(centre)}
 
-    def diagnose(self, metrics):
-        return None
-
     def features(self, state, images, names):
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         features = self.network.apply(variables, images, method=Network.features)
         return {name: features[name] for name in names}
 
