@@ -106,7 +106,7 @@ def test_features_of_views_and_of_maps(run):
 
 
 def test_a_failed_evaluator_does_not_lose_the_others(run, monkeypatch):
-    def fail(self, splits, state):
+    def fail(self, splits, state, report):
         raise RuntimeError("no neighbours")
 
     monkeypatch.setattr(KNN, "run", fail)

@@ -45,7 +45,7 @@ def during(monkeypatch):
     def arrange(number, act):
         calls = []
 
-        def acting(self, splits, state):
+        def acting(self, splits, state, report):
             calls.append(0)
             yield from run(self, splits, state)
             if len(calls) == number:
@@ -110,7 +110,7 @@ from ssl_jax import main
 from ssl_jax.evaluation.knn import KNN
 from ssl_jax.runtime import command
 long = jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 2, jnp.sin, x))
-def stuck(self, splits, state):
+def stuck(self, splits, state, report):
     sys.stderr.write("evaluating\\n")
     yield "top1", float(long(0.0))
 KNN.run = stuck
