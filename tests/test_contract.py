@@ -21,22 +21,8 @@ from ssl_jax.ops.vectors import dot
 from ssl_jax.runtime.sharding import put, replicated, state_shardings
 from ssl_jax.training.refresh import refresh
 
-NAMES = (
-    "swav",
-    "instance",
-    "instance by nce",
-    "aggregation",
-    "aggregation by neighbours",
-    "anchors",
-    "target",
-    "target with positives",
-    "byol as released",
-    *(f"{base}{kind}" for base in ("byol", "simsiam", "moco") for kind in ("", " with neighbours", " with context")),
-)
-
-
-# `features` differ by method alone: one name of each.
-METHODS = ("swav", "instance", "aggregation", "anchors", "target", "byol", "simsiam", "moco")
+NAMES = methods.names()
+METHODS = methods.methods()  # `features` differ by method alone
 
 stage_of = functools.cache(methods.stage)  # one object, so that tests share what was traced
 

@@ -9,6 +9,7 @@ import numpy as np
 from plugins.methods.target import MovingTarget
 from plugins.positives.same_sign import SameSign
 
+from helpers import members
 from ssl_jax import optim
 from ssl_jax.data.augment import View
 from ssl_jax.interface import Batch, TrainState
@@ -47,6 +48,21 @@ POSITIVES = {
 }
 
 
+BASES = (
+    "swav",
+    "instance",
+    "instance by nce",
+    "aggregation",
+    "aggregation by neighbours",
+    "anchors",
+    "target",
+    "byol",
+    "byol as released",
+    "simsiam",
+    "moco",
+)
+
+
 class TinyBackbone(nn.Module):
     """One convolution with BatchNorm, pooled."""
 
@@ -63,10 +79,50 @@ def network(dim=6, groups=1):
     return Network(TinyBackbone(bn_groups=groups), Head(dim, (10,), bn_groups=groups))
 
 
+def names() -> list[str]:
+    """What the contract is proved on: methods and variants that are written out below, and all others there are.
+
+    A method of the library that is not among them takes part through the default variant of its config.
+    """
+    written = [*BASES, *(f"{base} with {kind}" for base in ("byol", "simsiam", "moco") for kind in _kinds())]
+    return [*written, "target with positives", *_others()]
+
+
+def methods() -> list[str]:
+    """One name of each method."""
+    first = {}
+    for name in (*BASES, *_others()):
+        first.setdefault(type(stage(name).method), name)
+    return list(first.values())
+
+
+def _kinds():
+    """Positives to try with the base methods: those of the library but the base's own."""
+    classes = {type(kind): name for name, kind in POSITIVES.items()}
+    return [classes.get(cls, name) for name, cls in members.positives().items() if name != "instance"]
+
+
+def _others():
+    """Methods of the library that are not written out below, by the names of their files."""
+    written = {type(stage(name).method) for name in BASES}
+    return [name for name, cls in members.methods().items() if cls not in written]
+
+
+def _positive(kind):
+    if kind in POSITIVES or not kind:
+        return POSITIVES.get(kind, Instance())
+    cls = members.positives()[kind]
+    run = dict(examples=EXAMPLES, batch_size=BATCH, steps_per_epoch=STEPS_PER_EPOCH, boundary=BOUNDARY)
+    fields = {f.name for f in dataclasses.fields(cls)}
+    return cls(**{k: v for k, v in (members.shrunk(cls) | run).items() if k in fields})
+
+
 def stage(name, tx=None) -> Stage:
     """A stage of the method `name`, with two views of 8 pixels (SwAV: and two of 6)."""
     base, _, kind = name.partition(" with ")
-    positive, total = POSITIVES.get(kind, Instance()), dict(total_steps=5 * STEPS_PER_EPOCH)
+    if base not in BASES:
+        return members.stage_of_method(base, IMAGES, BATCH)
+    positive, total = _positive(kind), dict(total_steps=5 * STEPS_PER_EPOCH)
     run = dict(examples=EXAMPLES, batch_size=BATCH, steps_per_epoch=STEPS_PER_EPOCH)
     plain = dict(examples=EXAMPLES, steps_per_epoch=STEPS_PER_EPOCH)
     view = View(size=8, count=2, jitter=0.0, grayscale=0.0)
