@@ -9,7 +9,7 @@ from flax import struct
 
 from ssl_jax import interface
 from ssl_jax.interface import Aux, laid_out, no_progress
-from ssl_jax.methods.common import collapse, memory_bank
+from ssl_jax.methods.common import collapse, features, memory_bank
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import spread
 from ssl_jax.ops.losses import anchor_neighbourhood_nll
@@ -115,9 +115,9 @@ class AnchorNeighbourhood(interface.Method):
             is_anchor,
             temperature=self.temperature,
         )
-        features = jax.lax.stop_gradient(embedding[0])
-        metrics = {"spread": spread(features), "anchors": jnp.mean(is_anchor, dtype=jnp.float32)}
-        return loss, Aux(updated["batch_stats"], features, metrics)
+        embedded = jax.lax.stop_gradient(embedding[0])
+        metrics = {"spread": spread(embedded), "anchors": jnp.mean(is_anchor, dtype=jnp.float32)}
+        return loss, Aux(updated["batch_stats"], embedded, metrics)
 
     def post_step(self, state, aux, batch):
         """The batch's rows of the bank move toward this step's embeddings."""
@@ -154,9 +154,7 @@ class AnchorNeighbourhood(interface.Method):
 
     def features(self, state, images, names):
         """The network's features."""
-        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
-        features = self.network.apply(variables, images, method=Network.features)
-        return {name: features[name] for name in names}
+        return features.chosen(self.network, state.params["network"], state.batch_stats, images, names)
 
 
 def _discovered(bank, examples, k, temperature):

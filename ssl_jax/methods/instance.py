@@ -8,7 +8,7 @@ from flax import struct
 
 from ssl_jax import interface
 from ssl_jax.interface import Aux, laid_out
-from ssl_jax.methods.common import collapse, memory_bank
+from ssl_jax.methods.common import collapse, features, memory_bank
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import spread
 from ssl_jax.ops.memory import init_bank, update_bank
@@ -84,11 +84,11 @@ class InstanceDiscrimination(interface.Method):
             samples=self.samples,
             normaliser=state.method.normaliser,
         )
-        features = jax.lax.stop_gradient(embedding[0])
-        metrics = {"spread": spread(features)}
+        embedded = jax.lax.stop_gradient(embedding[0])
+        metrics = {"spread": spread(embedded)}
         if self.objective != "nce":
             metrics["loss_over_chance"] = loss / self._chance()
-        return loss, Aux(updated["batch_stats"], (features, normaliser), metrics)
+        return loss, Aux(updated["batch_stats"], (embedded, normaliser), metrics)
 
     def _chance(self):
         settings = dict(temperature=self.temperature, samples=self.samples)
@@ -96,8 +96,8 @@ class InstanceDiscrimination(interface.Method):
 
     def post_step(self, state, aux, batch):
         """The batch's rows of the bank move toward this step's embeddings."""
-        features, normaliser = aux.carry
-        bank = update_bank(state.method.bank, batch.index, features, momentum=self.momentum)
+        embedded, normaliser = aux.carry
+        bank = update_bank(state.method.bank, batch.index, embedded, momentum=self.momentum)
         return state.replace(method=InstanceState(bank, normaliser))
 
     def diagnose(self, metrics):
@@ -110,9 +110,7 @@ class InstanceDiscrimination(interface.Method):
 
     def features(self, state, images, names):
         """The network's features."""
-        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
-        features = self.network.apply(variables, images, method=Network.features)
-        return {name: features[name] for name in names}
+        return features.chosen(self.network, state.params["network"], state.batch_stats, images, names)
 
 
 Method = InstanceDiscrimination

@@ -8,7 +8,7 @@ from flax import struct
 
 from ssl_jax import interface
 from ssl_jax.interface import Aux, laid_out, no_progress
-from ssl_jax.methods.common import collapse, memory_bank
+from ssl_jax.methods.common import collapse, features, memory_bank
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import spread
 from ssl_jax.ops.kmeans import kmeans, random_rows
@@ -124,8 +124,8 @@ class LocalAggregation(interface.Method):
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
         bank, normaliser = state.method.bank[: self.examples], state.method.normaliser
-        features = jax.lax.stop_gradient(embedding[0])
-        metrics = {"spread": spread(features)}
+        embedded = jax.lax.stop_gradient(embedding[0])
+        metrics = {"spread": spread(embedded)}
         settings = dict(temperature=self.temperature)
         if self.objective == "aggregation":
             close = self._close(state.method, batch.index)
@@ -138,7 +138,7 @@ class LocalAggregation(interface.Method):
             loss, normaliser = memory_bank.instance_loss(
                 self.objective, embedding[0], bank, batch.index, key, **settings
             )
-        return loss, Aux(updated["batch_stats"], (features, normaliser), metrics)
+        return loss, Aux(updated["batch_stats"], (embedded, normaliser), metrics)
 
     def _close(self, own, index):
         """[B, N] bool: the rows that are close to the images `index`."""
@@ -150,8 +150,8 @@ class LocalAggregation(interface.Method):
 
     def post_step(self, state, aux, batch):
         """The batch's rows of the bank move toward this step's embeddings."""
-        features, normaliser = aux.carry
-        bank = update_bank(state.method.bank, batch.index, features, momentum=self.momentum)
+        embedded, normaliser = aux.carry
+        bank = update_bank(state.method.bank, batch.index, embedded, momentum=self.momentum)
         return state.replace(method=state.method.replace(bank=bank, normaliser=normaliser))
 
     def refresh_at(self, step):
@@ -196,9 +196,7 @@ class LocalAggregation(interface.Method):
 
     def features(self, state, images, names):
         """The network's features."""
-        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
-        features = self.network.apply(variables, images, method=Network.features)
-        return {name: features[name] for name in names}
+        return features.chosen(self.network, state.params["network"], state.batch_stats, images, names)
 
 
 def _clustered(key, bank, examples, clusters, iterations):

@@ -7,7 +7,7 @@ import jax
 
 from ssl_jax import interface
 from ssl_jax.interface import Aux
-from ssl_jax.methods.common import collapse, target_network
+from ssl_jax.methods.common import collapse, features, target_network
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
 from ssl_jax.ops.losses import neighbour_cosine
@@ -82,9 +82,7 @@ class SimSiam(interface.Method):
 
     def features(self, state, images, names):
         """The network's features."""
-        variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
-        features = self.network.apply(variables, images, method=Network.features)
-        return {name: features[name] for name in names}
+        return features.chosen(self.network, state.params["network"], state.batch_stats["network"], images, names)
 
 
 Method = SimSiam

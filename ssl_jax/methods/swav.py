@@ -9,7 +9,7 @@ from flax import struct
 
 from ssl_jax import interface
 from ssl_jax.interface import Aux
-from ssl_jax.methods.common import collapse
+from ssl_jax.methods.common import collapse, features
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import code_entropy, spread, usage
 from ssl_jax.ops.losses import swapped_prediction
@@ -171,10 +171,9 @@ class SwAV(interface.Method):
 
     def features(self, state, images, names):
         """The network's features, and `scores` [B, K]: cosines with the prototypes."""
-        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
-        features = self.network.apply(variables, images, method=Network.features)
-        features["scores"] = dot(features["embedding"], state.params["prototypes"])
-        return {name: features[name] for name in names}
+        found = features.of_network(self.network, state.params["network"], state.batch_stats, images)
+        found["scores"] = dot(found["embedding"], state.params["prototypes"])
+        return {name: found[name] for name in names}
 
 
 Method = SwAV

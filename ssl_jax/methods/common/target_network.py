@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ssl_jax.methods.common.features import of_network
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import spread
 from ssl_jax.ops.vectors import unit
@@ -75,12 +76,10 @@ def features(network, state, target, images, names):
     """
     found = {}
     if others := [name for name in names if name != "embedding"]:
-        variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
-        online = network.apply(variables, images, method=Network.features)
+        online = of_network(network, state.params["network"], state.batch_stats["network"], images)
         found = {name: online["embedding" if name == "query" else name] for name in others}
     if "embedding" in names:
-        variables = {"params": target.params, "batch_stats": target.batch_stats}
-        found["embedding"] = network.apply(variables, images, method=Network.features)["embedding"]
+        found["embedding"] = of_network(network, target.params, target.batch_stats, images)["embedding"]
     return found
 
 
