@@ -1,6 +1,7 @@
 """The losses, one function per published equation. Means over the global batch; targets are constants."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -203,7 +204,19 @@ def negative_cosine(prediction, target):
     Returns:
         scalar in -1..1; methods scale it.
     """
-    return -jnp.mean(jnp.sum(unit(prediction) * unit(jax.lax.stop_gradient(target)), axis=1))
+    return neighbour_cosine(prediction, target, _Own.of(target))
+
+
+class _Own(NamedTuple):
+    """A `PositiveSet` of each row alone."""
+
+    rows: jax.Array
+    weight: jax.Array
+    counted: None = None
+
+    @classmethod
+    def of(cls, keys):
+        return cls(jnp.arange(len(keys))[:, None], jnp.ones((len(keys), 1)))
 
 
 def neighbour_cosine(prediction, targets, positives):
@@ -235,9 +248,7 @@ def info_nce(query, key, queue, *, temperature: float):
     Returns:
         scalar, the mean over the batch.
     """
-    query, key = unit(query), unit(jax.lax.stop_gradient(key))
-    own = jnp.sum(query * key, axis=1) / temperature
-    return jnp.mean(jnp.logaddexp(own, _against(query, queue, temperature)) - own)
+    return neighbour_info_nce(query, key, queue, _Own.of(key), temperature=temperature)
 
 
 def neighbour_info_nce(query, keys, queue, positives, *, temperature: float, denominator="each"):
