@@ -44,7 +44,7 @@ def get_config(variant="swav"):
             config.positives = dict(name="contextual", k=3, k1=5, k2=2, boundary=boundary)
             config.stages.pretrain = dict(until_epoch=0.75, positives=dict(name="instance"))
     else:  # a method of the tests' own
-        config.method = dict(name="target", momentum=0.9)
+        config.method = dict(name="plugins.methods.target", momentum=0.9)
         config.augment = dict(pair=dict(size=8, count=2, jitter=0.0, grayscale=0.0))
     config.optim.momentum = 0.5
     config.evals = dict(
