@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
 
 from ssl_jax.data import datasets
 from ssl_jax.data.rng import INIT, key_for
@@ -14,8 +15,18 @@ from ssl_jax.interface import Batch, TrainState
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.positives.instance import Instance
 from ssl_jax.runtime.sharding import bytes_per_device, device_memory
-from ssl_jax.settings import defaults
-from ssl_jax.settings.resolve import SettingError, choose, complete, convert, fill, section, unknown
+from ssl_jax.settings import defaults, ranges
+from ssl_jax.settings.resolve import (
+    SettingError,
+    choose,
+    complete,
+    convert,
+    fill,
+    in_section,
+    section,
+    shown,
+    unknown,
+)
 from ssl_jax.stages import Stage, stages, views_of
 
 
@@ -71,20 +82,31 @@ def build(config: ConfigDict, dataset: datasets.Dataset | None = None) -> Plan:
 
 
 def load_data(config) -> datasets.Dataset:
-    """The data set of a completed config; where that may take long, all other settings are checked first."""
+    """The data set of a completed config, once all other settings are known to be in their ranges."""
+    check(config)
+    d, largest = config.data, views_of(config)[0].size
+    dataset = datasets.load(d.name, **{k: v for k, v in d.items() if k != "name"})
+    if d.name.startswith("tfds:") and dataset.train.images.shape[1] == d.size < largest:
+        raise SettingError(f"data.size={d.size} is below the largest view, {largest} pixels; raise it")
+    return dataset
+
+
+def check(config) -> None:
+    """Builds all parts of a completed config that can be built without reading its data, for the largest run there is.
+
+    Raises:
+        SettingError: a setting that no data set could make valid.
+    """
     d, largest = config.data, views_of(config)[0].size
     if d.name == "folder" and d.size < largest:
         raise SettingError(
             f"data.size={d.size} is below the largest view, {largest} pixels; raise it, or lower augment"
         )
-    if d.name == "folder" or d.name.startswith("tfds:") or d.download:
-        none = datasets.Images(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int32))
-        stages(config, datasets.Dataset(none, none, (), d.mean, d.std), _facts(config, examples=2**40, classes=2))
-        _evaluators(config, examples=2**40, labelled=2**40, classes=2)
-    dataset = datasets.load(d.name, **{k: v for k, v in d.items() if k != "name"})
-    if d.name.startswith("tfds:") and dataset.train.images.shape[1] == d.size < largest:
-        raise SettingError(f"data.size={d.size} is below the largest view, {largest} pixels; raise it")
-    return dataset
+    none = datasets.Images(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int32))
+    longest = (ranges.INT32 // config.epochs + 1) * config.batch_size - 1  # more steps could not be counted
+    stages(config, datasets.Dataset(none, none, (), d.mean, d.std), _facts(config, examples=longest, classes=2))
+    _evaluators(config, examples=2**40, labelled=2**40, classes=2)
+    datasets.check(d.name, **{k: v for k, v in d.items() if k != "name"})
 
 
 def _facts(config, examples, classes) -> dict:
@@ -99,6 +121,8 @@ def _facts(config, examples, classes) -> dict:
             "model.dtype=bfloat16, model.remat, or a queue (method.queue_length) where the method has one"
         )
     steps = examples // batch_size
+    if config.epochs * steps > ranges.INT32:
+        raise SettingError(f"epochs={config.epochs}: total steps beyond 2**31, with {steps} an epoch")
     counts = dict(steps_per_epoch=steps, total_steps=config.epochs * steps)
     return dict(examples=examples, classes=classes, batch_size=batch_size) | counts
 
@@ -111,7 +135,7 @@ def _with_label(labels) -> bytes:
 
 def completed(config: ConfigDict) -> ConfigDict:
     """A copy of `config` with every section there, names and types checked."""
-    config, known = ConfigDict(config).copy_and_resolve_references().unlock(), defaults.get_config()
+    config, known = _resolved(config), defaults.get_config()
     for key in config:
         if key not in known:
             raise SettingError(unknown(key, key, list(known)))
@@ -119,20 +143,24 @@ def completed(config: ConfigDict) -> ConfigDict:
         if key not in config:
             config[key] = default
         elif isinstance(default, ConfigDict) != isinstance(config[key], ConfigDict):
-            raise SettingError(f"{key}={config[key]!r} has the wrong type")
+            raise SettingError(f"{key}={shown(config[key])} has the wrong type")
         elif not isinstance(default, ConfigDict):
             convert(config[key], type(default), key)
     for name in ("data", "optim"):
         complete(config[name], known[name], name)
-    for key in ("epochs", "eval_epochs", "checkpoint_epochs", "log_steps"):
-        if config[key] < 1:
-            raise SettingError(f"{key}={config[key]}: at least 1")
-    if config.keep_checkpoints < 0:
-        raise SettingError(f"keep_checkpoints={config.keep_checkpoints}: at least 0 (0: all)")
+    with in_section(""):
+        for key in ("epochs", "eval_epochs", "checkpoint_epochs"):
+            ranges.count(1, 10**6, **{key: config[key]})
+        ranges.count(1, batch_size=config.batch_size, log_steps=config.log_steps)
+        ranges.between(0, 10**6, init_epoch=config.init_epoch)
+        ranges.not_negative(resident_gb=config.resident_gb)
+    if not 0 <= config.keep_checkpoints <= ranges.INT32:
+        raise SettingError(f"keep_checkpoints={config.keep_checkpoints}: at least 0 (0: all) and at most 2**31 - 1")
     if not 0 <= config.seed < 2**32:
         raise SettingError(f"seed={config.seed}: between 0 and {2**32 - 1}")
     if "name" not in config.method:
         raise SettingError("method.name is missing: name a file of ssl_jax/methods")
+    convert(config.method.name, str, "method.name")
     if config.base and config.base != config.method.name:
         raise SettingError(
             f"base={config.base!r}, but method.name={config.method.name!r}; choose the base with the config"
@@ -145,6 +173,35 @@ def completed(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def _resolved(config) -> ConfigDict:
+    """A copy of `config` with values in place of references."""
+    try:
+        return ConfigDict(config).copy_and_resolve_references().unlock()
+    except (ArithmeticError, TypeError, ValueError, RequiredValueError) as error:
+        name = _first_unresolved(config, defaults.get_config())
+        reason = " ".join(str(error).split())
+        raise SettingError(f"{name} follows another setting whose value does not fit: {reason}") from error
+
+
+def _first_unresolved(config, known, prefix="") -> str:
+    """The first setting whose reference cannot be resolved.
+
+    Raises:
+        SettingError: names a setting of a wrong type that it may follow.
+    """
+    for key in config:
+        try:
+            value = config[key]
+        except (ArithmeticError, TypeError, ValueError, RequiredValueError):
+            return prefix + key
+        if isinstance(value, ConfigDict):
+            if name := _first_unresolved(value, known.get(key, {}), f"{prefix}{key}."):
+                return name
+        elif key in known and not isinstance(known[key], ConfigDict):
+            convert(value, type(known[key]), prefix + key)
+    return ""
+
+
 def evaluators_of(config, dataset: datasets.Dataset) -> dict[str, Any]:
     """The evaluators of `config` by name, for the images and classes of a data set."""
     own = dataset.train.labels[: len(dataset.train) - dataset.joined]
@@ -155,7 +212,7 @@ def evaluators_of(config, dataset: datasets.Dataset) -> dict[str, Any]:
 def _evaluators(config, **facts):
     evaluators = {}
     for key, settings in config.evals.items():
-        name = section(settings, f"evals.{key}").get("name", key)
+        name = convert(section(settings, f"evals.{key}").get("name", key), str, f"evals.{key}.name")
         cls = choose("ssl_jax.evaluation", name, f"evals.{key}", "Evaluator")
         evaluators[key] = fill(cls, settings, f"evals.{key}", **facts)
     return evaluators

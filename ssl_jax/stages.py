@@ -13,8 +13,18 @@ from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
 from ssl_jax.optim import schedules
 from ssl_jax.positives.boundary import Boundary
-from ssl_jax.settings import defaults
-from ssl_jax.settings.resolve import SettingError, available, choose, complete, convert, fill, section, unknown
+from ssl_jax.settings import defaults, ranges
+from ssl_jax.settings.resolve import (
+    SettingError,
+    available,
+    choose,
+    complete,
+    convert,
+    fill,
+    in_section,
+    section,
+    unknown,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,6 +75,8 @@ def _stage_configs(config, facts):
                 raise SettingError(unknown(f"stages.{name}.{part}", part, ["until_epoch", *allowed]))
         for part in allowed:
             override = section(stage.get(part, ConfigDict()), f"stages.{name}.{part}")
+            if "name" in override:
+                convert(override.name, str, f"stages.{name}.{part}.name")
             renamed = override.get("name", merged[part].get("name")) != merged[part].get("name")
             replaced = renamed and part in ("method", "positives")
             merged[part] = override if replaced else _merge(merged[part], override)
@@ -93,6 +105,7 @@ def views_of(config) -> tuple[View, ...]:
 
 def _stage(config, until, dataset, facts) -> Stage:
     views = views_of(config)
+    _check_optim(config.optim)
     schedule = _schedule(config.optim, facts)
     tx = _optimiser(config.optim, schedule, facts)
     resident = dataset.resident(config.resident_gb)
@@ -107,8 +120,9 @@ def _method(config, facts):
     momentum = convert(config.model.get("bn_momentum", 0.1), float, "model.bn_momentum")
     given = dict(name=None, parent=None, bn_groups=groups, bn_momentum=momentum)
     network = Network(backbone, fill(Head, config.head, "head", **given))
-    cls = choose("ssl_jax.methods", config.method.name, "method.name", "Method")
-    kind = config.positives.get("name", "")
+    name = convert(config.method.name, str, "method.name")
+    cls = choose("ssl_jax.methods", name, "method.name", "Method")
+    kind = convert(config.positives.get("name", ""), str, "positives.name")
     positive = _positive(choose("ssl_jax.positives", kind, "positives.name", "Positives"), config.positives, facts)
     if kind != "instance" and "positives" not in {f.name for f in dataclasses.fields(cls)}:
         raise SettingError(f"positives.name={kind!r} has no published meaning for {config.method.name}; use 'instance'")
@@ -117,7 +131,8 @@ def _method(config, facts):
 
 def _backbone(settings):
     """The backbone that is named. Of the settings that every config has, those that it lacks do not count."""
-    cls = choose("ssl_jax.models", settings.get("name", ""), "model.name", "Backbone")
+    name = convert(settings.get("name", ""), str, "model.name")
+    cls = choose("ssl_jax.models", name, "model.name", "Backbone")
     fields = {f.name for f in dataclasses.fields(cls)}
     others = {*defaults.get_config().model} - fields
     values = {k: v for k, v in settings.items() if k not in others}
@@ -137,10 +152,36 @@ def _positive(kind, settings, facts):
     return fill(kind, own, "positives", **facts)
 
 
+def _check_optim(settings):
+    """Raises a SettingError for numbers of `config.optim` that no optimiser and no schedule takes."""
+    own, schedule = settings.to_dict(), settings.schedule.to_dict()
+    some = lambda values, *names: {name: values[name] for name in names}
+    with in_section("optim"):
+        ranges.not_negative(**some(own, "learning_rate", "weight_decay"))
+        ranges.below_one(**some(own, "momentum", "b1", "b2"))
+        ranges.positive(trust=settings.trust)
+    rates = some(schedule, "start", "final", "factor")
+    epochs = some(schedule, "warmup_epochs", "cosine_epochs")
+    at = convert(schedule["at_epochs"], tuple[float, ...], "optim.schedule.at_epochs")
+    with in_section("optim.schedule"):
+        ranges.not_negative(**rates, **epochs, at_epochs=at)
+        ranges.at_most(ranges.MANY, at_epochs=at)
+
+
+def _steps(name, epochs, per_epoch) -> int:
+    """`epochs` of the setting `name` in steps, which are counted in 32 bits."""
+    steps = round(epochs * per_epoch)
+    if not 0 <= steps <= ranges.INT32:
+        raise SettingError(f"{name}={epochs:g}: at least 0, and at most 2**31 - 1 steps of {per_epoch} an epoch")
+    return steps
+
+
 def rate_scale(settings, batch_size: int) -> float:
     """What the rates of `config.optim` are multiplied by: linear in the batch size where a base is given."""
     if settings.base_batch_size < 0:
         raise SettingError(f"optim.base_batch_size={settings.base_batch_size}: at least 0 (0: rates as given)")
+    with in_section("optim"):
+        ranges.count(0, base_batch_size=settings.base_batch_size)
     return batch_size / settings.base_batch_size if settings.base_batch_size else 1.0
 
 
@@ -166,6 +207,7 @@ def _one_schedule(settings, per_epoch, total, scale):
         return schedules.warmup_cosine(rate, total, warmup_steps=warmup, start=start, final=final)
     if schedule.name == "line_cosine":
         warmup, length = (round(e * per_epoch) for e in (schedule.warmup_epochs, schedule.cosine_epochs))
+        _steps("optim.schedule.cosine_epochs", schedule.cosine_epochs, per_epoch)
         if not 0 <= warmup <= total or length < 0:
             raise SettingError(
                 f"optim.schedule.warmup_epochs={schedule.warmup_epochs}, cosine_epochs={schedule.cosine_epochs}: the "
@@ -173,10 +215,8 @@ def _one_schedule(settings, per_epoch, total, scale):
             )
         return schedules.line_cosine(rate, total, warmup_steps=warmup, cosine_steps=length, final=final)
     if schedule.name == "drops":
-        epochs = convert(schedule.at_epochs, tuple[float, ...], "optim.schedule.at_epochs")
-        return schedules.drops(
-            rate, total, at_steps=tuple(round(e * per_epoch) for e in epochs), factor=schedule.factor
-        )
+        at = tuple(_steps("optim.schedule.at_epochs", e, per_epoch) for e in schedule.at_epochs)
+        return schedules.drops(rate, total, at_steps=at, factor=schedule.factor)
     if schedule.name == "constant":
         return schedules.constant(rate, total)
     raise SettingError(
@@ -196,20 +236,28 @@ class _GroupSettings:
     weight_decay: float = -1.0
     frozen_epochs: float = 0.0
 
-    def group(self, steps_per_epoch) -> optim.Group:
-        frozen = round(self.frozen_epochs * steps_per_epoch)
+    def __post_init__(self):
+        ranges.not_negative(factor=self.factor, frozen_epochs=self.frozen_epochs)
+        if self.weight_decay != -1 and not 0 <= self.weight_decay <= ranges.FLOAT32:
+            raise ValueError(f"weight_decay={self.weight_decay}: at least 0, or -1 for the optimiser's own")
+
+    def group(self, setting, steps_per_epoch) -> optim.Group:
+        frozen = _steps(f"{setting}.frozen_epochs", self.frozen_epochs, steps_per_epoch)
         return optim.Group(self.pattern, self.name, self.factor, self.fixed_rate, self.weight_decay, frozen)
 
 
 def _optimiser(settings, schedule, facts):
-    groups = [fill(_GroupSettings, g, f"optim.groups.{n}") for n, g in section(settings.groups, "optim.groups").items()]
+    sections = section(settings.groups, "optim.groups")
+    groups = {f"optim.groups.{n}": fill(_GroupSettings, g, f"optim.groups.{n}") for n, g in sections.items()}
+    for n, g in sections.items():
+        convert(g.get("name", ""), str, f"optim.groups.{n}.name")
     own = {k: settings[k] for direction in optim.DIRECTIONS.values() for k in direction.__kwdefaults__}
     try:
         return optim.build(
             settings.name,
             schedule,
             weight_decay=settings.weight_decay,
-            groups=tuple(g.group(facts["steps_per_epoch"]) for g in groups),
+            groups=tuple(g.group(name, facts["steps_per_epoch"]) for name, g in groups.items()),
             peak=settings.learning_rate * rate_scale(settings, facts["batch_size"]),
             **own,
         )

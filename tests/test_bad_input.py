@@ -53,6 +53,14 @@ CALLS = [
     ([f"--config={TINY}", "--workdir=/proc/x"], "workdir /proc/x cannot be written"),
     ([f"--config={TINY}", "--config.data.name=folder"], "data.dir is empty: give the folder that holds the images"),
     ([f"--config={TINY}", "--config.data.name=array", "--config.data.dir=no.npz"], "no such file or folder"),
+    ([f"--config={TINY}", "--config.optim.learning_rate=-1"], "optim.learning_rate=-1.0: at least 0 and finite"),
+    ([f"--config={TINY}", "--config.optim.momentum=nan"], "optim.momentum=nan: give a finite number, at most 3.4e38"),
+    ([f"--config={TINY}", "--config.method.epsilon=inf"], "method.epsilon=inf: give a finite number"),
+    ([f"--config={TINY}", "--config.seed=9223372036854775808"], "whole numbers have at most 64 bits"),
+    ([f"--config={TINY}", "--config.augment.large.count=1000000000"], "count=1000000000: at least 1 and at most 1,000"),
+    ([f"--config={TINY}", "--config.stages.first.until_epoch=inf"], "stages.first.until_epoch=inf: give a finite"),
+    ([f"--config={TINY}", "--config.optim.schedule.warmup_epochs=nan"], "optim.schedule.warmup_epochs=nan: give a"),
+    ([f"--config={TINY}", "--config.resident_gb=-1"], "resident_gb=-1.0: at least 0 and finite"),
 ]
 
 # The command, imported once: each line of flags is a process of its own that is forked from there.
@@ -132,7 +140,6 @@ def put(path, value):
         ("epochs", "ten", "epochs='ten' has the wrong type; it takes int"),
         ("epochs", 0, "epochs=0: at least 1"),
         ("keep_checkpoints", -1, r"keep_checkpoints=-1: at least 0 \(0: all\)"),
-        ("batch_size", 300, "batch_size=300: between 1 and the 256 training images"),
         ("accumulate", 2, "accumulate=2: gradients are not accumulated, since losses over pairs or codes, and"),
         ("model.bn_groups", 0, "model: bn_groups=0: at least 1"),
         ("data.name", "mnist", "data.name='mnist' is not known; choose one of: digits, cifar10, cifar100"),
@@ -186,7 +193,8 @@ def put(path, value):
         ("evals.clustering.restarts", 0, "restarts=0"),
         ("evals.knn", 3, "evals.knn=3 is a section"),
         ("best", "eval/kmn/top1", "best='eval/kmn/top1': give a score as it is logged, such as eval/"),
-        ("seed", 2**70, "seed=1180591620717411303424: between 0 and"),
+        ("seed", 2**32, "seed=4294967296: between 0 and 4294967295"),
+        ("seed", 2**70, "seed=1180591620717411303424: whole numbers have at most 64 bits"),
         ("method.queue_length", -32, "at least 0"),
         ("method.queue_starts_epoch", 3.75, "would first be used after 4 of 4 epochs; start it earlier or set queue_"),
         ("method.sinkhorn_iterations", -1, "at least 0"),
@@ -222,6 +230,13 @@ def test_settings(path, value, message):
     with pytest.raises(SettingError, match=message) as caught:
         build(config)
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_of_more_than_all_images():
+    config = tiny("instance")
+    config.batch_size = 300
+    with pytest.raises(SettingError, match="batch_size=300: between 1 and the 256 training images"):
+        build(config)
 
 
 def test_a_bank_that_cannot_fit():

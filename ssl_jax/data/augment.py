@@ -7,6 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.settings import ranges
+
 _TRIES = 10  # torchvision's attempts at a crop before it falls back
 # Uniform numbers of one view: crop; flip, jitter, grey; the jitter's order, factors and shift; blur, sigma, solarise.
 _PARTS = (2 * _TRIES + 2, 3, 8, 3)
@@ -56,18 +58,23 @@ class View:
     def __post_init__(self):
         if self.size < 1 or self.count < 1:
             raise ValueError("size and count are at least 1")
+        ranges.count(1, 2**14, size=self.size)
+        ranges.count(1, ranges.MANY, count=self.count)
         if not (len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]):
             raise ValueError(f"scale={self.scale}: give (smallest, largest), both above 0")
         if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
             raise ValueError(f"ratio={self.ratio}: give (smallest, largest), both above 0")
-        if min(self.brightness, self.contrast, self.saturation) < 0:
-            raise ValueError("brightness, contrast and saturation are at least 0")
+        ranges.between(0, 1, scale=self.scale)
+        ranges.between(0.01, 100, ratio=self.ratio)
+        ranges.positive(sigma=self.sigma)
+        ranges.not_negative(brightness=self.brightness, contrast=self.contrast, saturation=self.saturation)
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue={self.hue}: at most half a turn, 0 to 0.5")
         if not (len(self.sigma) == 2 and 0 < self.sigma[0] <= self.sigma[1]):
             raise ValueError(f"sigma={self.sigma}: give (smallest, largest), both above 0")
         if self.kernel and (self.kernel < 0 or self.kernel % 2 == 0):
             raise ValueError(f"kernel={self.kernel}: an odd number of taps, or 0")
+        ranges.count(0, 2**15, kernel=self.kernel)
         for name in ("flip", "jitter", "grayscale", "blur", "solarize", "threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: between 0 and 1")
@@ -147,7 +154,7 @@ def crop_box(u, shape, scale, ratio):
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = jnp.argmax(fits)
     whole = min(max(width / height, ratio[0]), ratio[1])
-    fallback = (min(height, round(width / whole)), min(width, round(height * whole)))
+    fallback = (min(height, round(width / whole) or 1), min(width, round(height * whole) or 1))
     h = jnp.where(fits.any(), h[first], fallback[0])
     w = jnp.where(fits.any(), w[first], fallback[1])
     top = jnp.where(fits.any(), jnp.floor(top_u * (height - h + 1)), jnp.floor((height - h) / 2))

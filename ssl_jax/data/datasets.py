@@ -29,18 +29,8 @@ def load(name: str, **settings) -> Dataset:
     Raises:
         SettingError: unknown name, a setting that does not fit, missing or damaged files (which, and the way out).
     """
-    source = fill(Source, settings, "data")
-    source.check()
-    loader = _loader(name)
-    if source.labels == "coarse" and not name.startswith(_COARSE):
-        raise SettingError(f"data.labels='coarse': {name} has no coarse labels; choose fine or none")
-    if source.store == "stream" and name != "folder" and not name.startswith(_TFDS):
-        raise SettingError(f"data.store='stream': {name} is read whole; only folder and tfds:<name> are streamed")
-    if source.unlabelled and not name.startswith(_TFDS):
-        raise SettingError(f"data.unlabelled={source.unlabelled!r}: only data sets of tfds have further splits")
-    if source.download and name not in _FETCHED:
-        raise SettingError(f"data.download=True: {name} cannot be downloaded, only {' and '.join(_FETCHED)}")
-    dataset = loader(source)
+    source = check(name, **settings)
+    dataset = _loader(name)(source)
     source.check_channels(dataset.train.images.shape[-1])
     if not source.labelled:
         dataset = _unlabelled(dataset)
@@ -53,6 +43,22 @@ def load(name: str, **settings) -> Dataset:
     joined = len(dataset.test) if source.whole else 0
     statistics = dict(mean=source.mean or dataset.mean, std=source.std or dataset.std)
     return dataclasses.replace(dataset, train=train, joined=joined, **statistics)
+
+
+def check(name: str, **settings) -> Source:
+    """The settings of the data set `name`, in their ranges and for this kind of data set; nothing is read."""
+    source = fill(Source, settings, "data")
+    source.check()
+    _loader(name)
+    if source.labels == "coarse" and not name.startswith(_COARSE):
+        raise SettingError(f"data.labels='coarse': {name} has no coarse labels; choose fine or none")
+    if source.store == "stream" and name != "folder" and not name.startswith(_TFDS):
+        raise SettingError(f"data.store='stream': {name} is read whole; only folder and tfds:<name> are streamed")
+    if source.unlabelled and not name.startswith(_TFDS):
+        raise SettingError(f"data.unlabelled={source.unlabelled!r}: only data sets of tfds have further splits")
+    if source.download and name not in _FETCHED:
+        raise SettingError(f"data.download=True: {name} cannot be downloaded, only {' and '.join(_FETCHED)}")
+    return source
 
 
 def _loader(name: str):

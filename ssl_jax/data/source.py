@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings import ranges
+from ssl_jax.settings.resolve import SettingError, in_section
 
 UNLABELLED = -1
 _STATISTICS_FROM = 2000  # images that the channel statistics are computed from, at most
@@ -154,8 +155,10 @@ class Source:
             raise SettingError(f"data.workers={self.workers}: at least 0; 0 decodes in threads")
         if self.workers and self.store != "stream":
             raise SettingError(f"data.workers={self.workers} decode streamed images; they go with data.store=stream")
-        if self.size < 1:
-            raise SettingError(f"data.size={self.size}: at least 1 pixel")
+        with in_section("data"):
+            ranges.count(0, limit=self.limit)
+            ranges.count(1, 2**14, size=self.size)
+            ranges.count(0, ranges.MANY, workers=self.workers)
         if not 0 < self.test_share < 1:
             raise SettingError(f"data.test_share={self.test_share}: between 0 and 1, both left out")
         if not all(0 <= value <= 1 for value in self.mean):

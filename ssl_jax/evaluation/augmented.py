@@ -12,6 +12,7 @@ from ssl_jax import interface
 from ssl_jax.data.augment import View
 from ssl_jax.evaluation import metrics
 from ssl_jax.interface import no_progress
+from ssl_jax.settings import ranges
 
 _SCHEDULES = ("cosine", "drops")
 
@@ -70,6 +71,12 @@ class Augmented(interface.Evaluator):
             raise ValueError(f"schedule={self.schedule!r}: choose {' or '.join(_SCHEDULES)}")
         if not (self.learning_rate > 0 and 0 <= self.momentum < 1 and self.weight_decay >= 0):
             raise ValueError("learning_rate must be above 0, momentum in 0..1, weight_decay at least 0")
+        ranges.positive(learning_rate=self.learning_rate)
+        ranges.not_negative(weight_decay=self.weight_decay)
+        ranges.below_one(momentum=self.momentum)
+        ranges.count(1, 10**6, epochs=self.epochs, batch_size=self.batch_size)
+        ranges.count(0, base_batch_size=self.base_batch_size, drops=self.drops)
+        ranges.count(0, ranges.SEED, seed=self.seed)
         View(size=8, scale=self.scale, ratio=self.ratio, flip=self.flip)  # checks them
 
     @property

@@ -10,6 +10,7 @@ from ssl_jax import interface
 from ssl_jax.evaluation import metrics
 from ssl_jax.interface import no_progress
 from ssl_jax.ops.kmeans import kmeans
+from ssl_jax.settings import ranges
 
 
 def labelled(split, feature: str):
@@ -52,6 +53,10 @@ class Clustering(interface.Evaluator):
             )
         if self.restarts < 1 or self.iterations < 1:
             raise ValueError(f"restarts={self.restarts} and iterations={self.iterations} are at least 1")
+        ranges.count(1, ranges.MANY, restarts=self.restarts)
+        ranges.count(1, 10**6, iterations=self.iterations)
+        ranges.count(0, clusters=self.clusters)
+        ranges.count(0, ranges.SEED, seed=self.seed)
 
     @property
     def needs(self):

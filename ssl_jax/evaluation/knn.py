@@ -11,6 +11,7 @@ from ssl_jax.evaluation import metrics
 from ssl_jax.interface import no_progress
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
+from ssl_jax.settings import ranges
 
 
 @partial(jax.jit, static_argnames=("k", "classes"))
@@ -77,6 +78,8 @@ class KNN(interface.Evaluator):
             raise ValueError(f"k={self.k}: between 1 and the {self.examples} training images")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be above 0")
+        ranges.positive(temperature=self.temperature)
+        ranges.count(1, k=self.k)
         check_source(self.source, self.feature)
 
     @property

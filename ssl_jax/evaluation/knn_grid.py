@@ -12,6 +12,7 @@ from ssl_jax.evaluation.knn import check_source, labelled_points
 from ssl_jax.interface import no_progress
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
+from ssl_jax.settings import ranges
 
 
 def grid_scores(train, train_labels, test, *, k, temperature, classes: int) -> Iterator[tuple[int, float, jax.Array]]:
@@ -79,6 +80,9 @@ class KNNGrid(interface.Evaluator):
             raise ValueError(f"k={self.k}: numbers between 1 and the {self.labelled} labelled training images")
         if not self.temperature or not min(self.temperature) > 0:
             raise ValueError(f"temperature={self.temperature}: numbers above 0")
+        ranges.positive(temperature=self.temperature)
+        ranges.count(1, k=self.k)
+        ranges.at_most(ranges.MANY, k=self.k, temperature=self.temperature)
         check_source(self.source, self.feature)
 
     @property

@@ -11,6 +11,7 @@ import optax
 from ssl_jax import interface
 from ssl_jax.evaluation import metrics
 from ssl_jax.interface import no_progress
+from ssl_jax.settings import ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Linear(interface.Evaluator):
     def __post_init__(self):
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps={self.steps} and batch_size={self.batch_size} are at least 1")
+        ranges.count(1, 10**7, steps=self.steps)
+        ranges.count(1, 10**6, batch_size=self.batch_size)
+        ranges.positive(learning_rate=self.learning_rate)
+        ranges.not_negative(weight_decay=self.weight_decay)
+        ranges.count(0, ranges.SEED, seed=self.seed)
 
     @property
     def needs(self):

@@ -10,6 +10,7 @@ from ssl_jax.interface import no_progress
 from ssl_jax.methods.anchor_neighbourhood import AnchorState
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
+from ssl_jax.settings import ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Neighbourhood(interface.Evaluator):
     def __post_init__(self):
         if not 1 <= self.k < self.examples:
             raise ValueError(f"k={self.k}: between 1 and the {self.examples - 1} other training images")
+        ranges.count(1, k=self.k)
 
     @property
     def needs(self):

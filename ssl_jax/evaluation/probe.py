@@ -10,6 +10,7 @@ from ssl_jax import interface
 from ssl_jax.data.source import held_out
 from ssl_jax.evaluation import regression
 from ssl_jax.interface import no_progress
+from ssl_jax.settings import ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Probe(interface.Evaluator):
             raise ValueError(f"rates={self.rates} must be above 0, decays={self.decays} at least 0")
         if self.steps < 1 or self.batch_size < 1 or not 0 < self.held_out < 1:
             raise ValueError(f"steps={self.steps}, batch_size={self.batch_size}: at least 1; held_out in 0..1")
+        ranges.positive(shares=self.shares, rates=self.rates)
+        ranges.not_negative(decays=self.decays)
+        ranges.at_most(ranges.MANY, shares=self.shares, rates=self.rates, decays=self.decays)
+        ranges.count(1, 10**7, steps=self.steps)
+        ranges.count(1, 10**6, batch_size=self.batch_size)
+        ranges.count(0, ranges.SEED, seed=self.seed)
 
     @property
     def needs(self):

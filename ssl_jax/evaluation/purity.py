@@ -13,6 +13,7 @@ from ssl_jax.interface import no_progress
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.neighbours import boundary_ratio, contextual_features, inside
 from ssl_jax.ops.vectors import dot, unit
+from ssl_jax.settings import ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,13 @@ class Purity(interface.Evaluator):
             raise ValueError(f"keep={self.keep}: above 0 and at most 1")
         if not 2 <= (self.clusters or self.classes) <= self.examples:
             raise ValueError(f"clusters={self.clusters}: between 2 and the {self.examples} training images")
+        ranges.count(0, batches=self.batches, clusters=self.clusters)
+        ranges.count(1, batch_size=self.batch_size)
+        ranges.at_most(ranges.MANY, neighbours=self.neighbours)
+        ranges.count(1, 100, layers=self.layers)
+        ranges.between(0, 100, alpha=self.alpha)
+        ranges.count(1, ranges.MANY, restarts=self.restarts)
+        ranges.count(0, ranges.SEED, seed=self.seed)
 
     @property
     def needs(self):

@@ -16,6 +16,7 @@ from ssl_jax.ops.losses import anchor_neighbourhood_nll
 from ssl_jax.ops.memory import init_bank, update_bank
 from ssl_jax.ops.mesh import ROWS, padded_rows
 from ssl_jax.ops.neighbours import entropy_and_neighbours, lowest
+from ssl_jax.settings import ranges
 
 
 class AnchorState(struct.PyTreeNode):
@@ -66,6 +67,7 @@ class AnchorNeighbourhood(interface.Method):
         memory_bank.check("softmax", 0, self.examples, **settings)
         if self.rounds < 1:
             raise ValueError(f"rounds={self.rounds}: at least 1 after round 0 (without any: configs/instance.py)")
+        ranges.count(1, ranges.MANY, rounds=self.rounds)
         if not 0 <= self.share <= 1 or self._share * self.rounds > 1:
             raise ValueError(
                 f"share={self.share}: of all images, for each of {self.rounds} rounds, so between 0 and "

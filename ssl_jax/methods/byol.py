@@ -15,6 +15,7 @@ from ssl_jax.models.network import Network
 from ssl_jax.ops.losses import neighbour_cosine
 from ssl_jax.ops.vectors import unit
 from ssl_jax.positives.instance import Instance
+from ssl_jax.settings import ranges
 
 MOVES = ("after", "before")
 SCHEDULES = ("cosine", "constant")
@@ -68,6 +69,10 @@ class BYOL(interface.Method):
             raise ValueError(f"moves={self.moves!r}: choose {' or '.join(MOVES)}")
         if self.momentum_schedule not in SCHEDULES:
             raise ValueError(f"momentum_schedule={self.momentum_schedule!r}: choose {' or '.join(SCHEDULES)}")
+        ranges.positive(loss_scale=self.loss_scale)
+        ranges.not_negative(predictor_std=self.predictor_std)
+        ranges.count(1, ranges.WIDEST, predictor=self.predictor)
+        ranges.at_most(100, predictor=self.predictor)
         self._predictor()
 
     def _predictor(self):

@@ -16,6 +16,7 @@ from ssl_jax.ops.losses import aggregation_nll, close_probability
 from ssl_jax.ops.memory import init_bank, update_bank
 from ssl_jax.ops.mesh import COLUMNS, ROWS, padded_rows
 from ssl_jax.ops.neighbours import cluster_mates, nearest
+from ssl_jax.settings import ranges
 
 CLOSE = ("clusters", "neighbours")
 
@@ -102,6 +103,11 @@ class LocalAggregation(interface.Method):
             )
         if self.refresh_steps < 0 or not self.refresh_epochs > 0:
             raise ValueError("refresh_steps is at least 0 (0: by epochs), refresh_epochs above 0")
+        ranges.count(0, refresh_steps=self.refresh_steps, close_neighbours=self.close_neighbours)
+        ranges.count(0, clusters=self.clusters)
+        ranges.positive(refresh_epochs=self.refresh_epochs)
+        ranges.count(1, ranges.MANY, clusterings=self.clusterings)
+        ranges.count(1, 10**6, kmeans_iterations=self.kmeans_iterations)
 
     def init(self, key, batch):
         """Network, bank, and clusters or neighbours that are yet to be found."""

@@ -16,6 +16,7 @@ from ssl_jax.ops.losses import neighbour_info_nce
 from ssl_jax.ops.memory import push_queue
 from ssl_jax.ops.vectors import unit
 from ssl_jax.positives.instance import Instance
+from ssl_jax.settings import ranges
 
 
 class MoCoState(struct.PyTreeNode):
@@ -63,6 +64,8 @@ class MoCo(interface.Method):
             raise ValueError(f"queue_length={self.queue_length}: a multiple of the {entering} keys of a step")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be above 0")
+        ranges.positive(temperature=self.temperature)
+        ranges.count(1, queue_length=self.queue_length)
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"momentum={self.momentum}: between 0 and 1")
         if self.denominator not in ("each", "own"):

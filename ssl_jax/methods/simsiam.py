@@ -13,6 +13,7 @@ from ssl_jax.models.network import Network
 from ssl_jax.ops.losses import neighbour_cosine
 from ssl_jax.ops.vectors import unit
 from ssl_jax.positives.instance import Instance
+from ssl_jax.settings import ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class SimSiam(interface.Method):
         return Head(head.dim, self.predictor, bias=False, bn_groups=head.bn_groups, bn_momentum=head.bn_momentum)
 
     def __post_init__(self):
+        ranges.count(1, ranges.WIDEST, predictor=self.predictor)
+        ranges.at_most(100, predictor=self.predictor)
         self._predictor()
 
     def init(self, key, batch):

@@ -16,6 +16,7 @@ from ssl_jax.ops.losses import swapped_prediction
 from ssl_jax.ops.memory import push_queue
 from ssl_jax.ops.sinkhorn import sinkhorn
 from ssl_jax.ops.vectors import dot, unit
+from ssl_jax.settings import ranges
 
 
 class SwAVState(struct.PyTreeNode):
@@ -89,6 +90,11 @@ class SwAV(interface.Method):
             )
         if not self.temperature > 0 or not self.epsilon > 0:
             raise ValueError(f"temperature={self.temperature} and epsilon={self.epsilon} must be above 0")
+        ranges.positive(temperature=self.temperature, epsilon=self.epsilon)
+        ranges.count(0, 100, sinkhorn_iterations=self.sinkhorn_iterations)
+        ranges.count(0, queue_length=self.queue_length)
+        ranges.count(0, ranges.INT32, assign=self.assign)
+        ranges.not_negative(queue_starts_epoch=self.queue_starts_epoch)
         if not self.assign or len(set(self.assign)) != len(self.assign):
             raise ValueError(f"assign={self.assign}: give different view numbers, such as (0, 1)")
 

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.settings import ranges
+
 uniform_fan_in = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")  # U(+-1 / sqrt(fan_in))
 STEMS = ("imagenet", "cifar")
 # How convolutions start, by the library whose models start so.
@@ -140,8 +142,9 @@ class Head(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.dim, *self.hidden, self.dim) < 1:
-            raise ValueError(f"dim={self.dim} and hidden={self.hidden}: at least 1")
+        ranges.count(1, ranges.WIDEST, dim=self.dim, hidden=self.hidden)
+        ranges.at_most(100, hidden=self.hidden)
+        ranges.not_negative(std=self.std)
         if self.output_norm not in ("", "affine", "plain"):
             raise ValueError(f"output_norm={self.output_norm!r}: choose affine, plain or '' (none)")
 
@@ -199,13 +202,14 @@ class Hidden(nn.Module):
 
 def check_plain(backbone, stems=STEMS):
     """Raises ValueError for settings that a network without shortcuts does not have."""
-    if backbone.width < 1 or min(backbone.hidden, default=1) < 1:
-        raise ValueError(f"width={backbone.width} and hidden={backbone.hidden}: at least 1")
+    ranges.at_most(100, hidden=backbone.hidden)
+    ranges.count(1, ranges.WIDEST, hidden=backbone.hidden)
     check_common(backbone, stems)
 
 
 def check_common(backbone, stems=STEMS):
     """Raises ValueError for values that no backbone takes."""
+    ranges.count(1, 2**16, width=backbone.width)
     if backbone.stem not in stems:
         raise ValueError(f"stem={backbone.stem!r}: choose one of {', '.join(stems)}")
     if backbone.dtype not in ("float32", "bfloat16"):

@@ -51,8 +51,6 @@ def check(backbone):
     """Raises ValueError for settings that a residual network does not have."""
     if backbone.depth not in STAGES:
         raise ValueError(f"depth={backbone.depth}: choose one of {sorted(STAGES)}")
-    if backbone.width < 1:
-        raise ValueError(f"width={backbone.width}: at least 1")
     check_common(backbone)
 
 

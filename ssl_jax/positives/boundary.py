@@ -11,6 +11,7 @@ from flax import struct
 from ssl_jax.ops.collapse import evenness
 from ssl_jax.ops.kmeans import kmeans, nearest_centroid
 from ssl_jax.ops.neighbours import boundary_ratio, inside
+from ssl_jax.settings import ranges
 
 _STUCK = 1.005  # times the inertia of new starts: above it a warm start is not kept
 
@@ -85,6 +86,10 @@ class Boundary:
             )
         if self.restarts < 1 or self.iterations < 1:
             raise ValueError(f"restarts={self.restarts} and iterations={self.iterations} are at least 1")
+        ranges.not_negative(relax_epochs=self.relax_epochs)
+        ranges.count(0, clusters=self.clusters)
+        ranges.count(1, ranges.MANY, restarts=self.restarts)
+        ranges.count(1, 10**6, iterations=self.iterations)
         if self.start not in ("fresh", "warm", "unchecked"):
             raise ValueError(f"start={self.start!r}: choose fresh, warm or unchecked")
 

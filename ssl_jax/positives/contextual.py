@@ -6,6 +6,7 @@ from ssl_jax.interface import PositiveSet
 from ssl_jax.ops.neighbours import contextual_neighbours
 from ssl_jax.positives.boundary import Boundary
 from ssl_jax.positives.filtered import Filtered
+from ssl_jax.settings import ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Contextual(Filtered):
             raise ValueError(f"k2={self.k2}: between 2 and k1={self.k1}")
         if self.layers < 1 or not self.alpha >= 0:
             raise ValueError(f"layers={self.layers} is at least 1, alpha={self.alpha} at least 0")
+        ranges.count(1, 100, layers=self.layers)
+        ranges.between(0, 100, alpha=self.alpha)
 
     def select(self, pos_state, keys, index, step) -> PositiveSet:
         """The k nearest by context, of equal weight."""

@@ -1,5 +1,6 @@
 """From settings to objects: one-line errors, modules found by name, dataclasses filled from sections."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -8,6 +9,8 @@ import typing
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
+
+from ssl_jax.settings.ranges import FLOAT32
 
 
 class SettingError(Exception):
@@ -97,6 +100,15 @@ def fill(cls, values, setting: str, **given):
         raise SettingError(f"{setting}: {error}") from error
 
 
+@contextlib.contextmanager
+def in_section(setting: str):
+    """A ValueError about a field of the section `setting` becomes a SettingError with the field's whole name."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingError(f"{setting}.{error}" if setting else str(error)) from error
+
+
 def unknown(setting: str, name: str, known) -> str:
     """A message for an unknown `name`: the nearest known one, or all of them."""
     near = difflib.get_close_matches(name, known, n=1)
@@ -108,17 +120,22 @@ def convert(value, hint, setting: str):
     """`value` as the annotation `hint` wants it: lists become tuples, whole numbers pass as floats.
 
     Raises:
-        SettingError: another type.
+        SettingError: another type, a number that is not finite in float32, or a whole number beyond 64 bits.
     """
     if isinstance(value, list):
         value = tuple(value)
     kind = typing.get_origin(hint) or hint
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind in (int, float) and whole and not -(2**63) <= value < 2**63:
+        raise SettingError(f"{setting}={shown(value)}: whole numbers have at most 64 bits")
+    if kind is float and whole:
         return float(value)
+    if kind is float and isinstance(value, float) and not abs(value) <= FLOAT32:
+        raise SettingError(f"{setting}={value!r}: give a finite number, at most 3.4e38")
     fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     if kind in (int, float, bool, str, tuple) and not fits:
         name = kind.__name__ if kind is hint else str(hint)
-        raise SettingError(f"{setting}={value!r} has the wrong type; it takes {name}")
+        raise SettingError(f"{setting}={shown(value)} has the wrong type; it takes {name}")
     if kind is tuple and kind is not hint:
         return tuple(convert(v, typing.get_args(hint)[0], f"{setting}[{i}]") for i, v in enumerate(value))
     return value
@@ -131,8 +148,16 @@ def section(value, setting: str):
         SettingError: it is not.
     """
     if not isinstance(value, Mapping | ConfigDict):
-        raise SettingError(f"{setting}={value!r} is a section: give its settings, as in {setting}.NAME=VALUE")
+        raise SettingError(f"{setting}={shown(value)} is a section: give its settings, as in {setting}.NAME=VALUE")
     return value
+
+
+def shown(value) -> str:
+    """`value` as messages show it: on one line, and not at length."""
+    if isinstance(value, int) and value.bit_length() > 256:  # Python writes no number of thousands of digits
+        return f"a number of {value.bit_length():,} bits"
+    text = " ".join(repr(value.to_dict() if isinstance(value, ConfigDict) else value).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def complete(part, default, setting):

@@ -5,6 +5,7 @@ import math
 import jax
 
 from ssl_jax.ops import losses
+from ssl_jax.settings import ranges
 
 OBJECTIVES = ("softmax", "nce", "sampled")
 
@@ -19,8 +20,12 @@ def check(objective, samples, examples, *, temperature, momentum, normaliser, ot
         raise ValueError(f"objective={objective!r}: choose one of {', '.join((*others, *OBJECTIVES))}")
     if objective in ("nce", "sampled") and not 1 <= samples <= examples:
         raise ValueError(f"samples={samples}: between 1 and the {examples} training images")
+    ranges.positive(temperature=temperature)
+    ranges.below_one(momentum=momentum)
     if normaliser < 0:
         raise ValueError(f"normaliser={normaliser}: above 0, or 0 to estimate it on the first batch")
+    ranges.not_negative(normaliser=normaliser)
+    ranges.count(0, samples=samples)
 
 
 def instance_loss(objective, features, bank, index, key, *, temperature, samples, normaliser):
