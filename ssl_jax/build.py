@@ -150,9 +150,9 @@ def completed(config: ConfigDict) -> ConfigDict:
         complete(config[name], known[name], name)
     with in_section(""):
         for key in ("epochs", "eval_epochs", "checkpoint_epochs"):
-            ranges.count(1, 10**6, **{key: config[key]})
+            ranges.count(1, ranges.EPOCHS, **{key: config[key]})
         ranges.count(1, batch_size=config.batch_size, log_steps=config.log_steps)
-        ranges.between(0, 10**6, init_epoch=config.init_epoch)
+        ranges.between(0, ranges.EPOCHS, init_epoch=config.init_epoch)
         ranges.not_negative(resident_gb=config.resident_gb)
     if not 0 <= config.keep_checkpoints <= ranges.INT32:
         raise SettingError(f"keep_checkpoints={config.keep_checkpoints}: at least 0 (0: all) and at most 2**31 - 1")

@@ -164,16 +164,14 @@ def _check_optim(settings):
     epochs = some(schedule, "warmup_epochs", "cosine_epochs")
     at = convert(schedule["at_epochs"], tuple[float, ...], "optim.schedule.at_epochs")
     with in_section("optim.schedule"):
-        ranges.not_negative(**rates, **epochs, at_epochs=at)
+        ranges.not_negative(**rates)
+        ranges.between(0, ranges.EPOCHS, **epochs, at_epochs=at)
         ranges.at_most(ranges.MANY, at_epochs=at)
 
 
-def _steps(name, epochs, per_epoch) -> int:
-    """`epochs` of the setting `name` in steps, which are counted in 32 bits."""
-    steps = round(epochs * per_epoch)
-    if not 0 <= steps <= ranges.INT32:
-        raise SettingError(f"{name}={epochs:g}: at least 0, and at most 2**31 - 1 steps of {per_epoch} an epoch")
-    return steps
+def _steps(epochs, per_epoch) -> int:
+    """A point of time in steps, which are counted in 32 bits; runs are shorter, so none reaches what lies beyond."""
+    return min(round(epochs * per_epoch), ranges.INT32)
 
 
 def rate_scale(settings, batch_size: int) -> float:
@@ -207,7 +205,6 @@ def _one_schedule(settings, per_epoch, total, scale):
         return schedules.warmup_cosine(rate, total, warmup_steps=warmup, start=start, final=final)
     if schedule.name == "line_cosine":
         warmup, length = (round(e * per_epoch) for e in (schedule.warmup_epochs, schedule.cosine_epochs))
-        _steps("optim.schedule.cosine_epochs", schedule.cosine_epochs, per_epoch)
         if not 0 <= warmup <= total or length < 0:
             raise SettingError(
                 f"optim.schedule.warmup_epochs={schedule.warmup_epochs}, cosine_epochs={schedule.cosine_epochs}: the "
@@ -215,7 +212,7 @@ def _one_schedule(settings, per_epoch, total, scale):
             )
         return schedules.line_cosine(rate, total, warmup_steps=warmup, cosine_steps=length, final=final)
     if schedule.name == "drops":
-        at = tuple(_steps("optim.schedule.at_epochs", e, per_epoch) for e in schedule.at_epochs)
+        at = tuple(_steps(e, per_epoch) for e in schedule.at_epochs)
         return schedules.drops(rate, total, at_steps=at, factor=schedule.factor)
     if schedule.name == "constant":
         return schedules.constant(rate, total)
@@ -237,18 +234,19 @@ class _GroupSettings:
     frozen_epochs: float = 0.0
 
     def __post_init__(self):
-        ranges.not_negative(factor=self.factor, frozen_epochs=self.frozen_epochs)
+        ranges.not_negative(factor=self.factor)
+        ranges.between(0, ranges.EPOCHS, frozen_epochs=self.frozen_epochs)
         if self.weight_decay != -1 and not 0 <= self.weight_decay <= ranges.FLOAT32:
             raise ValueError(f"weight_decay={self.weight_decay}: at least 0, or -1 for the optimiser's own")
 
-    def group(self, setting, steps_per_epoch) -> optim.Group:
-        frozen = _steps(f"{setting}.frozen_epochs", self.frozen_epochs, steps_per_epoch)
+    def group(self, steps_per_epoch) -> optim.Group:
+        frozen = _steps(self.frozen_epochs, steps_per_epoch)
         return optim.Group(self.pattern, self.name, self.factor, self.fixed_rate, self.weight_decay, frozen)
 
 
 def _optimiser(settings, schedule, facts):
     sections = section(settings.groups, "optim.groups")
-    groups = {f"optim.groups.{n}": fill(_GroupSettings, g, f"optim.groups.{n}") for n, g in sections.items()}
+    groups = [fill(_GroupSettings, g, f"optim.groups.{n}") for n, g in sections.items()]
     for n, g in sections.items():
         convert(g.get("name", ""), str, f"optim.groups.{n}.name")
     own = {k: settings[k] for direction in optim.DIRECTIONS.values() for k in direction.__kwdefaults__}
@@ -257,7 +255,7 @@ def _optimiser(settings, schedule, facts):
             settings.name,
             schedule,
             weight_decay=settings.weight_decay,
-            groups=tuple(g.group(name, facts["steps_per_epoch"]) for name, g in groups.items()),
+            groups=tuple(g.group(facts["steps_per_epoch"]) for g in groups),
             peak=settings.learning_rate * rate_scale(settings, facts["batch_size"]),
             **own,
         )

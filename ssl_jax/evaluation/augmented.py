@@ -74,7 +74,7 @@ class Augmented(interface.Evaluator):
         ranges.positive(learning_rate=self.learning_rate)
         ranges.not_negative(weight_decay=self.weight_decay)
         ranges.below_one(momentum=self.momentum)
-        ranges.count(1, 10**6, epochs=self.epochs, batch_size=self.batch_size)
+        ranges.count(1, ranges.EPOCHS, epochs=self.epochs, batch_size=self.batch_size)
         ranges.count(0, base_batch_size=self.base_batch_size, drops=self.drops)
         ranges.count(0, ranges.SEED, seed=self.seed)
         View(size=8, scale=self.scale, ratio=self.ratio, flip=self.flip)  # checks them

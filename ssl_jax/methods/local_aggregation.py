@@ -105,7 +105,7 @@ class LocalAggregation(interface.Method):
             raise ValueError("refresh_steps is at least 0 (0: by epochs), refresh_epochs above 0")
         ranges.count(0, refresh_steps=self.refresh_steps, close_neighbours=self.close_neighbours)
         ranges.count(0, clusters=self.clusters)
-        ranges.positive(refresh_epochs=self.refresh_epochs)
+        ranges.between(0, ranges.EPOCHS, refresh_epochs=self.refresh_epochs)
         ranges.count(1, ranges.MANY, clusterings=self.clusterings)
         ranges.count(1, 10**6, kmeans_iterations=self.kmeans_iterations)
 

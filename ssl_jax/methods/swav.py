@@ -94,7 +94,7 @@ class SwAV(interface.Method):
         ranges.count(0, 100, sinkhorn_iterations=self.sinkhorn_iterations)
         ranges.count(0, queue_length=self.queue_length)
         ranges.count(0, ranges.INT32, assign=self.assign)
-        ranges.not_negative(queue_starts_epoch=self.queue_starts_epoch)
+        ranges.between(0, ranges.EPOCHS, queue_starts_epoch=self.queue_starts_epoch)
         if not self.assign or len(set(self.assign)) != len(self.assign):
             raise ValueError(f"assign={self.assign}: give different view numbers, such as (0, 1)")
 

@@ -46,7 +46,7 @@ def line_cosine(base, steps, *, warmup_steps=0, cosine_steps=0, final=0.0):
     Returns:
         schedule: step -> rate (float32); the first step's is base / warmup_steps.
     """
-    length = cosine_steps or max(steps - warmup_steps, 1)
+    length = float(cosine_steps or max(steps - warmup_steps, 1))  # may exceed a whole number of 32 bits
 
     def schedule(step):
         number = jnp.asarray(step, jnp.float32) + 1.0

@@ -86,7 +86,7 @@ class Boundary:
             )
         if self.restarts < 1 or self.iterations < 1:
             raise ValueError(f"restarts={self.restarts} and iterations={self.iterations} are at least 1")
-        ranges.not_negative(relax_epochs=self.relax_epochs)
+        ranges.between(0, ranges.EPOCHS, relax_epochs=self.relax_epochs)
         ranges.count(0, clusters=self.clusters)
         ranges.count(1, ranges.MANY, restarts=self.restarts)
         ranges.count(1, 10**6, iterations=self.iterations)

@@ -11,6 +11,7 @@ _TINY = 1.1754943508222875e-38  # the smallest above zero that devices do not ro
 INT32 = 2**31 - 1  # the largest whole number on a device
 SEED = 2**32 - 1  # of a random key
 WIDEST = 10**9  # widths of layers
+EPOCHS = 10**6  # of a run, and points of time in it
 MANY = 1000  # what is made or traced one by one: views, clusterings, layers
 
 
