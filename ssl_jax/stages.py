@@ -224,10 +224,9 @@ def _one_schedule(settings, per_epoch, total, scale):
 
 @dataclasses.dataclass(frozen=True)
 class _GroupSettings:
-    """`optim.Group` as configs give it, in epochs."""
+    """`optim.Group` as configs give it, in epochs, but for the name."""
 
     pattern: str
-    name: str = ""
     factor: float = 1.0
     fixed_rate: bool = False
     weight_decay: float = -1.0
@@ -239,23 +238,25 @@ class _GroupSettings:
         if self.weight_decay != -1 and not 0 <= self.weight_decay <= ranges.FLOAT32:
             raise ValueError(f"weight_decay={self.weight_decay}: at least 0, or -1 for the optimiser's own")
 
-    def group(self, steps_per_epoch) -> optim.Group:
-        frozen = _steps(self.frozen_epochs, steps_per_epoch)
-        return optim.Group(self.pattern, self.name, self.factor, self.fixed_rate, self.weight_decay, frozen)
+
+def _group(values, setting: str, steps_per_epoch: int) -> optim.Group:
+    """A group of parameters; its `name` is an optimiser's, which `fill` leaves out as it does every section's."""
+    own = fill(_GroupSettings, values, setting)
+    name = convert(values.get("name", ""), str, f"{setting}.name")
+    frozen = _steps(own.frozen_epochs, steps_per_epoch)
+    return optim.Group(own.pattern, name, own.factor, own.fixed_rate, own.weight_decay, frozen)
 
 
 def _optimiser(settings, schedule, facts):
     sections = section(settings.groups, "optim.groups")
-    groups = [fill(_GroupSettings, g, f"optim.groups.{n}") for n, g in sections.items()]
-    for n, g in sections.items():
-        convert(g.get("name", ""), str, f"optim.groups.{n}.name")
+    groups = [_group(g, f"optim.groups.{n}", facts["steps_per_epoch"]) for n, g in sections.items()]
     own = {k: settings[k] for direction in optim.DIRECTIONS.values() for k in direction.__kwdefaults__}
     try:
         return optim.build(
             settings.name,
             schedule,
             weight_decay=settings.weight_decay,
-            groups=tuple(g.group(facts["steps_per_epoch"]) for g in groups),
+            groups=tuple(groups),
             peak=settings.learning_rate * rate_scale(settings, facts["batch_size"]),
             **own,
         )

@@ -164,7 +164,11 @@ def put(path, value):
         ("method.prototypes", 257, "method: prototypes=257: between 2 and the 256 training images"),
         ("method.assign", (0, 3), r"assign=\(0, 3\) does not fit the 3 views"),
         ("method.examples", 3, "method.examples is not a setting"),
-        ("model.name", "vit", "='vit' is not known; choose one of: alexnet, preact_resnet, resnet, vgg; or give a module"),
+        (
+            "model.name",
+            "vit",
+            "='vit' is not known; choose one of: alexnet, preact_resnet, resnet, vgg; or give a module",
+        ),
         ("model.depth", 19, "model: depth=19: choose one of"),
         ("positives.name", "friends", "positives.name='friends' is not known; choose one of: contextual, instance"),
         ("augment.large.size", 0, "augment.large: size and count are at least 1"),

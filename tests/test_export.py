@@ -85,7 +85,9 @@ def test_refusals(tiny_run, tmp_path):
     with pytest.raises(SettingError, match="is there already; --overwrite replaces a file"):
         writable(out, overwrite=False)
     writable(out, overwrite=True)
-    with pytest.raises(SettingError, match="model.name='plugins.models.tiny' has no names in torchvision; only resnet does"):
+    with pytest.raises(
+        SettingError, match="model.name='plugins.models.tiny' has no names in torchvision; only resnet does"
+    ):
         export(opened(tiny_run), out)
     assert out.read_bytes() == b""
 

@@ -3,8 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.runs import tiny
 
 from ssl_jax import optim
+from ssl_jax.build import build
+from ssl_jax.settings import defaults
 from ssl_jax.settings.resolve import SettingError
 
 LARS_PARAMS = ("weight", "bias", "bn_scale", "bn_bias_zero", "zero_grad")
@@ -120,3 +123,18 @@ def test_lars_scales_each_tensor_by_its_own_lengths():
         m = 0.9 * m + 0.01 * np.linalg.norm(p) / np.linalg.norm(u) * u
         p = p - rate * m
         np.testing.assert_allclose(params["w"], p, rtol=1e-5)
+
+
+def test_a_group_of_a_config_has_the_optimiser_that_it_names():
+    config = tiny("instance")
+    config.optim.update(name="lars", learning_rate=1.0, trust=0.001, momentum=0.0, weight_decay=0.0)
+    config.optim.groups = dict(plain=defaults.group("(bias|scale)$", name="sgd"))
+    tx, params = build(config).stages[-1].tx, {"kernel": jnp.full((2, 2), 4.0), "bias": jnp.full(2, 4.0)}
+    rate = build(config).stages[-1].schedule(0)
+    grads = jax.tree.map(lambda x: 0.5 * jnp.ones_like(x), params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(updates["bias"], -rate * grads["bias"], rtol=1e-6)
+    np.testing.assert_allclose(updates["kernel"], -rate * 0.001 * 8 * grads["kernel"], rtol=1e-3)
+    config.optim.groups = dict(plain=defaults.group("(bias|scale)$", name="nobody"))
+    with pytest.raises(SettingError, match="nobody"):
+        build(config)
