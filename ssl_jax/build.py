@@ -1,6 +1,9 @@
 """From one config to the parts of a run, everything checked before any long work."""
 
 import dataclasses
+import inspect
+import traceback
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
+from ssl_jax import interface
 from ssl_jax.data import datasets
 from ssl_jax.data.rng import INIT, key_for
 from ssl_jax.interface import Batch, TrainState
@@ -18,7 +22,6 @@ from ssl_jax.runtime.sharding import bytes_per_device, device_memory
 from ssl_jax.settings import defaults, ranges
 from ssl_jax.settings.resolve import (
     SettingError,
-    choose,
     complete,
     convert,
     fill,
@@ -27,7 +30,7 @@ from ssl_jax.settings.resolve import (
     shown,
     unknown,
 )
-from ssl_jax.stages import Stage, stages, views_of
+from ssl_jax.stages import Stage, part, stages, views_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,7 +162,7 @@ def completed(config: ConfigDict) -> ConfigDict:
     if not 0 <= config.seed < 2**32:
         raise SettingError(f"seed={config.seed}: between 0 and {2**32 - 1}")
     if "name" not in config.method:
-        raise SettingError("method.name is missing: name a file of ssl_jax/methods")
+        raise SettingError("method.name is missing: name a file of ssl_jax/methods, or a module of your own with dots")
     convert(config.method.name, str, "method.name")
     if config.base and config.base != config.method.name:
         raise SettingError(
@@ -213,9 +216,19 @@ def _evaluators(config, **facts):
     evaluators = {}
     for key, settings in config.evals.items():
         name = convert(section(settings, f"evals.{key}").get("name", key), str, f"evals.{key}.name")
-        cls = choose("ssl_jax.evaluation", name, f"evals.{key}", "Evaluator")
+        cls = part("ssl_jax.evaluation", name, f"evals.{key}", interface.Evaluator)
         evaluators[key] = fill(cls, settings, f"evals.{key}", **facts)
     return evaluators
+
+
+def _where(error, method) -> str:
+    """The line of a method's file that an error came through, where it was not raised there; else nothing."""
+    own = inspect.getfile(type(method))
+    frames = traceback.extract_tb(error.__traceback__)
+    through = [frame.lineno for frame in frames if frame.filename == own]
+    if not through or frames[-1].filename.startswith(str(Path(__file__).parent)) or frames[-1].filename == own:
+        return ""
+    return f" ({own}, line {through[-1]})"
 
 
 def _shapes(plan) -> TrainState:
@@ -223,7 +236,7 @@ def _shapes(plan) -> TrainState:
     try:
         shapes = [jax.eval_shape(lambda k, s=s: init_state(plan, s, k), jax.random.key(0)) for s in plan.stages]
     except ValueError as error:
-        raise SettingError(f"method: {error}") from error
+        raise SettingError(f"method: {error}{_where(error, plan.stages[-1].method)}") from error
     for stage, own in zip(plan.stages, shapes):
         if not isinstance(own.params, dict) or "network" not in own.params:
             raise SettingError(
@@ -297,7 +310,10 @@ def init_state(plan: Plan, stage: Stage, key) -> TrainState:
     sizes = [v.size for v in stage.views for _ in range(v.count)]
     views = tuple(jnp.zeros((1, size, size, channels)) for size in sizes)
     method_key, positives_key = jax.random.split(key)
-    params, batch_stats, method = stage.method.init(method_key, Batch(views, np.zeros(1, np.int32)))
+    made = stage.method.init(method_key, Batch(views, np.zeros(1, np.int32)))
+    if not isinstance(made, tuple) or len(made) != 3:
+        raise ValueError(f"init of {type(stage.method).__name__} returns params, batch_stats and a method state")
+    params, batch_stats, method = made
     # Stages whose positives keep nothing carry the state of those that do.
     states = [_positives_state(plan, s, positives_key) for s in plan.stages]
     return TrainState(

@@ -15,7 +15,7 @@ from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main made it.")
-EVALS = flags.DEFINE_string("evals", "", "Evaluators, separated by commas; default: those of the run's config.")
+EVALS = flags.DEFINE_string("evals", "", "Evaluators, by commas, your own by dotted name; default: the config's.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
 
 

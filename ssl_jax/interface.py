@@ -20,6 +20,16 @@ Embed = Callable[[str], jax.Array]
 """`embed(name) -> [N, D]`: a named feature of the clean training images, in data set order, on every device."""
 
 
+def unlike_contract(cls, contract: type) -> str:
+    """What keeps a class from being a part of this kind, `Method` say; nothing where it is one."""
+    name = f"ssl_jax.interface.{contract.__name__}"
+    if not isinstance(cls, type) or contract not in cls.__mro__:
+        return f"{cls!r} does not inherit from {name}"
+    if "__dataclass_fields__" not in vars(cls) or not cls.__dataclass_params__.frozen:
+        return f"{cls.__name__} is not a frozen dataclass; put @dataclasses.dataclass(frozen=True) above it"
+    return ""
+
+
 def no_progress(text: str) -> None:
     """Takes a progress line of a long refresh or evaluation and shows it nowhere."""
 

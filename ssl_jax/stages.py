@@ -7,7 +7,7 @@ from typing import Any
 import optax
 from ml_collections import ConfigDict
 
-from ssl_jax import optim
+from ssl_jax import interface, optim
 from ssl_jax.data.augment import View
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
@@ -112,6 +112,14 @@ def _stage(config, until, dataset, facts) -> Stage:
     return Stage(until, _method(config, facts), tx, schedule, views, dataset.mean, dataset.std, resident)
 
 
+def part(package: str, name: str, setting: str, contract: type) -> type:
+    """The class of this name, see `resolve.choose`; a SettingError where it does not keep to its `contract`."""
+    cls = choose(package, name, setting, contract.__name__)
+    if wrong := interface.unlike_contract(cls, contract):
+        raise SettingError(f"{setting}={name!r}: {wrong}")
+    return cls
+
+
 def _method(config, facts):
     backbone = _backbone(config.model)
     groups = convert(config.model.get("bn_groups", 1), int, "model.bn_groups")
@@ -121,9 +129,11 @@ def _method(config, facts):
     given = dict(name=None, parent=None, bn_groups=groups, bn_momentum=momentum)
     network = Network(backbone, fill(Head, config.head, "head", **given))
     name = convert(config.method.name, str, "method.name")
-    cls = choose("ssl_jax.methods", name, "method.name", "Method")
+    cls = part("ssl_jax.methods", name, "method.name", interface.Method)
     kind = convert(config.positives.get("name", ""), str, "positives.name")
-    positive = _positive(choose("ssl_jax.positives", kind, "positives.name", "Positives"), config.positives, facts)
+    positive = _positive(
+        part("ssl_jax.positives", kind, "positives.name", interface.Positives), config.positives, facts
+    )
     if kind != "instance" and "positives" not in {f.name for f in dataclasses.fields(cls)}:
         raise SettingError(f"positives.name={kind!r} has no published meaning for {config.method.name}; use 'instance'")
     return fill(cls, config.method, "method", network=network, positives=positive, **facts)

@@ -78,6 +78,7 @@ class Bench:
                 index = put(self.rows(step), replicated(self.mesh))
                 self.state, metrics = self.step_fn(self.stage, self.state, self.images, index, self.key)
                 losses.append(float(metrics["loss"]))
+                self.metrics = {name: float(value) for name, value in metrics.items()}
         return losses
 
 
@@ -148,6 +149,7 @@ def test_all_devices_train_like_one_and_in_one_trace(name, monkeypatch):
     assert jax.tree.structure(after) == jax.tree.structure(one.shapes)
     assert jax.tree.leaves(after) == jax.tree.leaves(one.shapes)
     assert int(one.state.step) == 10
+    assert isinstance(one.stage.method.diagnose(one.metrics), str | None)  # of the metrics that it logs itself
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,8 +1,10 @@
 """Methods, positives, evaluators, backbones and data sets of somebody else's package, by their dotted names."""
 
+import importlib
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.runs import TESTS, environment, quiet
@@ -68,11 +70,18 @@ def test_commands_find_modules_where_they_are_started(tmp_path):
     done = call("ssl_jax.evaluate", "--workdir=run")
     assert done.returncode == 0, done.stderr
     assert "mine/top1" in done.stdout
+    done = call("ssl_jax.evaluate", "--workdir=run", "--evals=mine.nearest_class")
+    assert done.returncode == 0, done.stderr
+    assert "nearest_class/top1" in done.stdout
+    done = call("ssl_jax.main", "--config=own.py", "--config.evals.other.name=mine.nearest_class")
+    assert done.returncode == 2
+    assert done.stderr == "error: --config.evals.other.name is not a setting\n"
 
 
 WRONG = {
     "nowhere.at_all": "method.name='nowhere.at_all': there is no module 'nowhere'; start where it lies, or install",
-    "plugins.methods.lost": "there is no module 'plugins.methods.lost'",
+    "plugins.methods.target.MovingTarget": "has no module 'MovingTarget'; give a module, not its file or class",
+    "plugins.methods.target.py": "plugins.methods.target has no module 'py'; give a module, not its file or class",
     "a..b": "method.name='a..b'",
     ".a": "method.name='.a' is not the name of a module",
     "plugins.models.tiny": "tiny.py has no Method; end it with Method = ...",
@@ -107,4 +116,35 @@ def test_params_without_a_network_are_refused(monkeypatch):
 
     monkeypatch.setattr(method, "init", flat)
     with pytest.raises(SettingError, match="init of MovingTarget returns params without a 'network'"):
+        train.build(get_config())
+
+
+def test_what_does_not_keep_to_its_contract_is_named(monkeypatch):
+    module = importlib.import_module(PARTS["method"])
+    whole = module.Method
+
+    class Bare:
+        pass
+
+    for wrong, said in (
+        (Bare, "does not inherit from ssl_jax.interface.Method"),
+        (type("Plain", (whole,), {}), "Plain is not a frozen dataclass; put @dataclasses"),
+    ):
+        monkeypatch.setattr(module, "Method", wrong)
+        with pytest.raises(SettingError, match=said):
+            train.build(get_config())
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        (lambda self, key, batch: ({}, {}), "init of MovingTarget returns params, batch_stats and a method state$"),
+        (lambda self, key, batch: jnp.einsum("ab,bc", jnp.ones((1, 2)), jnp.ones((3, 4))), r"\(.*line \d+\)$"),
+    ],
+)
+def test_a_mistake_in_init_says_where(init, said, monkeypatch):
+    method = importlib.import_module(PARTS["method"]).Method
+    monkeypatch.setattr(method, "init", init)
+    monkeypatch.setattr("inspect.getfile", lambda cls: __file__)
+    with pytest.raises(SettingError, match=said):
         train.build(get_config())

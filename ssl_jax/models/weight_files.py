@@ -1,6 +1,7 @@
 """Files of tensors by name, `.safetensors` and PyTorch's: read without running any code in them, written whole."""
 
 import json
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -132,6 +133,9 @@ def write(path, tensors, notes: str = "{}") -> None:
     arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
     try:
         save_file(arrays, temporary, metadata={"format": "pt", _NOTES: notes})
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # safetensors makes files that nobody else may read
         temporary.replace(path)
     except SafetensorError as error:  # what it makes of a full disk, say
         raise OSError(str(error)) from error

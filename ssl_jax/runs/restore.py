@@ -54,8 +54,9 @@ def config_for(workdir, evals) -> ConfigDict:
     """
     config = config_of(workdir)
     if evals:
-        config.evals = {name: _settings(name, config.evals.get(name, {})) for name in evals}
-        config.best = f"eval/{evals[0]}/"
+        keys = {name.rpartition(".")[2]: name for name in evals}  # by the last part of a dotted name
+        config.evals = {key: _settings(name, config.evals.get(key, {})) for key, name in keys.items()}
+        config.best = f"eval/{next(iter(keys))}/"
     return config
 
 
@@ -80,7 +81,8 @@ def other_data(config, given, own) -> None:
 def _settings(name, own):
     cls = choose("ssl_jax.evaluation", own.get("name", name), "--evals", "Evaluator")
     filled = ("classes", "examples", "labelled")
-    return {f.name: f.default for f in dataclasses.fields(cls) if f.name not in filled} | dict(own)
+    named = {"name": name} if "." in name else {}
+    return {f.name: f.default for f in dataclasses.fields(cls) if f.name not in filled} | named | dict(own)
 
 
 def open_run(workdir, mesh, which="latest") -> Run:

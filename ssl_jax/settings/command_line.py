@@ -126,6 +126,8 @@ def unknown_setting(error, argv) -> str:
     said = str(error.args[0]) if error.args else ""
     names = [arg.partition("=")[0].lstrip("-") for arg in argv[1:]]
     wrong = next((n for n in names if n.startswith("config.") and n.rpartition(".")[2] in said), None)
+    if wrong is None:  # a section that is not there
+        wrong = next((n for n in names if n.startswith("config.") and said.strip("'\"") in n.split(".")[1:]), None)
     near = re.search(r'Did you mean "(\w+)"', said)
     hint = f"; did you mean {near[1]!r}?" if near else ""
     return f"--{wrong} is not a setting{hint}" if wrong else ""

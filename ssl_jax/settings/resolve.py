@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+import sys
 import typing
 from collections.abc import Mapping
 
@@ -51,9 +52,12 @@ def _foreign(name: str, setting: str, attribute: str):
     except ModuleNotFoundError as error:
         missing = error.name or name
         if name == missing or name.startswith(f"{missing}."):
-            raise SettingError(
-                f"{setting}={name!r}: there is no module {missing!r}; start where it lies, or install its package"
-            ) from error
+            parent, _, last = missing.rpartition(".")
+            if parent and parent in sys.modules:
+                way_out = f"{parent} has no module {last!r}; give a module, not its file or class"
+            else:
+                way_out = f"there is no module {missing!r}; start where it lies, or install its package"
+            raise SettingError(f"{setting}={name!r}: {way_out}") from error
         raise SettingError(f"{setting}={name!r}: it imports {missing!r}, which is not installed") from error
     except (TypeError, ValueError) as error:  # "a..b", ".a"
         raise SettingError(f"{setting}={name!r} is not the name of a module ({error})") from error

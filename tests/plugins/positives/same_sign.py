@@ -4,11 +4,12 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from ssl_jax import interface
 from ssl_jax.interface import PositiveSet
 
 
 @dataclasses.dataclass(frozen=True)
-class SameSign:
+class SameSign(interface.Positives):
     """Toy positives: the rows of the batch whose first embedding number had the same sign at the last refresh."""
 
     steps_per_epoch: int = 1
@@ -20,9 +21,6 @@ class SameSign:
         sign = pos_state[index]
         rows = jnp.broadcast_to(jnp.arange(len(index), dtype=jnp.int32)[None], (len(index), len(index)))
         return PositiveSet(rows, (sign[:, None] == sign[None]).astype(jnp.float32))
-
-    def metrics(self, pos_state, chosen):
-        return {}
 
     def refresh_at(self, step):
         return step % self.steps_per_epoch == 0
