@@ -259,14 +259,13 @@ def _group(values, setting: str, steps_per_epoch: int) -> optim.Group:
 
 def _optimiser(settings, schedule, facts):
     sections = section(settings.groups, "optim.groups")
-    groups = [_group(g, f"optim.groups.{n}", facts["steps_per_epoch"]) for n, g in sections.items()]
     own = {k: settings[k] for direction in optim.DIRECTIONS.values() for k in direction.__kwdefaults__}
     try:
         return optim.build(
             settings.name,
             schedule,
             weight_decay=settings.weight_decay,
-            groups=tuple(groups),
+            groups=tuple(_group(g, f"optim.groups.{n}", facts["steps_per_epoch"]) for n, g in sections.items()),
             peak=settings.learning_rate * rate_scale(settings, facts["batch_size"]),
             **own,
         )
