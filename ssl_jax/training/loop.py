@@ -175,7 +175,7 @@ class Loop:
 
         `saves`: the state before it is a checkpoint that a resumed run begins like this one; the first of a run is not.
         """
-        leave = functools.partial(self.leave, *((state, step) if saves else ()))
+        leave = functools.partial(self.leave, state=state, step=step) if saves else self.leave
         where = (self.batches.images, self.shardings, step, self.key)
         try:
             with self.stop.leaving(leave if self.may_exit else None):
@@ -215,7 +215,7 @@ class Loop:
 
     def evaluate(self, state, step) -> int:
         """Scores of `step` on record; the signal where one came before they were, with the state saved."""
-        leave = functools.partial(self.leave, state, step) if self.may_exit else None
+        leave = functools.partial(self.leave, state=state, step=step) if self.may_exit else None
         try:
             with self.stop.leaving(leave):
                 scores = self.scorer.encoder("eval", self.plan.stage_at(step), state, self.heed)
@@ -237,27 +237,28 @@ class Loop:
     def stopped_at(self, step) -> str:
         return f"stopped at step {step} of {self.plan.total_steps}, saved in {self.folder}; the same command goes on"
 
-    def leave(self, *state_and_step_and_signum):
+    def leave(self, signum, state=None, step=0):
         """Ends the process, in a thread beside an evaluation that XLA does not let go; see `StopRequest.leaving`.
 
-        Takes (state, step, signum): the state is saved unless it has been; or the signum alone, before the first step.
+        `state` is saved as the checkpoint of `step`, unless it has been, or is not finite; None before the first step.
         """
-        *saved, signum = state_and_step_and_signum
-        said = _ANEW
+        said, code = _ANEW, 128 + signum
         try:
-            if saved:
-                state, step = saved
-                if all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state.params)):
+            if state is not None:
+                finite = all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state.params))
+                if finite:
                     self.checkpoints.save(step, state)
                 self.checkpoints.wait()
-                said = self.stopped_at(step)
+                said = self.stopped_at(step) if finite else f"error: the parameters are not finite at step {step}"
             self.logger.bar.close()
         except Exception as error:
-            said = f"error: {error}"
-        print("\n".join(said.splitlines()[:1]), file=sys.stderr)
+            said = f"error: {' '.join(str(error).split())}"
+        if said.startswith("error"):
+            code = 1
+        print(said, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(128 + signum)
+        os._exit(code)
 
     def check_finite(self, value, name, step):
         """`value` as a float; ends the run where it is not finite."""
