@@ -44,17 +44,18 @@ def small_network():
 
 def method_of(name, rows, network):
     """The method `name` on a bank of so many rows."""
+    from ssl_jax.interface import RunFacts
     from ssl_jax.methods.anchor_neighbourhood import AnchorNeighbourhood
     from ssl_jax.methods.instance import InstanceDiscrimination
     from ssl_jax.methods.local_aggregation import LocalAggregation
 
+    facts = RunFacts(examples=rows)
     if name == "instance":
-        return InstanceDiscrimination(network, examples=rows)
+        return InstanceDiscrimination(network, facts=facts)
     if name == "anchors":
-        return AnchorNeighbourhood(network, examples=rows)
-    return LocalAggregation(
-        network, background=min(4096, rows // 4), clusters=rows // 40, clusterings=10, examples=rows
-    )
+        return AnchorNeighbourhood(network, facts=facts)
+    settings = dict(background=min(4096, rows // 4), clusters=rows // 40, clusterings=10)
+    return LocalAggregation(network, **settings, facts=facts)
 
 
 def compiled_step(name, rows, mesh, network):

@@ -55,11 +55,13 @@ def evaluators(args, examples: int, classes: int) -> dict:
     from ssl_jax.evaluation.clustering import Clustering
     from ssl_jax.evaluation.knn_grid import KNNGrid
     from ssl_jax.evaluation.probe import Probe
+    from ssl_jax.interface import RunFacts
 
+    facts = RunFacts(examples=examples, labelled=examples, classes=classes)
     return {
-        "kNN grid": KNNGrid(classes=classes, labelled=examples),
-        "probe": Probe(shares=tuple(args.shares), classes=classes),
-        "clustering": Clustering(restarts=10, classes=classes, examples=examples),
+        "kNN grid": KNNGrid(facts=facts),
+        "probe": Probe(shares=tuple(args.shares), facts=facts),
+        "clustering": Clustering(restarts=10, facts=facts),
     }
 
 

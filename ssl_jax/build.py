@@ -15,7 +15,7 @@ from ml_collections.config_dict import RequiredValueError
 from ssl_jax import interface
 from ssl_jax.data import datasets
 from ssl_jax.data.rng import INIT, key_for
-from ssl_jax.interface import Batch, TrainState
+from ssl_jax.interface import Batch, RunFacts, TrainState
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.positives.instance import Instance
 from ssl_jax.runtime.sharding import bytes_per_device, device_memory
@@ -24,13 +24,12 @@ from ssl_jax.settings.resolve import (
     SettingError,
     complete,
     convert,
-    fill,
     in_section,
     section,
     shown,
     unknown,
 )
-from ssl_jax.stages import Stage, part, stages, views_of
+from ssl_jax.stages import Stage, filled, part, stages, views_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,15 +64,14 @@ def build(config: ConfigDict, dataset: datasets.Dataset | None = None) -> Plan:
     """
     config, trains = completed(config), dataset is None
     dataset = dataset or load_data(config)
-    facts = _facts(config, len(dataset.train), len(dataset.classes))
-    facts["with_label"] = _with_label(dataset.train.labels)
+    facts = _facts(config, dataset)
     parts, evaluators, notes = stages(config, dataset, facts), {}, dataset.notes
     if dataset.classes and (dataset.test.labels >= 0).any():
         evaluators = evaluators_of(config, dataset)
     elif config.evals:
         lacking = "no labelled test images" if dataset.classes else "no labels"
         notes += (f"{lacking}, so no scores ({', '.join(config.evals)}); watch the loss and train/spread",)
-    counts = (facts[name] for name in ("batch_size", "steps_per_epoch", "total_steps"))
+    counts = (facts.batch_size, facts.steps_per_epoch, facts.total_steps)
     plan = Plan(config, dataset, parts, evaluators, *counts, notes)
     mesh = jax.sharding.get_mesh()
     mesh = make_mesh() if mesh.empty else mesh
@@ -95,7 +93,7 @@ def load_data(config) -> datasets.Dataset:
 
 
 def check(config) -> None:
-    """Builds all parts of a completed config that can be built without reading its data, for the largest run there is.
+    """Builds all parts of a completed config without its data, and so checks all ranges.
 
     Raises:
         SettingError: a setting that no data set could make valid.
@@ -106,28 +104,37 @@ def check(config) -> None:
             f"data.size={d.size} is below the largest view, {largest} pixels; raise it, or lower augment"
         )
     none = datasets.Images(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int32))
-    longest = (ranges.INT32 // config.epochs + 1) * config.batch_size - 1  # more steps could not be counted
-    stages(config, datasets.Dataset(none, none, (), d.mean, d.std), _facts(config, examples=longest, classes=2))
-    _evaluators(config, examples=2**40, labelled=2**40, classes=2)
+    stages(config, datasets.Dataset(none, none, (), d.mean, d.std), RunFacts())
+    _evaluators(config, RunFacts())
     datasets.check(d.name, **{k: v for k, v in d.items() if k != "name"})
 
 
-def _facts(config, examples, classes) -> dict:
-    """What parts of a run are told where they declare it."""
-    batch_size = config.batch_size
-    if not 0 < batch_size <= examples:
-        raise SettingError(f"batch_size={batch_size}: between 1 and the {examples} training images")
-    if config.accumulate != 1:
-        raise SettingError(
-            f"accumulate={config.accumulate}: gradients are not accumulated, since losses over pairs or codes, and "
-            "BatchNorm, see one whole batch, and several small ones are not a larger one; for memory use more devices, "
-            "model.dtype=bfloat16, model.remat, or a queue (method.queue_length) where the method has one"
-        )
-    steps = examples // batch_size
+def _facts(config, dataset: datasets.Dataset) -> RunFacts:
+    """What the parts of a run are told."""
+    data = _facts_of_data(dataset)
+    images, batch_size = data.examples, config.batch_size
+    if not 0 < batch_size <= images:
+        raise SettingError(f"batch_size={batch_size}: between 1 and the {images} training images")
+    steps = images // batch_size
     if config.epochs * steps > ranges.INT32:
         raise SettingError(f"epochs={config.epochs}: total steps beyond 2**31, with {steps} an epoch")
-    counts = dict(steps_per_epoch=steps, total_steps=config.epochs * steps)
-    return dict(examples=examples, classes=classes, batch_size=batch_size) | counts
+    return dataclasses.replace(
+        data,
+        batch_size=batch_size,
+        steps_per_epoch=steps,
+        total_steps=config.epochs * steps,
+        with_label=_with_label(dataset.train.labels),
+    )
+
+
+def _facts_of_data(dataset: datasets.Dataset) -> RunFacts:
+    """What evaluators are told; images that joined from the test split count as unlabelled."""
+    own = dataset.train.labels[: len(dataset.train) - dataset.joined]
+    return RunFacts(
+        examples=len(dataset.train),
+        labelled=int((own >= 0).sum()),
+        classes=len(dataset.classes),
+    )
 
 
 def _with_label(labels) -> bytes:
@@ -157,6 +164,13 @@ def completed(config: ConfigDict) -> ConfigDict:
         ranges.count(1, batch_size=config.batch_size, log_steps=config.log_steps)
         ranges.between(0, ranges.EPOCHS, init_epoch=config.init_epoch)
         ranges.not_negative(resident_gb=config.resident_gb)
+    if config.accumulate != 1:
+        raise SettingError(
+            f"accumulate={config.accumulate}: gradients are not accumulated, since losses over pairs "
+            "or codes, and BatchNorm, see one whole batch, and several small ones are not a larger one; "
+            "for memory use more devices, model.dtype=bfloat16, model.remat, or a queue "
+            "(method.queue_length) where the method has one"
+        )
     if not 0 <= config.keep_checkpoints <= ranges.INT32:
         raise SettingError(f"keep_checkpoints={config.keep_checkpoints}: at least 0 (0: all) and at most 2**31 - 1")
     if not 0 <= config.seed < 2**32:
@@ -207,17 +221,15 @@ def _first_unresolved(config, known, prefix="") -> str:
 
 def evaluators_of(config, dataset: datasets.Dataset) -> dict[str, Any]:
     """The evaluators of `config` by name, for the images and classes of a data set."""
-    own = dataset.train.labels[: len(dataset.train) - dataset.joined]
-    labelled = int((own >= 0).sum())
-    return _evaluators(config, examples=len(dataset.train), labelled=labelled, classes=len(dataset.classes))
+    return _evaluators(config, _facts_of_data(dataset))
 
 
-def _evaluators(config, **facts):
+def _evaluators(config, facts: RunFacts):
     evaluators = {}
     for key, settings in config.evals.items():
         name = convert(section(settings, f"evals.{key}").get("name", key), str, f"evals.{key}.name")
         cls = part("ssl_jax.evaluation", name, f"evals.{key}", interface.Evaluator)
-        evaluators[key] = fill(cls, settings, f"evals.{key}", **facts)
+        evaluators[key] = filled(cls, settings, f"evals.{key}", facts)
     return evaluators
 
 

@@ -9,6 +9,7 @@ optimiser, step count and keys. `Positives` says which rows of a batch attract e
 *evaluator* reads features and labels. Training never sees a label.
 """
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -32,6 +33,33 @@ def unlike_contract(cls, contract: type) -> str:
 
 def no_progress(text: str) -> None:
     """Takes a progress line of a long refresh or evaluation and shows it nowhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What a run tells its parts: what follows from its data and its length, and is no setting.
+
+    Before the data are read none of them is known, and all have their defaults.
+
+    Attributes:
+        examples: N, the images trained on.
+        labelled: those of them with a label; test images that `data.whole` adds do not count.
+        classes: C; 0 where the data have none.
+        batch_size: B, over all devices.
+        steps_per_epoch: full batches of an epoch.
+        total_steps: of the run.
+        first_step: of the stage that the part belongs to.
+        with_label: a bit for each image, whether it has a label; empty where all have one, or none.
+    """
+
+    examples: int = 0
+    labelled: int = 0
+    classes: int = 0
+    batch_size: int = 0
+    steps_per_epoch: int = 1
+    total_steps: int = 0
+    first_step: int = 0
+    with_label: bytes = dataclasses.field(default=b"", repr=False)
 
 
 class TrainState(struct.PyTreeNode):
@@ -86,15 +114,22 @@ def laid_out(spec, **options):
 class Method(Protocol):
     """A self-supervised method: a frozen dataclass that inherits from this. Its file ends with `Method = ...`.
 
-    `train.build` fills the fields `network`, `positives`, `examples`, `classes`, `batch_size`, `steps_per_epoch`,
-    `total_steps` and `first_step` (of its stage) where the class declares them; all others are settings of
-    `config.method`. What is not abstract here need not be written.
+    `build` fills the fields `network`, `positives` and `facts: RunFacts = RunFacts()` where the
+    class declares them; all others are settings of `config.method`. What is not abstract here need
+    not be written.
 
     Attributes:
         positives: which rows of a batch attract each other, of methods that have a field for it; else None.
     """
 
     positives: "Positives | None" = None
+
+    def check(self, facts: RunFacts) -> None:
+        """Called once, after the data were read; ranges of settings alone are for `__post_init__`.
+
+        Raises:
+            ValueError: settings that do not fit the run, in one line.
+        """
 
     @abstractmethod
     def init(self, key, batch: Batch) -> tuple[Any, Any, Any]:
@@ -136,7 +171,19 @@ class Method(Protocol):
 
 
 class Positives(Protocol):
-    """Which rows of a batch are each example's positives: a frozen dataclass that inherits from this."""
+    """Which rows of a batch are each example's positives.
+
+    A frozen dataclass that inherits from this. A class that declares a field
+    `facts: RunFacts = RunFacts()` has it filled by `build`; all others are settings of
+    `config.positives`.
+    """
+
+    def check(self, facts: RunFacts) -> None:
+        """Called once, after the data were read.
+
+        Raises:
+            ValueError: settings that do not fit the run, in one line.
+        """
 
     def init(self, key, examples: int, dim: int) -> Any:
         """Fresh state (cluster labels, centroids); `()` where there is none."""
@@ -180,14 +227,22 @@ class Split(NamedTuple):
 class Evaluator(Protocol):
     """A score of features: a frozen dataclass that inherits from this, filled from `config.evals`.
 
-    Its file ends with `Evaluator = ...`. The fields `classes`, `examples` (training images) and `labelled` (those of
-    them with a label) are filled where they are declared.
+    Its file ends with `Evaluator = ...`. A class that declares a field
+    `facts: RunFacts = RunFacts()` has it filled by `build`, with `examples`, `labelled` and
+    `classes` of the data that are scored, and nothing else.
 
     Attributes:
         reads: names of fields of `state.method` that the evaluator cannot do without, such as "bank".
     """
 
     reads: tuple[str, ...] = ()
+
+    def check(self, facts: RunFacts) -> None:
+        """Called once, after the data were read.
+
+        Raises:
+            ValueError: settings that do not fit the data, in one line.
+        """
 
     @property
     @abstractmethod

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import interface, optim
 from ssl_jax.data.augment import View
+from ssl_jax.interface import RunFacts
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
 from ssl_jax.optim import schedules
@@ -45,29 +46,30 @@ class Stage:
     resident: bool = True
 
 
-def stages(config, dataset, facts) -> tuple[Stage, ...]:
+def stages(config, dataset, facts: RunFacts) -> tuple[Stage, ...]:
     """The stages of `config` in order; the last is the config without overrides.
 
     Args:
         config: a complete config.
         dataset: gives the channel statistics.
-        facts: examples, batch_size, steps_per_epoch, total_steps and classes, for the parts that declare them.
+        facts: of the run; those that nobody knows yet, `RunFacts()`, leave only ranges to check.
     """
-    found, first = [], 0
+    found = []
+    first = 0
     for until, own in _stage_configs(config, facts):
-        found.append(_stage(own, until, dataset, facts | dict(first_step=first)))
+        found.append(_stage(own, until, dataset, dataclasses.replace(facts, first_step=first)))
         first = until
-    return tuple(found)
+    return tuple(stage for stage in found if stage.until)
 
 
-def _stage_configs(config, facts):
+def _stage_configs(config, facts: RunFacts):
     """(until step, whole config) of each stage; the last is the config itself, until the end."""
     allowed = ("method", "positives", "augment", "optim")
     stages = []
     for name, stage in config.stages.items():
         epoch = convert(section(stage, f"stages.{name}").get("until_epoch", 0), float, f"stages.{name}.until_epoch")
-        until = round(epoch * facts["steps_per_epoch"])
-        if not 0 <= until < facts["total_steps"]:
+        until = round(epoch * facts.steps_per_epoch)
+        if not 0 <= epoch < config.epochs or 0 < facts.total_steps <= until:
             raise SettingError(f"stages.{name}.until_epoch={epoch}: inside the {config.epochs} epochs; 0 leaves it out")
         merged = config.copy_and_resolve_references().unlock()
         for part in stage:
@@ -81,9 +83,9 @@ def _stage_configs(config, facts):
             replaced = renamed and part in ("method", "positives")
             merged[part] = override if replaced else _merge(merged[part], override)
         complete(merged.optim, defaults.get_config().optim, f"stages.{name}.optim")
-        if until:
+        if epoch:
             stages.append((until, merged))
-    return [*sorted(stages, key=lambda stage: stage[0]), (facts["total_steps"], config)]
+    return [*sorted(stages, key=lambda stage: stage[0]), (facts.total_steps, config)]
 
 
 def _merge(part, override):
@@ -103,11 +105,11 @@ def views_of(config) -> tuple[View, ...]:
     return tuple(v for _, v in sorted(views, key=lambda item: (-item[1].size, item[0])))
 
 
-def _stage(config, until, dataset, facts) -> Stage:
+def _stage(config, until, dataset, facts: RunFacts) -> Stage:
     views = views_of(config)
     _check_optim(config.optim)
-    schedule = _schedule(config.optim, facts)
-    tx = _optimiser(config.optim, schedule, facts)
+    schedule = _schedule(config, facts.steps_per_epoch)
+    tx = _optimiser(config, schedule, facts.steps_per_epoch)
     resident = dataset.resident(config.resident_gb)
     return Stage(until, _method(config, facts), tx, schedule, views, dataset.mean, dataset.std, resident)
 
@@ -120,11 +122,27 @@ def part(package: str, name: str, setting: str, contract: type) -> type:
     return cls
 
 
-def _method(config, facts):
+def filled(cls, values, setting: str, facts: RunFacts, **given):
+    """A part from its section, see `fill`, with `facts`; checked once the data were read.
+
+    Raises:
+        SettingError: as `fill`, or for settings that do not fit the run.
+    """
+    made = fill(cls, values, setting, facts=facts, **given)
+    if facts.examples:  # there is no run without
+        try:
+            made.check(facts)
+        except ValueError as error:
+            raise SettingError(f"{setting}: {error}") from error
+    return made
+
+
+def _method(config, facts: RunFacts):
     backbone = _backbone(config.model)
     groups = convert(config.model.get("bn_groups", 1), int, "model.bn_groups")
-    if groups < 1 or facts["batch_size"] % groups:
-        raise SettingError(f"model.bn_groups={groups} does not divide batch_size={facts['batch_size']}")
+    batch_size = config.batch_size
+    if groups < 1 or batch_size % groups:
+        raise SettingError(f"model.bn_groups={groups} does not divide batch_size={batch_size}")
     momentum = convert(config.model.get("bn_momentum", 0.1), float, "model.bn_momentum")
     given = dict(name=None, parent=None, bn_groups=groups, bn_momentum=momentum)
     network = Network(backbone, fill(Head, config.head, "head", **given))
@@ -136,7 +154,7 @@ def _method(config, facts):
     )
     if kind != "instance" and "positives" not in {f.name for f in dataclasses.fields(cls)}:
         raise SettingError(f"positives.name={kind!r} has no published meaning for {config.method.name}; use 'instance'")
-    return fill(cls, config.method, "method", network=network, positives=positive, **facts)
+    return filled(cls, config.method, "method", facts, network=network, positives=positive)
 
 
 def _backbone(settings):
@@ -151,15 +169,16 @@ def _backbone(settings):
     return fill(cls, values, "model", name=None, parent=None)
 
 
-def _positive(kind, settings, facts):
+def _positive(kind, settings, facts: RunFacts):
     """Positives of the class `kind`; settings of the other kinds may stand beside its own, and do not count."""
     names = lambda cls: {f.name for f in dataclasses.fields(cls)}
     others = set().union(*map(names, available("ssl_jax.positives", "Positives").values())) - names(kind)
     own = {k: v for k, v in settings.items() if k not in others | {"boundary"}}
+    nested = {}
     if "boundary" in names(kind):
-        boundary = fill(Boundary, settings.get("boundary", {}), "positives.boundary", **facts)
-        facts = facts | dict(boundary=boundary)
-    return fill(kind, own, "positives", **facts)
+        boundary = settings.get("boundary", {})
+        nested["boundary"] = filled(Boundary, boundary, "positives.boundary", facts)
+    return filled(kind, own, "positives", facts, **nested)
 
 
 def _check_optim(settings):
@@ -193,29 +212,31 @@ def rate_scale(settings, batch_size: int) -> float:
     return batch_size / settings.base_batch_size if settings.base_batch_size else 1.0
 
 
-def _schedule(settings, facts):
-    schedule, per_epoch, total = settings.schedule, facts["steps_per_epoch"], facts["total_steps"]
-    repeats = schedule.repeats
-    if repeats < 1 or total % (repeats * per_epoch):
-        raise SettingError(f"optim.schedule.repeats={repeats} does not divide epochs={total // per_epoch}")
-    once = _one_schedule(settings, per_epoch, total // repeats, rate_scale(settings, facts["batch_size"]))
-    return schedules.repeated(once, total // repeats) if repeats > 1 else once
+def _schedule(config, per_epoch: int):
+    settings, epochs = config.optim, config.epochs
+    repeats = settings.schedule.repeats
+    if repeats < 1 or epochs % repeats:
+        raise SettingError(f"optim.schedule.repeats={repeats} does not divide epochs={epochs}")
+    epochs //= repeats
+    once = _one_schedule(settings, epochs, per_epoch, rate_scale(settings, config.batch_size))
+    return schedules.repeated(once, epochs * per_epoch) if repeats > 1 else once
 
 
-def _one_schedule(settings, per_epoch, total, scale):
+def _one_schedule(settings, epochs: int, per_epoch: int, scale: float):
     schedule = settings.schedule
+    total = epochs * per_epoch
     rate, start, final = (scale * r for r in (settings.learning_rate, schedule.start, schedule.final))
     if schedule.name == "warmup_cosine":
         warmup = round(schedule.warmup_epochs * per_epoch)
-        if not 0 <= warmup <= total:
+        if not 0 <= schedule.warmup_epochs <= epochs:
             raise SettingError(
                 f"optim.schedule.warmup_epochs={schedule.warmup_epochs}: within the run's epochs, "
-                f"{total / per_epoch:g}; a shorter run needs a shorter warm-up"
+                f"{epochs:g}; a shorter run needs a shorter warm-up"
             )
         return schedules.warmup_cosine(rate, total, warmup_steps=warmup, start=start, final=final)
     if schedule.name == "line_cosine":
         warmup, length = (round(e * per_epoch) for e in (schedule.warmup_epochs, schedule.cosine_epochs))
-        if not 0 <= warmup <= total or length < 0:
+        if not 0 <= schedule.warmup_epochs <= epochs or length < 0:
             raise SettingError(
                 f"optim.schedule.warmup_epochs={schedule.warmup_epochs}, cosine_epochs={schedule.cosine_epochs}: the "
                 "first within the run's epochs, the second at least 0"
@@ -257,7 +278,8 @@ def _group(values, setting: str, steps_per_epoch: int) -> optim.Group:
     return optim.Group(own.pattern, name, own.factor, own.fixed_rate, own.weight_decay, frozen)
 
 
-def _optimiser(settings, schedule, facts):
+def _optimiser(config, schedule, per_epoch: int):
+    settings = config.optim
     sections = section(settings.groups, "optim.groups")
     own = {k: settings[k] for direction in optim.DIRECTIONS.values() for k in direction.__kwdefaults__}
     try:
@@ -265,8 +287,8 @@ def _optimiser(settings, schedule, facts):
             settings.name,
             schedule,
             weight_decay=settings.weight_decay,
-            groups=tuple(_group(g, f"optim.groups.{n}", facts["steps_per_epoch"]) for n, g in sections.items()),
-            peak=settings.learning_rate * rate_scale(settings, facts["batch_size"]),
+            groups=tuple(_group(g, f"optim.groups.{n}", per_epoch) for n, g in sections.items()),
+            peak=settings.learning_rate * rate_scale(settings, config.batch_size),
             **own,
         )
     except ValueError as error:

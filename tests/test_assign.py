@@ -137,7 +137,7 @@ def test_k_means_of_fewer_clusters_than_classes_and_unlabelled_rows():
     classes = np.repeat(np.arange(3), 30)
     points = np.eye(3, 4, dtype=np.float32)[np.minimum(classes, 1)] * RNG.uniform(1, 9, (90, 1))
     splits = {"trained": Split({"embedding": points}, np.where(np.arange(90) % 2, classes, -1))}
-    found = dict(Clustering(clusters=2, restarts=2, iterations=5, classes=3, examples=90).run(splits, None))
+    found = dict(Clustering(clusters=2, restarts=2, iterations=5).run(splits, None))
     assert found["acc"] == pytest.approx(2 / 3)  # two classes fall together, and one of them matches nothing
     assert found["nmi"] == pytest.approx(sklearn_metrics.normalized_mutual_info_score(classes, np.minimum(classes, 1)))
 

@@ -163,7 +163,7 @@ def put(path, value):
         ("method.queue_length", 50, "method: queue_length=50 is not a multiple of batch_size=32; try 32"),
         ("method.prototypes", 257, "method: prototypes=257: between 2 and the 256 training images"),
         ("method.assign", (0, 3), r"assign=\(0, 3\) does not fit the 3 views"),
-        ("method.examples", 3, "method.examples is not a setting"),
+        ("method.facts", {}, "method.facts is not a setting"),
         (
             "model.name",
             "vit",

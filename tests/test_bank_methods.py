@@ -10,7 +10,7 @@ from helpers import methods
 
 from ssl_jax import train
 from ssl_jax.evaluation.neighbourhood import Neighbourhood, consistency
-from ssl_jax.interface import Batch, Split
+from ssl_jax.interface import Batch, RunFacts, Split
 from ssl_jax.methods.anchor_neighbourhood import AnchorNeighbourhood, AnchorState
 from ssl_jax.methods.instance import InstanceDiscrimination
 from ssl_jax.methods.local_aggregation import LocalAggregation
@@ -61,7 +61,8 @@ def test_clusters_are_refreshed_by_epochs_or_steps_counted_from_the_stage():
     method = methods.stage("aggregation").method
     due = lambda **changes: [s for s in range(40) if dataclasses.replace(method, **changes).refresh_at(s)]
     assert due() == [0, 8, 16, 24, 32]
-    assert due(refresh_epochs=2.0, first_step=3) == [3, 19, 35]
+    later = dataclasses.replace(methods.FACTS, first_step=3)
+    assert due(refresh_epochs=2.0, facts=later) == [3, 19, 35]
     assert due(refresh_steps=15) == [0, 15, 30]
     assert due(objective="softmax") == []
 
@@ -85,11 +86,14 @@ def test_rounds_begin_where_the_epochs_say():
 
 
 def test_anchor_counts_are_exact():
-    make = lambda **kw: AnchorNeighbourhood(methods.network(), **kw)
-    assert [make(examples=50_000, rounds=4).anchors(r) for r in range(5)] == [0, 12_500, 25_000, 37_500, 50_000]
-    assert [make(examples=1437, rounds=3).anchors(r) for r in range(4)] == [0, 479, 958, 1437]
-    assert make(examples=10, rounds=5, share=0.2).anchors(5) == 10  # 0.2 * 5 * 10 without rounding
-    assert [make(examples=10, curriculum=False).anchors(r) for r in range(3)] == [0, 10, 10]
+    def make(examples, **settings):
+        return AnchorNeighbourhood(methods.network(), facts=RunFacts(examples=examples), **settings)
+
+    expected = [0, 12_500, 25_000, 37_500, 50_000]
+    assert [make(50_000, rounds=4).anchors(r) for r in range(5)] == expected
+    assert [make(1437, rounds=3).anchors(r) for r in range(4)] == [0, 479, 958, 1437]
+    assert make(10, rounds=5, share=0.2).anchors(5) == 10  # 0.2 * 5 * 10 without rounding
+    assert [make(10, curriculum=False).anchors(r) for r in range(3)] == [0, 10, 10]
 
 
 def test_the_rate_starts_anew_each_round():
@@ -135,13 +139,13 @@ def test_neighbourhood_evaluator(key):
     method, state, _ = refreshed("anchors", 16, key)
     points = state.method.bank[:70]
     splits = {"trained": Split({"embedding": points}, labels)}
-    scores = dict(Neighbourhood(k=2, examples=70).run(splits, state))
+    scores = dict(Neighbourhood(k=2).run(splits, state))
     assert scores["anchors"] > 0.8
     assert scores["all"] > 0.8
     doubles = {"trained": Split({"embedding": jnp.ones((70, 6))}, np.zeros(70, int))}
-    assert dict(Neighbourhood(k=3, examples=70).run(doubles, None)) == {"all": 1.0}
+    assert dict(Neighbourhood(k=3).run(doubles, None)) == {"all": 1.0}
     empty = AnchorState(points, jnp.zeros((70, 2), jnp.int32), jnp.zeros(70, bool))
-    assert set(dict(Neighbourhood(k=2, examples=70).run(splits, state.replace(method=empty)))) == {"all"}
+    assert set(dict(Neighbourhood(k=2).run(splits, state.replace(method=empty)))) == {"all"}
 
 
 BAD = (
@@ -158,14 +162,19 @@ BAD = (
     (AnchorNeighbourhood, dict(share=0.3), "share=0.3: of all images, for each of 4 rounds, so between 0 and 0.25"),
     (AnchorNeighbourhood, dict(share=-0.1), "share=-0.1"),
     (AnchorNeighbourhood, dict(rounds=0), "rounds=0: at least 1"),
-    (AnchorNeighbourhood, dict(total_steps=48, steps_per_epoch=4), "do not divide epochs=12; try epochs=10"),
 )
 
 
 @pytest.mark.parametrize(("cls", "settings", "message"), BAD)
 def test_settings_that_cannot_be(cls, settings, message):
     with pytest.raises(ValueError, match=message):
-        cls(methods.network(), **dict(examples=10) | settings)
+        cls(methods.network(), **settings).check(RunFacts(examples=10))
+
+
+def test_rounds_that_do_not_divide_the_epochs():
+    facts = RunFacts(examples=10, total_steps=48, steps_per_epoch=4)
+    with pytest.raises(ValueError, match="do not divide epochs=12; try epochs=10"):
+        AnchorNeighbourhood(methods.network()).check(facts)
 
 
 def test_progress_of_the_clusterings_is_told(key):

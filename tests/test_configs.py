@@ -58,7 +58,7 @@ def test_unknown_variants_are_listed():
 @pytest.mark.parametrize("variant", ["cifar10", "cifar10_multicrop", "cifar100", "folder"])
 def test_small_swav_recipes_build(variant, tmp_path):
     plan = plan_of("swav", variant, tmp_path, batch_size=256)
-    prototypes = plan.stages[0].method.prototypes
+    prototypes = plan.stages[0].method.clusters
     assert prototypes == {"cifar10": 512, "folder": 128}.get(variant, 3000)
     rate = float(jax.jit(plan.stages[0].schedule)(11 * plan.steps_per_epoch))
     assert rate == pytest.approx(2e-3 if variant in ("cifar10", "folder") else 0.6, rel=0.03)
@@ -167,9 +167,9 @@ def test_the_rate_scales_with_the_batch(tmp_path):
 
 def test_prototypes_default_to_ten_per_class(tmp_path):
     plan = plan_of("swav", "digits", tmp_path, model=TINY_MODEL, method={"prototypes": 0})
-    assert plan.stages[0].method.prototypes == 128
+    assert plan.stages[0].method.clusters == 128
     changed = plan_of("swav", "folder", tmp_path, batch_size=64, model=TINY_MODEL, data={"labels": "none"})
-    assert changed.stages[0].method.prototypes == 512
+    assert changed.stages[0].method.clusters == 512
     assert changed.evaluators == {}
     assert "no labels" in changed.notes[-1]
 
@@ -181,7 +181,7 @@ def test_prototypes_follow_many_classes(tmp_path):
     config = config_of("swav", "folder")
     config.data.update(name="array", dir=str(tmp_path / "b.npz"))
     config.model.update(TINY_MODEL)
-    assert build(config).stages[0].method.prototypes == 400
+    assert build(config).stages[0].method.clusters == 400
 
 
 @pytest.mark.parametrize("test", [{}, {"test_labels": np.full(20, -1)}])

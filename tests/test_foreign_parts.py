@@ -1,8 +1,10 @@
 """Methods, positives, evaluators, backbones and data sets of somebody else's package, by their dotted names."""
 
+import dataclasses
 import importlib
 import subprocess
 import sys
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 from helpers.runs import TESTS, environment, quiet
 
 import ssl_jax
-from ssl_jax import train
+from ssl_jax import build, interface, train
+from ssl_jax.methods.common import features
 from ssl_jax.settings import defaults
 from ssl_jax.settings.resolve import SettingError, choose
 
@@ -133,6 +136,79 @@ def test_what_does_not_keep_to_its_contract_is_named(monkeypatch):
         monkeypatch.setattr(module, "Method", wrong)
         with pytest.raises(SettingError, match=said):
             train.build(get_config())
+
+
+@dataclasses.dataclass(frozen=True)
+class Count(interface.Evaluator):
+    """The number of test images; of no run's facts."""
+
+    feature: str = "embedding"
+
+    @property
+    def needs(self):
+        return (self.feature,)
+
+    def run(self, splits, state, report=interface.no_progress):
+        yield "images", float(len(splits["test"].labels))
+
+
+@dataclasses.dataclass(frozen=True)
+class Still(interface.Method):
+    """A loss that is the mean of the embedding; of no run's facts."""
+
+    network: Any
+
+    def init(self, key, batch):
+        variables = self.network.init(key, batch.views, train=False)
+        return {"network": variables["params"]}, variables["batch_stats"], ()
+
+    def loss(self, state, batch, key):
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+        how = dict(train=True, mutable="batch_stats")
+        embedding, updated = self.network.apply(variables, batch.views, **how)
+        return embedding.mean(), interface.Aux(updated["batch_stats"])
+
+    def post_step(self, state, aux, batch):
+        return state
+
+    def features(self, state, images, names):
+        params, stats = state.params["network"], state.batch_stats
+        return features.chosen(self.network, params, stats, images, names)
+
+
+def test_parts_need_no_facts(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.import_module(PARTS["method"]), "Method", Still)
+    monkeypatch.setattr(importlib.import_module(PARTS["evals.mine"]), "Evaluator", Count)
+    config = get_config()
+    config.method = dict(name=PARTS["method"])
+    config.positives.name = "instance"
+    config.epochs, config.best = 1, "eval/mine/images"
+    assert train.run(config, tmp_path / "run", console=quiet()) == {"eval/mine/images": 32.0}
+
+
+@pytest.mark.parametrize("part", ["method", "positives", "evals.mine"])
+def test_settings_that_do_not_fit_the_data_are_one_line(part, monkeypatch):
+    kinds = {"method": "Method", "positives": "Positives", "evals.mine": "Evaluator"}
+    cls = getattr(importlib.import_module(PARTS[part]), kinds[part])
+    told = []
+
+    def refuse(self, facts):
+        told.append(facts)
+        raise ValueError(f"{facts.examples} images are too few")
+
+    monkeypatch.setattr(cls, "check", refuse)
+    with pytest.raises(SettingError, match=f"^{part}: 128 images are too few$"):
+        train.build(get_config())
+    (facts,) = told
+    assert (facts.classes, facts.labelled) == (2, 128)
+    if part != "evals.mine":
+        assert (facts.batch_size, facts.steps_per_epoch, facts.total_steps) == (32, 4, 8)
+
+
+def test_nothing_is_checked_against_data_that_nobody_has_read(monkeypatch):
+    method = importlib.import_module(PARTS["method"]).Method
+    monkeypatch.setattr(method, "check", lambda self, facts: pytest.fail("no data are read"))
+    build.check(build.completed(get_config()))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from helpers.runs import tiny
 from ssl_jax.build import build
 from ssl_jax.evaluation.knn import KNN, weighted_knn
 from ssl_jax.evaluation.knn_grid import KNNGrid, grid_scores
-from ssl_jax.interface import Split
+from ssl_jax.interface import RunFacts, Split
 from ssl_jax.settings.resolve import SettingError
 
 
@@ -48,11 +48,11 @@ def splits_of(data, labels=None):
 def test_scores_are_those_of_the_evaluator_knn_and_unlabelled_rows_have_no_part(data):
     labels = np.where(np.arange(len(data[1])) % 2, -1, data[1])
     splits = splits_of(data, labels)
-    facts = dict(classes=10, labelled=int((labels >= 0).sum()))
-    grid = dict(KNNGrid(k=(7, 3), temperature=(0.1, 0.5), **facts).run(splits, None))
+    facts = RunFacts(classes=10)
+    grid = dict(KNNGrid(k=(7, 3), temperature=(0.1, 0.5), facts=facts).run(splits, None))
     assert list(grid) == ["top1_k3_t0.1", "top1_k7_t0.1", "top1_k3_t0.5", "top1_k7_t0.5"]
     for k, t in ((3, 0.1), (7, 0.5)):
-        single = dict(KNN(k=k, temperature=t, classes=10, examples=len(labels)).run(splits, None))
+        single = dict(KNN(k=k, temperature=t, facts=facts).run(splits, None))
         assert grid[f"top1_k{k}_t{t}"] == single["top1"]
 
 
@@ -62,12 +62,12 @@ def test_the_bank_stands_for_the_training_images(data):
             bank = jnp.pad(jnp.asarray(data[0])[::-1], ((0, 5), (0, 0)))
 
     splits = splits_of(data)
-    facts = dict(k=(5,), temperature=(0.1,), classes=10, labelled=len(data[1]))
-    bank = dict(KNNGrid(source="bank", **facts).run(splits, State))
+    settings = dict(k=(5,), temperature=(0.1,), facts=RunFacts(classes=10))
+    bank = dict(KNNGrid(source="bank", **settings).run(splits, State))
     reversed_train = Split({"embedding": data[0][::-1]}, data[1])
-    assert bank == dict(KNNGrid(**facts).run(splits | dict(train=reversed_train), None))
-    assert bank != dict(KNNGrid(**facts).run(splits, None))
-    assert dict(KNNGrid(source="bank", **facts).run(splits, None)) == {}  # the baselines have no bank
+    assert bank == dict(KNNGrid(**settings).run(splits | dict(train=reversed_train), None))
+    assert bank != dict(KNNGrid(**settings).run(splits, None))
+    assert dict(KNNGrid(source="bank", **settings).run(splits, None)) == {}  # the baselines have no bank
 
 
 @pytest.mark.parametrize(

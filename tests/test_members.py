@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import members
 
-from ssl_jax.interface import Split
+from ssl_jax.interface import RunFacts, Split
 from ssl_jax.settings.resolve import fill
 
 CLASSES, TRAIN, TEST, UNLABELLED, WIDTH = 3, 60, 20, 10, 12
@@ -50,8 +50,9 @@ def split(names, count, unlabelled, seed):
 def test_an_evaluator_keeps_its_contract(name):
     cls = members.evaluators()[name]
     assert members.described(cls)
-    facts = dict(classes=CLASSES, examples=TRAIN + UNLABELLED, labelled=TRAIN)
-    evaluator = fill(cls, members.shrunk(cls), f"evals.{name}", **facts)
+    facts = RunFacts(classes=CLASSES, examples=TRAIN + UNLABELLED, labelled=TRAIN)
+    evaluator = fill(cls, members.shrunk(cls), f"evals.{name}", facts=facts)
+    evaluator.check(facts)
     assert isinstance(evaluator.needs, tuple)
     assert evaluator.reads == ()  # by default: what a baseline can be scored on
     train = split(evaluator.needs, TRAIN, UNLABELLED, seed=0)

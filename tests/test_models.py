@@ -43,7 +43,7 @@ def test_backbone_parameters(depth, stem, width, parameters):
     ("width", "hidden", "parameters"), [(64, 2048, 28_354_752), (128, 8192, 128_918_784), (256, 8192, 443_944_320)]
 )
 def test_swav_resnet50_parameters(width, hidden, parameters):
-    method = SwAV(Network(ResNet(50, width), Head(128, (hidden,))), prototypes=3000, examples=10_000)
+    method = SwAV(Network(ResNet(50, width), Head(128, (hidden,))), prototypes=3000)
     views = (jnp.zeros((1, 64, 64, 3)),) * 2
     params, _, _ = jax.eval_shape(lambda k: method.init(k, Batch(views, jnp.zeros(1))), jax.random.key(0))
     assert count(params) == parameters

@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from ssl_jax.evaluation.purity import Purity
-from ssl_jax.interface import PositiveSet, Split
+from ssl_jax.interface import PositiveSet, RunFacts, Split
 from ssl_jax.ops import losses
 from ssl_jax.ops.memory import push_queue
 from ssl_jax.ops.neighbours import (
@@ -84,16 +84,22 @@ def test_published_boundary_ratio_and_cut(golden):
 
 
 def test_published_fractions(golden):
-    data, run = golden("boundary"), dict(steps_per_epoch=7, total_steps=7000, first_step=5600, clusters=2, examples=9)
+    data = golden("boundary")
+    facts = RunFacts(examples=9, steps_per_epoch=7, total_steps=7000, first_step=5600)
     epochs = data["sched_epoch"] - 800
-    of = lambda **changes: [Boundary(keep=0.8, **run | changes).fraction(int(n)) for n in epochs]
+
+    def of(**changes):
+        filters = Boundary(keep=0.8, clusters=2, facts=facts, **changes)
+        return [filters.fraction(int(n)) for n in epochs]
+
     np.testing.assert_allclose(of(), data["sched_paper_eq12_t0_800_T1000_fr0.8"], rtol=1e-6)
     np.testing.assert_allclose(of(relax_epochs=50.0), data["sched_released_resume800_end850_begin0.8"], rtol=1e-6)
     assert set(of(relax=False)) == {0.8}
 
 
 def test_counts_are_exact_and_never_none():
-    run = dict(steps_per_epoch=1, total_steps=200, batch_size=256, clusters=2, examples=999)
+    facts = RunFacts(examples=999, batch_size=256, total_steps=200)
+    run = dict(clusters=2, facts=facts)
     np.testing.assert_array_equal(Boundary(keep=0.8, **run).counts()[[0, 49, 199]], [205, 217, 256])
     assert Boundary(keep=0.001, relax=False, **run).counts().min() == 1
 
@@ -217,7 +223,7 @@ def test_purity_of_the_digits_as_published(golden):
     ratio = boundary_ratio(x, data["kmeans_centroids"], data["kmeans_labels"].astype(int))
     batches, ks = data["perm_first_1792"].astype(int).reshape(7, 256), tuple(int(k) for k in data["K"])
     for k1, k2 in ((10, 2), (30, 10)):
-        purity = Purity(neighbours=ks, k1=k1, k2=k2, strict=True, classes=10, examples=len(x))
+        purity = Purity(neighbours=ks, k1=k1, k2=k2, strict=True)
         found = dict(purity.of_batches(jnp.asarray(x), digits.target, ratio, batches))
         for ours, theirs in (("local", "cosine"), ("contextual", f"conaff_{k1}_{k2}")):
             for own, suffix in (("", ""), ("_kept", "_kept80")):
@@ -229,7 +235,8 @@ def test_purity_evaluator_leaves_unlabelled_images_out(key):
     points = unit(jnp.repeat(jax.random.normal(key, (3, 5)), 10, axis=0) + 0.01)
     labels = np.repeat(np.arange(3), 10)
     labels[::4] = -1
-    purity = Purity(neighbours=(1, 2), batch_size=22, k1=5, classes=3, examples=30, restarts=1)
+    facts = RunFacts(examples=30, classes=3)
+    purity = Purity(neighbours=(1, 2), batch_size=22, k1=5, restarts=1, facts=facts)
     scores = dict(purity.run({"trained": Split({"embedding": points}, labels)}, None))
     assert len(scores) == 8
     assert all(value == 1.0 for value in scores.values())
@@ -237,27 +244,34 @@ def test_purity_evaluator_leaves_unlabelled_images_out(key):
 
 BAD = (
     (Neighbours, dict(k=8), "k=8: at least 1 and below batch_size=8"),
-    (Contextual, dict(k=0), "k=0: at least 1 and below batch_size=8"),
+    (Contextual, dict(k=0), "k=0: at least 1"),
     (Contextual, dict(k=3, k1=8), "k1=8: at least 1 and below batch_size=8"),
     (Contextual, dict(k=3, k1=4, k2=5), "k2=5: between 2 and k1=4"),
     (Contextual, dict(k=3, k1=4, k2=1), "k2=1: between 2 and k1=4"),
     (Contextual, dict(k=3, k1=4, layers=0), "layers=0"),
     (Boundary, dict(keep=0.0), "keep=0.0: above 0"),
     (Boundary, dict(clusters=0), "clusters=0: between 2 and the 9 training images; the data has no classes"),
-    (Boundary, dict(clusters=3, relax_epochs=5.0, total_steps=4), "relax_epochs=5.0: at least 0, and within the stage"),
+    (Boundary, dict(clusters=3, relax_epochs=5.0), "relax_epochs=5.0: at least 0, and within the stage"),
     (Boundary, dict(clusters=3, restarts=0), "restarts=0"),
-    (Purity, dict(neighbours=(9,), batch_size=9, classes=2), "neighbours=.9,.: numbers between 1 and batch_size - 1"),
+    (Purity, dict(neighbours=(9,), batch_size=9), "neighbours=.9,.: numbers between 1 and batch_size - 1"),
     (
         Purity,
-        dict(neighbours=(1,), batch_size=10, classes=2),
+        dict(neighbours=(1,), batch_size=10, k1=5),
         "batch_size=10: between 2 and the 9 labelled training images",
     ),
-    (Purity, dict(neighbours=(1,), batch_size=9, classes=2, k1=9), "k1=9 and k2=2"),
+    (Purity, dict(neighbours=(1,), batch_size=9, k1=9), "k1=9 and k2=2"),
 )
 
 
 @pytest.mark.parametrize(("cls", "settings", "message"), BAD)
 def test_settings_that_cannot_be(cls, settings, message):
-    facts = dict(batch_size=8) if cls in (Neighbours, Contextual) else dict(examples=9)
+    facts = RunFacts(examples=9, batch_size=8, total_steps=4)
     with pytest.raises(ValueError, match=message):
-        cls(**facts | settings)
+        cls(**settings).check(facts)
+
+
+def test_the_boundary_filter_of_positives_is_checked_with_them():
+    for cls in (Neighbours, Contextual):
+        filtered = cls(k=3, boundary=Boundary(clusters=10))
+        with pytest.raises(ValueError, match="clusters=10: between 2 and the 9 training images"):
+            filtered.check(RunFacts(examples=9, batch_size=8))

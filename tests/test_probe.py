@@ -10,7 +10,7 @@ from ssl_jax.data import datasets
 from ssl_jax.evaluation import regression
 from ssl_jax.evaluation.augmented import Augmented
 from ssl_jax.evaluation.probe import Probe, stratified
-from ssl_jax.interface import Split
+from ssl_jax.interface import RunFacts, Split
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def small():
 
 def quick(**settings):
     grid = dict(rates=(0.03, 0.1), decays=(1e-3, 1e-1), shares=(1.0,), steps=60)
-    return Probe(**grid | dict(classes=3) | settings)
+    return Probe(**grid | dict(facts=RunFacts(classes=3)) | settings)
 
 
 def test_cells_of_the_grid_are_logistic_regressions(digits):
@@ -56,7 +56,8 @@ def test_cells_of_the_grid_are_logistic_regressions(digits):
 def test_within_half_a_point_of_scikit_learn(digits):
     (x, labels), (test, expected) = ((digits[n].features["backbone"], digits[n].labels) for n in ("train", "test"))
     theirs = LogisticRegression(max_iter=1000).fit(x, labels).score(test, expected)
-    probe = Probe(rates=(0.1,), decays=(1e-3, 1e-2), shares=(1.0,), steps=400, classes=10)
+    settings = dict(rates=(0.1,), decays=(1e-3, 1e-2), shares=(1.0,), steps=400)
+    probe = Probe(**settings, facts=RunFacts(classes=10))
     ours = dict(probe.run(digits, None))
     assert abs(ours["top1"] - theirs) <= 0.005
     assert ours["held_out"] > 0.94
@@ -161,12 +162,14 @@ def test_augmented_is_torchs_sgd_with_a_rate_for_each_epoch(small):
         assert crops == dict(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5)
         return {name: x[rows] for name in names}
 
-    method = Augmented(epochs=3, batch_size=40, learning_rate=0.5, base_batch_size=80, weight_decay=0.01, classes=3)
+    facts = RunFacts(classes=3)
+    settings = dict(learning_rate=0.5, base_batch_size=80, weight_decay=0.01)
+    method = Augmented(epochs=3, batch_size=40, **settings, facts=facts)
     train = small["train"]._replace(draw=draw)
     found = jax.tree.map(np.asarray, method._train(train, {"backbone": 5}, print)["backbone"])
     assert [len(rows) for rows in drawn] == [40, 40, 10] * 3
     assert sorted(np.concatenate(drawn[:3])) == list(range(90))
-    still = Augmented(**dict(epochs=1, learning_rate=1e-30, batch_size=90, classes=3))
+    still = Augmented(epochs=1, learning_rate=1e-30, batch_size=90, facts=facts)
     kernel, bias = np.asarray(still._train(train, {"backbone": 5}, print)["backbone"]["kernel"]), np.zeros(3)
     assert 0.004 < kernel.std() < 0.02
     buffers = np.zeros_like(kernel), np.zeros(3)

@@ -15,7 +15,7 @@ from ssl_jax import train
 from ssl_jax.build import build
 from ssl_jax.evaluation.clustering import Clustering
 from ssl_jax.evaluation.knn import KNN
-from ssl_jax.interface import Batch, Split, TrainState
+from ssl_jax.interface import Batch, RunFacts, Split, TrainState
 from ssl_jax.methods.instance import InstanceState
 from ssl_jax.models.layers import BatchNorm, Conv, Head
 from ssl_jax.models.network import Network
@@ -25,8 +25,6 @@ from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.vectors import unit
 from ssl_jax.positives.boundary import Boundary
 from ssl_jax.settings.resolve import SettingError
-
-STEPS = dict(steps_per_epoch=1, total_steps=4)
 
 
 @pytest.mark.parametrize(("init", "std"), [("torchvision", 0.0417), ("torch", 0.0241), ("tensorflow", 0.0417)])
@@ -107,14 +105,16 @@ def two_near_pairs(key, unlabelled=2000):
 def test_only_labelled_images_are_clustered_and_scored(key):
     points, labels = two_near_pairs(key)
     split = Split({"embedding": points}, labels)
-    scores = dict(Clustering(classes=4, examples=len(labels)).run({"trained": split}, None))
+    facts = RunFacts(examples=len(labels), classes=4)
+    scores = dict(Clustering(facts=facts).run({"trained": split}, None))
     assert scores["acc"] == scores["nmi"] == scores["ari"] == 1.0
 
 
 def test_only_labelled_images_make_the_boundary_filters_clusters(key):
     points, labels = two_near_pairs(key)
     bits = np.packbits(labels >= 0).tobytes()
-    filters = Boundary(classes=4, examples=len(labels), batch_size=8, with_label=bits, **STEPS)
+    facts = RunFacts(examples=len(labels), classes=4, batch_size=8, total_steps=4, with_label=bits)
+    filters = Boundary(facts=facts)
     found, _ = filters.refresh(filters.init(8), lambda name: points, key)
     assert all(len(set(np.asarray(found.labels[50 * i : 50 * i + 50]).tolist())) == 1 for i in range(4))
     assert len(set(np.asarray(found.labels[:200]).tolist())) == 4
@@ -133,7 +133,7 @@ def test_which_images_have_labels_reaches_the_filter(tmp_path):
     config = tiny("conr")
     config.data = dict(name="array", dir=str(tmp_path / "a.npz"))
     config.positives.boundary.clusters = 3
-    bits = build(config).stages[-1].method.positives.boundary.with_label
+    bits = build(config).stages[-1].method.positives.boundary.facts.with_label
     np.testing.assert_array_equal(np.unpackbits(np.frombuffer(bits, np.uint8), count=256), labels >= 0)
     config.positives.boundary.clusters = 200
     with pytest.raises(SettingError, match="clusters=200: between 2 and the 156 labelled training images"):
@@ -141,7 +141,7 @@ def test_which_images_have_labels_reaches_the_filter(tmp_path):
     config.positives.boundary.clusters = 3
     config.data.labels = "none"  # then all are clustered
     config.evals = {}
-    assert build(config).stages[-1].method.positives.boundary.with_label == b""
+    assert build(config).stages[-1].method.positives.boundary.facts.with_label == b""
 
 
 def stuck(key):
@@ -157,7 +157,8 @@ def stuck(key):
 @pytest.mark.parametrize(("start", "frees"), [("warm", True), ("fresh", True), ("unchecked", False)])
 def test_a_warm_start_that_is_stuck_is_not_kept(start, frees, key):
     points, centroids = stuck(key)
-    filters = Boundary(classes=4, examples=240, batch_size=8, start=start, **STEPS)
+    facts = RunFacts(examples=240, classes=4, batch_size=8, total_steps=4)
+    filters = Boundary(start=start, facts=facts)
     before = filters.init(8).replace(centroids=centroids)
     found, values = filters.refresh(before, lambda name: points, key)
     best = kmeans(jax.random.key(1), points, 4, iterations=300, restarts=10).inertia
@@ -176,15 +177,16 @@ def test_neighbours_in_the_live_bank(key):
     train, test = (unit(jax.random.normal(jax.random.fold_in(key, i), (40, 6))) for i in range(2))
     labels = np.arange(40) % 4
     splits = {"train": Split({"embedding": jnp.zeros_like(train)}, labels), "test": Split({"embedding": test}, labels)}
-    live = KNN(k=5, source="bank", classes=4, examples=40)
+    facts = RunFacts(examples=40, classes=4)
+    live = KNN(k=5, source="bank", facts=facts)
     padded = jnp.concatenate([train, jnp.zeros((24, 6))])
     state = TrainState(0, {}, {}, (), InstanceState(padded, jnp.zeros(())), ())
     recomputed = {**splits, "train": Split({"embedding": train}, labels)}
-    assert dict(live.run(splits, state)) == dict(KNN(k=5, classes=4, examples=40).run(recomputed, None))
+    assert dict(live.run(splits, state)) == dict(KNN(k=5, facts=facts).run(recomputed, None))
     assert dict(live.run(splits, None)) == {}  # raw pixels have no bank
     assert live.reads == ("bank",)
     with pytest.raises(ValueError, match="feature='backbone': the bank holds embeddings"):
-        KNN(k=5, source="bank", feature="backbone", examples=40)
+        KNN(k=5, source="bank", feature="backbone")
 
 
 def test_a_run_scores_against_features_recomputed_and_the_live_bank(tmp_path):

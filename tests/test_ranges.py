@@ -45,8 +45,7 @@ def every_config():
     config = config_of("conr", "digits")
     config.evals = ConfigDict()
     for name, cls in available("ssl_jax.evaluation", "Evaluator").items():
-        told = ("classes", "examples", "labelled")
-        fields = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in told}
+        fields = {f.name: f.default for f in dataclasses.fields(cls) if f.name != "facts"}
         config.evals[name] = fields | dict(batch_size=128) if name == "purity" else fields
     yield config
 

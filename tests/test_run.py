@@ -18,7 +18,7 @@ from ssl_jax import train
 from ssl_jax.data import datasets
 from ssl_jax.evaluation.knn import KNN
 from ssl_jax.inference.pretrained import untrained
-from ssl_jax.interface import Split
+from ssl_jax.interface import RunFacts, Split
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.runs.checkpoint import Checkpoints
 from ssl_jax.runs.console import ProgressBar
@@ -216,7 +216,7 @@ def test_the_latest_and_the_best_checkpoint_stay(keep, expected, tmp_path):
 def test_the_untrained_encoder_is_the_one_that_the_run_began_with(uninterrupted):
     encoder, digits = untrained(tiny()), datasets.load("digits", limit=256)
     split = lambda x: Split({"embedding": encoder(x.images, "embedding")}, x.labels)
-    knn = KNN(k=5, temperature=0.1, classes=10, examples=256)
+    knn = KNN(k=5, temperature=0.1, facts=RunFacts(classes=10))
     found = dict(knn.run({"train": split(digits.train), "test": split(digits.test)}, None))
     recorded = next(r["untrained/knn/top1"] for r in records(uninterrupted) if "untrained/knn/top1" in r)
     assert found["top1"] == pytest.approx(recorded, abs=1e-6)

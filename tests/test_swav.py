@@ -12,7 +12,7 @@ from helpers import methods
 from ssl_jax import optim, train
 from ssl_jax.build import Stage
 from ssl_jax.data.augment import View
-from ssl_jax.interface import Batch, TrainState
+from ssl_jax.interface import Batch, RunFacts, TrainState
 from ssl_jax.methods.swav import SwAV, SwAVState
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
@@ -48,9 +48,7 @@ def test_published_training_steps(golden, monkeypatch):
         prototypes=10,
         queue_length=int(data["cfg__queue_length"]),
         queue_starts_epoch=float(data["cfg__queue_created_at_step"]),
-        examples=100,
-        batch_size=8,
-        steps_per_epoch=1,
+        facts=RunFacts(examples=100, batch_size=8),
     )
     stage = Stage(7, method, tx, schedule, (View(size=1),), (0.0,), (1.0,))
     params, stats = torch_state(data, lambda d, name: jnp.asarray(d[f"init__{name}"]))
@@ -150,12 +148,22 @@ def test_hard_codes_are_one_hot(key):
     ],
 )
 def test_refusals(settings, message):
-    base = dict(prototypes=12, examples=70, batch_size=8)
+    facts = RunFacts(examples=70, batch_size=8)
     with pytest.raises(ValueError, match=message):
-        SwAV(methods.network(), **(base | settings))
+        SwAV(methods.network(), **dict(prototypes=12) | settings, facts=facts).check(facts)
+
+
+def test_no_number_of_prototypes_follows_the_classes():
+    def number(examples, classes):
+        method = SwAV(methods.network(), facts=RunFacts(examples=examples, classes=classes))
+        assert method.prototypes == 0
+        return method.clusters
+
+    assert [number(10**6, classes) for classes in (0, 10, 40)] == [512, 128, 400]
+    assert number(70, 10) == 70
 
 
 def test_assignment_views_must_exist(key):
-    method = SwAV(methods.network(), prototypes=12, examples=70, assign=(0, 5))
+    method = SwAV(methods.network(), prototypes=12, assign=(0, 5))
     with pytest.raises(ValueError, match="does not fit the 2 views"):
         method.init(key, Batch((jnp.zeros((1, 8, 8, 3)),) * 2, jnp.zeros(1, jnp.int32)))

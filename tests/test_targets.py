@@ -10,7 +10,7 @@ import pytest
 from helpers import methods
 
 from ssl_jax import train
-from ssl_jax.interface import Batch, TrainState
+from ssl_jax.interface import Batch, RunFacts, TrainState
 from ssl_jax.methods.byol import BYOL, BYOLState
 from ssl_jax.methods.common import target_network
 from ssl_jax.methods.moco import MoCo
@@ -56,8 +56,8 @@ def test_published_byol_step(golden):
     target, target_stats = torch_head(data, "projector_k.", HEAD)
     predictor, predictor_stats = torch_head(data, "predictor.", HEAD)
     momentum = float(data["ema_m"])
-    settings = dict(predictor=(24,), momentum=momentum, momentum_schedule="constant", moves="before", total_steps=1)
-    method = BYOL(Network(Flat(), Head(12, (24,))), **settings)
+    settings = dict(momentum=momentum, momentum_schedule="constant", moves="before")
+    method = BYOL(Network(Flat(), Head(12, (24,))), predictor=(24,), **settings)
     state = TrainState(
         step=jnp.int32(0),
         params={"network": {"head": online}, "predictor": predictor},
@@ -278,4 +278,4 @@ BAD = (
 @pytest.mark.parametrize(("cls", "settings", "message"), BAD)
 def test_settings_that_cannot_be(cls, settings, message):
     with pytest.raises(ValueError, match=message):
-        cls(methods.network(), **(dict(batch_size=8) if cls is MoCo else {}) | settings)
+        cls(methods.network(), **settings).check(RunFacts(batch_size=8))

@@ -11,7 +11,7 @@ import optax
 from ssl_jax import interface
 from ssl_jax.data.augment import View
 from ssl_jax.evaluation import metrics
-from ssl_jax.interface import no_progress
+from ssl_jax.interface import RunFacts, no_progress
 from ssl_jax.settings import ranges
 
 _SCHEDULES = ("cosine", "drops")
@@ -62,15 +62,13 @@ class Augmented(interface.Evaluator):
     ratio: tuple[float, ...] = (3 / 4, 4 / 3)
     flip: float = 0.5
     seed: int = 0
-    classes: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
-        if not self.features or self.epochs < 1 or self.batch_size < 1 or self.base_batch_size < 0:
-            raise ValueError("features: at least one; epochs and batch_size are at least 1, base_batch_size at least 0")
+        if not self.features:
+            raise ValueError("features: at least one")
         if self.schedule not in _SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r}: choose {' or '.join(_SCHEDULES)}")
-        if not (self.learning_rate > 0 and 0 <= self.momentum < 1 and self.weight_decay >= 0):
-            raise ValueError("learning_rate must be above 0, momentum in 0..1, weight_decay at least 0")
         ranges.positive(learning_rate=self.learning_rate)
         ranges.not_negative(weight_decay=self.weight_decay)
         ranges.below_one(momentum=self.momentum)
@@ -104,7 +102,8 @@ class Augmented(interface.Evaluator):
         """Classifiers {feature: {"kernel", "bias"}} after the last epoch."""
         key, rng = jax.random.key(self.seed), np.random.default_rng(self.seed)
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(dims)}
-        weights = {name: _start(keys[name], dim, self.classes) for name, dim in dims.items()}
+        classes = self.facts.classes
+        weights = {name: _start(keys[name], dim, classes) for name, dim in dims.items()}
         state, known = (weights, jax.tree.map(jnp.zeros_like, weights)), np.flatnonzero(np.asarray(train.labels) >= 0)
         if not len(known):
             raise ValueError("there are no labelled training images")

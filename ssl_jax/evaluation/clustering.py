@@ -8,7 +8,7 @@ import numpy as np
 
 from ssl_jax import interface
 from ssl_jax.evaluation import metrics
-from ssl_jax.interface import no_progress
+from ssl_jax.interface import RunFacts, no_progress
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.settings import ranges
 
@@ -41,22 +41,22 @@ class Clustering(interface.Evaluator):
     metric: str = "cosine"
     feature: str = "embedding"
     seed: int = 0
-    classes: int = 0
-    examples: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
         if self.metric not in ("cosine", "euclidean"):
             raise ValueError(f"metric={self.metric!r}: choose cosine or euclidean")
-        if not 2 <= (self.clusters or self.classes) <= self.examples:
-            raise ValueError(
-                f"clusters={self.clusters or self.classes}: between 2 and the {self.examples} training images"
-            )
-        if self.restarts < 1 or self.iterations < 1:
-            raise ValueError(f"restarts={self.restarts} and iterations={self.iterations} are at least 1")
         ranges.count(1, ranges.MANY, restarts=self.restarts)
         ranges.count(1, 10**6, iterations=self.iterations)
         ranges.count(0, clusters=self.clusters)
         ranges.count(0, ranges.SEED, seed=self.seed)
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for more clusters than images, or a single one."""
+        clusters = self.clusters or facts.classes
+        if not 2 <= clusters <= facts.examples:
+            images = f"the {facts.examples} training images"
+            raise ValueError(f"clusters={clusters}: between 2 and {images}")
 
     @property
     def needs(self):
@@ -67,7 +67,7 @@ class Clustering(interface.Evaluator):
         found = kmeans(
             jax.random.key(self.seed),
             points,
-            self.clusters or self.classes,
+            self.clusters or self.facts.classes,
             iterations=self.iterations,
             restarts=self.restarts,
             metric=self.metric,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ssl_jax import interface
 from ssl_jax.evaluation import metrics
-from ssl_jax.interface import no_progress
+from ssl_jax.interface import RunFacts, no_progress
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
 from ssl_jax.settings import ranges
@@ -70,17 +70,17 @@ class KNN(interface.Evaluator):
     temperature: float = 0.1
     feature: str = "embedding"
     source: str = "recomputed"
-    classes: int = 0
-    examples: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
-        if not 1 <= self.k <= max(self.examples, 1):
-            raise ValueError(f"k={self.k}: between 1 and the {self.examples} training images")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} must be above 0")
         ranges.positive(temperature=self.temperature)
         ranges.count(1, k=self.k)
         check_source(self.source, self.feature)
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for more neighbours than there are images."""
+        if self.k > max(facts.examples, 1):
+            raise ValueError(f"k={self.k}: between 1 and the {facts.examples} training images")
 
     @property
     def needs(self):
@@ -96,7 +96,8 @@ class KNN(interface.Evaluator):
         test = splits["test"]
         points, labels = labelled_points(splits["train"], state, self.feature, self.source)
         rows, k = (points, labels, unit(test.features[self.feature])), min(self.k, len(labels))
-        scores = weighted_knn(*rows, k=k, temperature=self.temperature, classes=self.classes)
+        settings = dict(k=k, temperature=self.temperature, classes=self.facts.classes)
+        scores = weighted_knn(*rows, **settings)
         yield "top1", metrics.accuracy(test.labels, scores.argmax(1))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssl_jax import interface
 from ssl_jax.evaluation import metrics
 from ssl_jax.evaluation.knn import check_source, labelled_points
-from ssl_jax.interface import no_progress
+from ssl_jax.interface import RunFacts, no_progress
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
 from ssl_jax.settings import ranges
@@ -72,18 +72,23 @@ class KNNGrid(interface.Evaluator):
     temperature: tuple[float, ...] = (0.07, 0.1)
     feature: str = "embedding"
     source: str = "recomputed"
-    classes: int = 0
-    labelled: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
-        if not self.k or not 1 <= min(self.k) <= max(self.k) <= max(self.labelled, 1):
-            raise ValueError(f"k={self.k}: numbers between 1 and the {self.labelled} labelled training images")
+        if not self.k:
+            raise ValueError("k=(): numbers between 1 and that of the labelled training images")
         if not self.temperature or not min(self.temperature) > 0:
             raise ValueError(f"temperature={self.temperature}: numbers above 0")
         ranges.positive(temperature=self.temperature)
         ranges.count(1, k=self.k)
         ranges.at_most(ranges.MANY, k=self.k, temperature=self.temperature)
         check_source(self.source, self.feature)
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for more neighbours than there are labelled images."""
+        if max(self.k) > max(facts.labelled, 1):
+            images = f"the {facts.labelled} labelled training images"
+            raise ValueError(f"k={self.k}: numbers between 1 and {images}")
 
     @property
     def needs(self):
@@ -99,7 +104,7 @@ class KNNGrid(interface.Evaluator):
         test = splits["test"]
         points, labels = labelled_points(splits["train"], state, self.feature, self.source)
         queries = unit(test.features[self.feature])
-        settings = dict(k=self.k, temperature=self.temperature, classes=self.classes)
+        settings = dict(k=self.k, temperature=self.temperature, classes=self.facts.classes)
         for k, t, scores in grid_scores(points, labels, queries, **settings):
             yield f"top1_k{k}_t{t:g}", metrics.accuracy(test.labels, scores.argmax(1))
 

@@ -10,7 +10,7 @@ import optax
 
 from ssl_jax import interface
 from ssl_jax.evaluation import metrics
-from ssl_jax.interface import no_progress
+from ssl_jax.interface import RunFacts, no_progress
 from ssl_jax.settings import ranges
 
 
@@ -37,11 +37,9 @@ class Linear(interface.Evaluator):
     learning_rate: float = 0.01
     weight_decay: float = 1e-4
     seed: int = 0
-    classes: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps={self.steps} and batch_size={self.batch_size} are at least 1")
         ranges.count(1, 10**7, steps=self.steps)
         ranges.count(1, 10**6, batch_size=self.batch_size)
         ranges.positive(learning_rate=self.learning_rate)
@@ -72,7 +70,8 @@ def _fit(probe: Linear, x, labels):
     optimiser = optax.adamw(
         optax.cosine_decay_schedule(probe.learning_rate, probe.steps), weight_decay=probe.weight_decay
     )
-    weights = {"kernel": jnp.zeros((x.shape[1], probe.classes)), "bias": jnp.zeros(probe.classes)}
+    classes = probe.facts.classes
+    weights = {"kernel": jnp.zeros((x.shape[1], classes)), "bias": jnp.zeros(classes)}
 
     def loss(weights, rows):
         return optax.softmax_cross_entropy_with_integer_labels(_scores(weights, x[rows]), labels[rows]).mean()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import interface
-from ssl_jax.interface import no_progress
+from ssl_jax.interface import RunFacts, no_progress
 from ssl_jax.methods.anchor_neighbourhood import AnchorState
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
@@ -28,12 +28,15 @@ class Neighbourhood(interface.Evaluator):
 
     k: int = 1
     feature: str = "embedding"
-    examples: int = 0
 
     def __post_init__(self):
-        if not 1 <= self.k < self.examples:
-            raise ValueError(f"k={self.k}: between 1 and the {self.examples - 1} other training images")
         ranges.count(1, k=self.k)
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for more neighbours than there are other images."""
+        others = facts.examples - 1
+        if self.k > others:
+            raise ValueError(f"k={self.k}: between 1 and the {others} other training images")
 
     @property
     def needs(self):

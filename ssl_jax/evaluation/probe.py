@@ -9,7 +9,7 @@ import numpy as np
 from ssl_jax import interface
 from ssl_jax.data.source import held_out
 from ssl_jax.evaluation import regression
-from ssl_jax.interface import no_progress
+from ssl_jax.interface import RunFacts, no_progress
 from ssl_jax.settings import ranges
 
 
@@ -48,15 +48,15 @@ class Probe(interface.Evaluator):
     batch_size: int = 512
     held_out: float = 0.2
     seed: int = 0
-    classes: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
         if not self.features or not self.shares or not 0 < min(self.shares) <= max(self.shares) <= 1:
             raise ValueError(f"features={self.features} and shares={self.shares}: at least one; shares in 0..1")
-        if not self.rates or not self.decays or min(self.rates) <= 0 or min(self.decays) < 0:
-            raise ValueError(f"rates={self.rates} must be above 0, decays={self.decays} at least 0")
-        if self.steps < 1 or self.batch_size < 1 or not 0 < self.held_out < 1:
-            raise ValueError(f"steps={self.steps}, batch_size={self.batch_size}: at least 1; held_out in 0..1")
+        if not self.rates or not self.decays:
+            raise ValueError(f"rates={self.rates} and decays={self.decays}: at least one each")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out}: above 0 and below 1")
         ranges.positive(shares=self.shares, rates=self.rates)
         ranges.not_negative(decays=self.decays)
         ranges.at_most(ranges.MANY, shares=self.shares, rates=self.rates, decays=self.decays)
@@ -108,8 +108,9 @@ class Probe(interface.Evaluator):
         return grid[best], said | dict(rate=grid[best][0], decay=grid[best][1])
 
     def _fit(self, data, rows, grid, report):
-        settings = dict(classes=self.classes, steps=self.steps, batch_size=self.batch_size, seed=self.seed)
-        return regression.fit(data, rows, *zip(*grid), **settings, report=report)
+        settings = dict(steps=self.steps, batch_size=self.batch_size, seed=self.seed)
+        classes = self.facts.classes
+        return regression.fit(data, rows, *zip(*grid), classes=classes, **settings, report=report)
 
 
 def stratified(labels, share: float, seed: int):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_jax import interface
 from ssl_jax.evaluation.clustering import labelled
-from ssl_jax.interface import no_progress
+from ssl_jax.interface import RunFacts, no_progress
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.neighbours import boundary_ratio, contextual_features, inside
 from ssl_jax.ops.vectors import dot, unit
@@ -49,29 +49,36 @@ class Purity(interface.Evaluator):
     restarts: int = 10
     feature: str = "embedding"
     seed: int = 0
-    classes: int = 0
-    examples: int = 0
-    labelled: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
-        images = self.labelled or self.examples
-        if not 2 <= self.batch_size <= images:
-            raise ValueError(f"batch_size={self.batch_size}: between 2 and the {images} labelled training images")
+        ranges.count(2, batch_size=self.batch_size)
         if not self.neighbours or not 1 <= min(self.neighbours) <= max(self.neighbours) < self.batch_size:
             raise ValueError(f"neighbours={self.neighbours}: numbers between 1 and batch_size - 1")
-        if not 2 <= self.k2 <= self.k1 < self.batch_size:
-            raise ValueError(f"k1={self.k1} and k2={self.k2}: 2 <= k2 <= k1 < batch_size={self.batch_size}")
+        if not 2 <= self.k2 <= self.k1:
+            raise ValueError(f"k2={self.k2}: between 2 and k1={self.k1}")
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep={self.keep}: above 0 and at most 1")
-        if not 2 <= (self.clusters or self.classes) <= self.examples:
-            raise ValueError(f"clusters={self.clusters}: between 2 and the {self.examples} training images")
         ranges.count(0, batches=self.batches, clusters=self.clusters)
-        ranges.count(1, batch_size=self.batch_size)
         ranges.at_most(ranges.MANY, neighbours=self.neighbours)
         ranges.count(1, 100, layers=self.layers)
         ranges.between(0, 100, alpha=self.alpha)
         ranges.count(1, ranges.MANY, restarts=self.restarts)
         ranges.count(0, ranges.SEED, seed=self.seed)
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for batches or clusters that there are too few images for."""
+        labelled_images = facts.labelled or facts.examples
+        if self.batch_size > labelled_images:
+            images = f"the {labelled_images} labelled training images"
+            raise ValueError(f"batch_size={self.batch_size}: between 2 and {images}")
+        # Not in `__post_init__`: where k1 follows `positives.k1`, that one's message comes first.
+        if self.k1 >= self.batch_size:
+            own = f"k1={self.k1} and k2={self.k2}"
+            raise ValueError(f"{own}: 2 <= k2 <= k1 < batch_size={self.batch_size}")
+        if not 2 <= (self.clusters or facts.classes) <= facts.examples:
+            images = f"the {facts.examples} training images"
+            raise ValueError(f"clusters={self.clusters}: between 2 and {images}")
 
     @property
     def needs(self):
@@ -81,7 +88,8 @@ class Purity(interface.Evaluator):
         points, labels = labelled(splits["trained"], self.feature)
         points = unit(points)
         order_key, start_key = jax.random.split(jax.random.key(self.seed))
-        found = kmeans(start_key, points, self.clusters or self.classes, iterations=50, restarts=self.restarts)
+        clusters = self.clusters or self.facts.classes
+        found = kmeans(start_key, points, clusters, iterations=50, restarts=self.restarts)
         ratios = boundary_ratio(points, found.centroids, found.labels)
         order = np.asarray(jax.random.permutation(order_key, len(points)))
         batches = order[: len(order) // self.batch_size * self.batch_size].reshape(-1, self.batch_size)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ssl_jax import interface
-from ssl_jax.interface import Aux, laid_out, no_progress
+from ssl_jax.interface import Aux, RunFacts, laid_out, no_progress
 from ssl_jax.methods.common import collapse, features, memory_bank
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import spread
@@ -58,13 +58,11 @@ class AnchorNeighbourhood(interface.Method):
     curriculum: bool = True
     temperature: float = 0.1
     momentum: float = 0.5
-    examples: int = 0
-    steps_per_epoch: int = 1
-    total_steps: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
         settings = dict(temperature=self.temperature, momentum=self.momentum, normaliser=0.0)
-        memory_bank.check("softmax", 0, self.examples, **settings)
+        memory_bank.check("softmax", 0, **settings)
         if self.rounds < 1:
             raise ValueError(f"rounds={self.rounds}: at least 1 after round 0 (without any: configs/instance.py)")
         ranges.count(1, ranges.MANY, rounds=self.rounds)
@@ -73,10 +71,15 @@ class AnchorNeighbourhood(interface.Method):
                 f"share={self.share}: of all images, for each of {self.rounds} rounds, so between 0 and "
                 f"{1 / self.rounds:g} (0 = {1 / self.rounds:g})"
             )
-        if not 1 <= self.neighbours < self.examples:
-            raise ValueError(f"neighbours={self.neighbours}: between 1 and the {self.examples - 1} other images")
-        if self.total_steps % (self.steps_per_epoch * (self.rounds + 1)):
-            epochs = self.total_steps // self.steps_per_epoch
+        ranges.count(1, neighbours=self.neighbours)
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for too many neighbours, or rounds that do not divide the epochs."""
+        if self.neighbours >= facts.examples:
+            others = f"the {facts.examples - 1} other images"
+            raise ValueError(f"neighbours={self.neighbours}: between 1 and {others}")
+        if facts.total_steps % (facts.steps_per_epoch * (self.rounds + 1)):
+            epochs = facts.total_steps // facts.steps_per_epoch
             near = max(round(epochs / (self.rounds + 1)), 1) * (self.rounds + 1)
             raise ValueError(f"rounds={self.rounds} and round 0 do not divide epochs={epochs}; try epochs={near}")
 
@@ -87,11 +90,12 @@ class AnchorNeighbourhood(interface.Method):
     def anchors(self, round_: int) -> int:
         """Number of anchors in a round, exact: none in round 0."""
         part = self._share * round_ if self.curriculum else min(round_, 1)
-        return int(self.examples * part)
+        return int(self.facts.examples * part)
 
     def round_at(self, step: int) -> int:
         """The round of the step that `step` steps came before."""
-        return step * (self.rounds + 1) // self.total_steps if self.total_steps else 0
+        total = self.facts.total_steps
+        return step * (self.rounds + 1) // total if total else 0
 
     def init(self, key, batch):
         """Network, bank, and no anchors."""
@@ -99,7 +103,7 @@ class AnchorNeighbourhood(interface.Method):
             raise ValueError(f"anchor neighbourhood discovery takes one view of an image, not {len(batch.views)}")
         network_key, bank_key = jax.random.split(key)
         variables = self.network.init(network_key, batch.views, train=False)
-        rows = padded_rows(self.examples)
+        rows = padded_rows(self.facts.examples)
         bank = init_bank(bank_key, rows, self.network.head.dim)
         nobody = AnchorState(bank, jnp.zeros((rows, self.neighbours), jnp.int32), jnp.zeros(rows, bool))
         return {"network": variables["params"]}, variables["batch_stats"], nobody
@@ -111,7 +115,7 @@ class AnchorNeighbourhood(interface.Method):
         own, is_anchor = state.method, state.method.is_anchor[batch.index]
         loss = anchor_neighbourhood_nll(
             embedding[0],
-            own.bank[: self.examples],
+            own.bank[: self.facts.examples],
             batch.index,
             own.neighbours[batch.index],
             is_anchor,
@@ -128,16 +132,17 @@ class AnchorNeighbourhood(interface.Method):
 
     def refresh_at(self, step):
         """Before the first step of every round but round 0."""
-        return step > 0 and step < self.total_steps and self.round_at(step) != self.round_at(step - 1)
+        inside = 0 < step < self.facts.total_steps
+        return inside and self.round_at(step) != self.round_at(step - 1)
 
     def refresh(self, state, embed, key, report=no_progress):
         """Neighbourhood discovery: anchors and neighbours of the round that begins."""
         round_ = self.round_at(int(state.step))
         bank, count = state.method.bank, self.anchors(round_)
         settings = dict(k=self.neighbours, temperature=self.temperature)
-        entropies, neighbours = _discover(bank, self.examples, **settings)
+        entropies, neighbours = _discover(bank, self.facts.examples, **settings)
         is_anchor = lowest(entropies, count)
-        padding = len(bank) - self.examples
+        padding = len(bank) - self.facts.examples
         pad = lambda x: jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1))
         found = state.replace(method=AnchorState(bank, pad(neighbours), pad(is_anchor)))
         sorted_ = jnp.sort(entropies)

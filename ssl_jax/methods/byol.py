@@ -7,7 +7,7 @@ import jax
 from flax import struct
 
 from ssl_jax import interface
-from ssl_jax.interface import Aux
+from ssl_jax.interface import Aux, RunFacts
 from ssl_jax.methods.common import collapse, target_network
 from ssl_jax.methods.common.target_network import TargetNetwork
 from ssl_jax.models.layers import Head
@@ -60,7 +60,7 @@ class BYOL(interface.Method):
     moves: str = "after"
     fresh_target: bool = False
     shuffle: bool = False
-    total_steps: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
         if not 0 <= self.momentum <= 1:
@@ -114,7 +114,8 @@ class BYOL(interface.Method):
         return loss, Aux(new, (target_stats, moved), jax.lax.stop_gradient(found))
 
     def _follow(self, target, online, step):
-        momentum = target_network.momentum_at(step, self.total_steps, self.momentum, self.momentum_schedule)
+        total = self.facts.total_steps
+        momentum = target_network.momentum_at(step, total, self.momentum, self.momentum_schedule)
         return target_network.follow(target, online, momentum)
 
     def post_step(self, state, aux, batch):

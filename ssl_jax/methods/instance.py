@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ssl_jax import interface
-from ssl_jax.interface import Aux, laid_out
+from ssl_jax.interface import Aux, RunFacts, laid_out
 from ssl_jax.methods.common import collapse, features, memory_bank
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import spread
@@ -52,11 +52,15 @@ class InstanceDiscrimination(interface.Method):
     normaliser: float = 0.0
     temperature: float = 0.1
     momentum: float = 0.5
-    examples: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
         settings = dict(temperature=self.temperature, momentum=self.momentum, normaliser=self.normaliser)
-        memory_bank.check(self.objective, self.samples, self.examples, **settings)
+        memory_bank.check(self.objective, self.samples, **settings)
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for more noise rows than there are images."""
+        memory_bank.check_samples(self.objective, self.samples, facts.examples)
 
     def init(self, key, batch):
         """Network and bank."""
@@ -65,7 +69,7 @@ class InstanceDiscrimination(interface.Method):
         network_key, bank_key = jax.random.split(key)
         variables = self.network.init(network_key, batch.views, train=False)
         dim = jax.eval_shape(lambda: self.network.apply(variables, batch.views, train=False)).shape[-1]
-        bank = init_bank(bank_key, padded_rows(self.examples), dim)
+        bank = init_bank(bank_key, padded_rows(self.facts.examples), dim)
         normaliser = jnp.float32(self.normaliser) if self.objective == "nce" else None
         return {"network": variables["params"]}, variables["batch_stats"], InstanceState(bank, normaliser)
 
@@ -73,7 +77,7 @@ class InstanceDiscrimination(interface.Method):
         """The own row recognised among all rows, or among noise."""
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
-        bank = state.method.bank[: self.examples]
+        bank = state.method.bank[: self.facts.examples]
         loss, normaliser = memory_bank.instance_loss(
             self.objective,
             embedding[0],
@@ -92,7 +96,8 @@ class InstanceDiscrimination(interface.Method):
 
     def _chance(self):
         settings = dict(temperature=self.temperature, samples=self.samples)
-        return memory_bank.at_chance(self.objective, self.examples, self.network.head.dim, **settings)
+        dim = self.network.head.dim
+        return memory_bank.at_chance(self.objective, self.facts.examples, dim, **settings)
 
     def post_step(self, state, aux, batch):
         """The batch's rows of the bank move toward this step's embeddings."""

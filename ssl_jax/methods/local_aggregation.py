@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ssl_jax import interface
-from ssl_jax.interface import Aux, laid_out, no_progress
+from ssl_jax.interface import Aux, RunFacts, laid_out, no_progress
 from ssl_jax.methods.common import collapse, features, memory_bank
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import spread
@@ -80,34 +80,30 @@ class LocalAggregation(interface.Method):
     normaliser: float = 0.0
     temperature: float = 0.07
     momentum: float = 0.5
-    examples: int = 0
-    steps_per_epoch: int = 1
-    first_step: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
         settings = dict(temperature=self.temperature, momentum=self.momentum, normaliser=self.normaliser)
-        memory_bank.check(self.objective, self.samples, self.examples, others=("aggregation",), **settings)
+        memory_bank.check(self.objective, self.samples, others=("aggregation",), **settings)
         if self.close not in CLOSE:
             raise ValueError(f"close={self.close!r}: choose {' or '.join(CLOSE)}")
-        if not 0 <= self.background <= self.examples:
-            raise ValueError(f"background={self.background}: between 0 (all) and the {self.examples} training images")
-        if self.close == "clusters" and not 2 <= self.clusters <= self.examples:
-            raise ValueError(f"clusters={self.clusters}: between 2 and the {self.examples} training images")
-        if self.close == "neighbours" and not 1 <= self.close_neighbours <= self.examples:
-            raise ValueError(
-                f"close_neighbours={self.close_neighbours}: between 1 and the {self.examples} training images"
-            )
-        if self.clusterings < 1 or self.kmeans_iterations < 1:
-            raise ValueError(
-                f"clusterings={self.clusterings} and kmeans_iterations={self.kmeans_iterations} are at least 1"
-            )
-        if self.refresh_steps < 0 or not self.refresh_epochs > 0:
-            raise ValueError("refresh_steps is at least 0 (0: by epochs), refresh_epochs above 0")
+        ranges.count(0, background=self.background, clusters=self.clusters)
         ranges.count(0, refresh_steps=self.refresh_steps, close_neighbours=self.close_neighbours)
-        ranges.count(0, clusters=self.clusters)
+        ranges.positive(refresh_epochs=self.refresh_epochs)
         ranges.between(0, ranges.EPOCHS, refresh_epochs=self.refresh_epochs)
         ranges.count(1, ranges.MANY, clusterings=self.clusterings)
         ranges.count(1, 10**6, kmeans_iterations=self.kmeans_iterations)
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for more noise, background, clusters or neighbours than images."""
+        memory_bank.check_samples(self.objective, self.samples, facts.examples)
+        images = f"the {facts.examples} training images"
+        if self.background > facts.examples:
+            raise ValueError(f"background={self.background}: between 0 (all) and {images}")
+        if self.close == "clusters" and not 2 <= self.clusters <= facts.examples:
+            raise ValueError(f"clusters={self.clusters}: between 2 and {images}")
+        if self.close == "neighbours" and not 1 <= self.close_neighbours <= facts.examples:
+            raise ValueError(f"close_neighbours={self.close_neighbours}: between 1 and {images}")
 
     def init(self, key, batch):
         """Network, bank, and clusters or neighbours that are yet to be found."""
@@ -115,7 +111,7 @@ class LocalAggregation(interface.Method):
             raise ValueError(f"local aggregation takes one view of an image, not {len(batch.views)}")
         network_key, bank_key = jax.random.split(key)
         variables = self.network.init(network_key, batch.views, train=False)
-        rows = padded_rows(self.examples)
+        rows = padded_rows(self.facts.examples)
         by_cluster = self.close == "clusters"
         state = AggregationState(
             bank=init_bank(bank_key, rows, self.network.head.dim),
@@ -129,7 +125,8 @@ class LocalAggregation(interface.Method):
         """-log of the close neighbours' share among the background neighbours; or the warm-up's loss."""
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         embedding, updated = self.network.apply(variables, batch.views, train=True, mutable="batch_stats")
-        bank, normaliser = state.method.bank[: self.examples], state.method.normaliser
+        bank = state.method.bank[: self.facts.examples]
+        normaliser = state.method.normaliser
         embedded = jax.lax.stop_gradient(embedding[0])
         metrics = {"spread": spread(embedded)}
         settings = dict(temperature=self.temperature)
@@ -149,10 +146,10 @@ class LocalAggregation(interface.Method):
     def _close(self, own, index):
         """[B, N] bool: the rows that are close to the images `index`."""
         if self.close == "clusters":
-            return cluster_mates(own.labels[:, : self.examples], index)
+            return cluster_mates(own.labels[:, : self.facts.examples], index)
         near = own.neighbours[index]
         rows = jnp.broadcast_to(jnp.arange(len(index))[:, None], near.shape)
-        return jnp.zeros((len(index), self.examples), bool).at[rows, near].set(True)
+        return jnp.zeros((len(index), self.facts.examples), bool).at[rows, near].set(True)
 
     def post_step(self, state, aux, batch):
         """The batch's rows of the bank move toward this step's embeddings."""
@@ -162,21 +159,22 @@ class LocalAggregation(interface.Method):
 
     def refresh_at(self, step):
         """Before the first step of the aggregation, and every `refresh_epochs` or `refresh_steps` after it."""
-        every = self.refresh_steps or max(round(self.refresh_epochs * self.steps_per_epoch), 1)
-        return self.objective == "aggregation" and (step - self.first_step) % every == 0
+        by_epochs = max(round(self.refresh_epochs * self.facts.steps_per_epoch), 1)
+        every = self.refresh_steps or by_epochs
+        return self.objective == "aggregation" and (step - self.facts.first_step) % every == 0
 
     def refresh(self, state, embed, key, report=no_progress):
         """H clusterings of the bank, or the nearest neighbours in it."""
-        own, padding = state.method, len(state.method.bank) - self.examples
+        own, examples = state.method, self.facts.examples
+        padding = len(own.bank) - examples
         if self.close == "neighbours":
-            found = _neighbours(own.bank, self.examples, self.close_neighbours)
+            found = _neighbours(own.bank, examples, self.close_neighbours)
             return state.replace(method=own.replace(neighbours=jnp.pad(found, ((0, padding), (0, 0))))), {}
+        settings = (examples, self.clusters, self.kmeans_iterations)
         labels, sizes = [], []
         for h in range(self.clusterings):
             report(f"clustering {h + 1} of {self.clusterings}")
-            clustering = _cluster(
-                jax.random.fold_in(key, h), own.bank, self.examples, self.clusters, self.kmeans_iterations
-            )
+            clustering = _cluster(jax.random.fold_in(key, h), own.bank, *settings)
             labels.append(jnp.pad(clustering.labels, (0, padding)))
             sizes.append(jnp.bincount(clustering.labels, length=self.clusters))
             jax.block_until_ready(labels)

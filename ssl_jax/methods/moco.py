@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ssl_jax import interface
-from ssl_jax.interface import Aux
+from ssl_jax.interface import Aux, RunFacts
 from ssl_jax.methods.common import collapse, target_network
 from ssl_jax.methods.common.target_network import TargetNetwork
 from ssl_jax.models.network import Network
@@ -56,12 +56,8 @@ class MoCo(interface.Method):
     shuffle: bool = True
     symmetric: bool = False
     denominator: str = "each"
-    batch_size: int = 0
 
     def __post_init__(self):
-        entering = self.batch_size * (2 if self.symmetric else 1)
-        if self.queue_length < max(entering, 1) or entering and self.queue_length % entering:
-            raise ValueError(f"queue_length={self.queue_length}: a multiple of the {entering} keys of a step")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be above 0")
         ranges.positive(temperature=self.temperature)
@@ -70,6 +66,13 @@ class MoCo(interface.Method):
             raise ValueError(f"momentum={self.momentum}: between 0 and 1")
         if self.denominator not in ("each", "own"):
             raise ValueError(f"denominator={self.denominator!r}: choose each or own")
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for a queue that whole steps do not fill."""
+        entering = facts.batch_size * (2 if self.symmetric else 1)
+        if self.queue_length % entering:
+            keys = f"the {entering} keys of a step"
+            raise ValueError(f"queue_length={self.queue_length}: a multiple of {keys}")
 
     def init(self, key, batch):
         """Query network, its copy for keys, and a random queue."""

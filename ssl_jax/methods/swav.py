@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ssl_jax import interface
-from ssl_jax.interface import Aux
+from ssl_jax.interface import Aux, RunFacts
 from ssl_jax.methods.common import collapse, features
 from ssl_jax.models.network import Network
 from ssl_jax.ops.collapse import code_entropy, spread, usage
@@ -39,8 +39,8 @@ class SwAV(interface.Method):
 
     Attributes:
         network: filled by `train.build`.
-        prototypes: K; about ten per expected class. 0 takes ten per class, at least 128 (few collapse easily), and 512
-            where classes are unknown.
+        prototypes: K; about ten per expected class. 0 takes ten per class, at least 128 (few
+            collapse easily), and 512 where classes are unknown; see `clusters`.
         temperature: of the softmax over prototypes.
         epsilon: of Sinkhorn-Knopp; 0.03 against collapse.
         sinkhorn_iterations: rounds of normalisation.
@@ -62,32 +62,10 @@ class SwAV(interface.Method):
     queue_length: int = 0
     queue_starts_epoch: float = 15.0
     joint_views: bool = True
-    examples: int = 0
-    classes: int = 0
-    batch_size: int = 1
-    steps_per_epoch: int = 1
-    total_steps: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
-        if self.prototypes == 0:
-            usual = max(10 * self.classes, 128) if self.classes else 512
-            object.__setattr__(self, "prototypes", min(usual, self.examples))
-        if not 2 <= self.prototypes <= self.examples:
-            raise ValueError(f"prototypes={self.prototypes}: between 2 and the {self.examples} training images")
-        if self.sinkhorn_iterations < 0 or self.queue_length < 0 or self.queue_starts_epoch < 0:
-            raise ValueError("sinkhorn_iterations, queue_length and queue_starts_epoch are at least 0")
-        if self.queue_length % self.batch_size:
-            near = max(self.queue_length // self.batch_size, 1) * self.batch_size
-            raise ValueError(
-                f"queue_length={self.queue_length} is not a multiple of batch_size={self.batch_size}; try {near}"
-            )
-        first_used = self._queue_starts + self.queue_length // self.batch_size
-        if self.queue_length and self.total_steps and first_used >= self.total_steps:
-            first, last = (f"{steps / self.steps_per_epoch:.4g}" for steps in (first_used, self.total_steps))
-            raise ValueError(
-                f"queue_starts_epoch={self.queue_starts_epoch}: a queue of {self.queue_length} would first be used "
-                f"after {first} of {last} epochs; start it earlier or set queue_length=0"
-            )
+        ranges.count(0, prototypes=self.prototypes)
         if not self.temperature > 0 or not self.epsilon > 0:
             raise ValueError(f"temperature={self.temperature} and epsilon={self.epsilon} must be above 0")
         ranges.positive(temperature=self.temperature, epsilon=self.epsilon)
@@ -98,9 +76,35 @@ class SwAV(interface.Method):
         if not self.assign or len(set(self.assign)) != len(self.assign):
             raise ValueError(f"assign={self.assign}: give different view numbers, such as (0, 1)")
 
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for too many prototypes, or a queue that is not filled in time."""
+        if not 2 <= self.clusters <= facts.examples:
+            images = f"the {facts.examples} training images"
+            raise ValueError(f"prototypes={self.clusters}: between 2 and {images}")
+        length, size = self.queue_length, facts.batch_size
+        if length % size:
+            wrong = f"queue_length={length} is not a multiple of batch_size={size}"
+            raise ValueError(f"{wrong}; try {max(length // size, 1) * size}")
+        first_used = self._queue_starts + length // size
+        if length and facts.total_steps and first_used >= facts.total_steps:
+            first = f"{first_used / facts.steps_per_epoch:.4g}"
+            last = f"{facts.total_steps / facts.steps_per_epoch:.4g}"
+            raise ValueError(
+                f"queue_starts_epoch={self.queue_starts_epoch}: a queue of {length} would first be "
+                f"used after {first} of {last} epochs; start it earlier or set queue_length=0"
+            )
+
+    @property
+    def clusters(self) -> int:
+        """K of this run: `prototypes`, or what stands for 0 there, at most one for each image."""
+        if self.prototypes:
+            return self.prototypes
+        usual = max(10 * self.facts.classes, 128) if self.facts.classes else 512
+        return min(usual, self.facts.examples)
+
     @property
     def _queue_starts(self) -> int:
-        return round(self.queue_starts_epoch * self.steps_per_epoch)
+        return round(self.queue_starts_epoch * self.facts.steps_per_epoch)
 
     def init(self, key, batch):
         """Network and unit prototypes; an empty queue."""
@@ -110,7 +114,7 @@ class SwAV(interface.Method):
         network_key, prototype_key = jax.random.split(key)
         variables = self.network.init(network_key, batch.views, train=False)
         dim = jax.eval_shape(lambda: self.network.apply(variables, batch.views, train=False)).shape[-1]
-        rows = jax.random.uniform(prototype_key, (self.prototypes, dim), minval=-1.0)
+        rows = jax.random.uniform(prototype_key, (self.clusters, dim), minval=-1.0)
         params = {"network": variables["params"], "prototypes": unit(rows)}
         queue = jnp.zeros((len(self.assign), self.queue_length, dim)) if self.queue_length else None
         return params, variables["batch_stats"], SwAVState(queue)
@@ -126,7 +130,7 @@ class SwAV(interface.Method):
         loss = swapped_prediction(scores, codes, assign=self.assign, temperature=self.temperature)
         carry = jax.lax.stop_gradient(embedding[jnp.asarray(self.assign)])
         metrics = {
-            "loss_over_ln_k": jax.lax.stop_gradient(loss) / math.log(self.prototypes),
+            "loss_over_ln_k": jax.lax.stop_gradient(loss) / math.log(self.clusters),
             "code_entropy": code_entropy(codes),
             "prototypes_used": usage(codes),
             "spread": spread(carry),
@@ -139,7 +143,7 @@ class SwAV(interface.Method):
 
         def assignment(scores):
             codes = sinkhorn(scores, epsilon=self.epsilon, iterations=self.sinkhorn_iterations)[-batch:]
-            return jax.nn.one_hot(codes.argmax(1), self.prototypes) if self.hard else codes
+            return jax.nn.one_hot(codes.argmax(1), self.clusters) if self.hard else codes
 
         alone = lambda: jnp.stack([assignment(s) for s in scores])
         if queue is None:
@@ -162,7 +166,8 @@ class SwAV(interface.Method):
         """A loss at ln K (every image gets every code alike), or embeddings that are all the same."""
         sign = collapse.same_embeddings(metrics)
         if metrics["loss_over_ln_k"] > 0.99:
-            sign = f"the loss sits at ln K = {math.log(self.prototypes):.3f}, where codes tell nothing apart"
+            chance = math.log(self.clusters)
+            sign = f"the loss sits at ln K = {chance:.3f}, where codes tell nothing apart"
         if not sign:
             return None
         sharper = 0.03 if self.epsilon > 0.03 else 0.6 * self.epsilon

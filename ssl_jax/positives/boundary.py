@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from ssl_jax.interface import RunFacts
 from ssl_jax.ops.collapse import evenness
 from ssl_jax.ops.kmeans import kmeans, nearest_centroid
 from ssl_jax.ops.neighbours import boundary_ratio, inside
@@ -60,38 +61,36 @@ class Boundary:
     restarts: int = 10
     iterations: int = 50
     cluster_unlabelled: bool = False
-    examples: int = 0
-    with_label: bytes = dataclasses.field(default=b"", repr=False)  # a bit for each image; empty: all or none have one
-    classes: int = 0
-    batch_size: int = 0
-    steps_per_epoch: int = 1
-    total_steps: int = 0
-    first_step: int = 0
+    facts: RunFacts = RunFacts()
 
     def __post_init__(self):
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep={self.keep}: above 0 and at most 1 (1: nobody is left out)")
-        if self.relax_epochs < 0 or self.first_step + self.relax_epochs * self.steps_per_epoch > self.total_steps:
-            raise ValueError(f"relax_epochs={self.relax_epochs}: at least 0, and within the stage")
-        bits = np.frombuffer(b"" if self.cluster_unlabelled else self.with_label, np.uint8)
-        if self.active and len(bits) and self._clusters > (labelled := int(np.unpackbits(bits).sum())):
-            raise ValueError(
-                f"clusters={self._clusters}: between 2 and the {labelled} labelled training images that are clustered, "
-                "or set cluster_unlabelled=True"
-            )
-        if self.active and not 2 <= self._clusters <= self.examples:
-            raise ValueError(
-                f"clusters={self._clusters}: between 2 and the {self.examples} training images"
-                + ("" if self.clusters else "; the data has no classes, so give their number")
-            )
-        if self.restarts < 1 or self.iterations < 1:
-            raise ValueError(f"restarts={self.restarts} and iterations={self.iterations} are at least 1")
         ranges.between(0, ranges.EPOCHS, relax_epochs=self.relax_epochs)
         ranges.count(0, clusters=self.clusters)
         ranges.count(1, ranges.MANY, restarts=self.restarts)
         ranges.count(1, 10**6, iterations=self.iterations)
         if self.start not in ("fresh", "warm", "unchecked"):
             raise ValueError(f"start={self.start!r}: choose fresh, warm or unchecked")
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError where relaxation outlasts the run, or clusters do not fit it."""
+        if facts.first_step + self.relax_epochs * facts.steps_per_epoch > facts.total_steps:
+            raise ValueError(f"relax_epochs={self.relax_epochs}: at least 0, and within the stage")
+        if not self.active:
+            return
+        clusters = self.clusters or facts.classes
+        bits = np.frombuffer(b"" if self.cluster_unlabelled else facts.with_label, np.uint8)
+        if len(bits) and clusters > (labelled := int(np.unpackbits(bits).sum())):
+            raise ValueError(
+                f"clusters={clusters}: between 2 and the {labelled} labelled training images that "
+                "are clustered, or set cluster_unlabelled=True"
+            )
+        if not 2 <= clusters <= facts.examples:
+            raise ValueError(
+                f"clusters={clusters}: between 2 and the {facts.examples} training images"
+                + ("" if self.clusters else "; the data has no classes, so give their number")
+            )
 
     @property
     def active(self) -> bool:
@@ -100,25 +99,26 @@ class Boundary:
 
     @property
     def _clusters(self):
-        return self.clusters or self.classes
+        return self.clusters or self.facts.classes
 
     def fraction(self, epoch: int) -> float:
         """fr in the n-th epoch of the stage, from 1."""
-        stage = (self.total_steps - self.first_step) / self.steps_per_epoch
-        length = self.relax_epochs or stage
+        run = self.facts
+        length = self.relax_epochs or (run.total_steps - run.first_step) / run.steps_per_epoch
         return min(1.0, self.keep + (1.0 - self.keep) * epoch / length) if self.relax else self.keep
 
     def counts(self) -> np.ndarray:
         """Samples of a batch that stay, for each epoch of the stage; exact, so not computed on the device."""
-        epochs = math.ceil((self.total_steps - self.first_step) / self.steps_per_epoch)
-        stay = [int(self.fraction(n) * self.batch_size) for n in range(1, max(epochs, 1) + 1)]
+        run = self.facts
+        epochs = math.ceil((run.total_steps - run.first_step) / run.steps_per_epoch)
+        stay = [int(self.fraction(n) * run.batch_size) for n in range(1, max(epochs, 1) + 1)]
         return np.maximum(np.array(stay, np.int32), 1)
 
     def init(self, dim: int):
         """No clusters yet; `()` where nobody is left out."""
         if not self.active:
             return ()
-        labels = jnp.zeros(self.examples, jnp.int32)
+        labels = jnp.zeros(self.facts.examples, jnp.int32)
         return Clusters(jnp.zeros((self._clusters, dim)), labels, jnp.ones(()))
 
     def kept(self, clusters, keys, index, step):
@@ -126,13 +126,13 @@ class Boundary:
         if not self.active:
             return jnp.ones(len(index), bool)
         ratio = boundary_ratio(keys, clusters.centroids, clusters.labels[index])
-        epoch = (step - self.first_step) // self.steps_per_epoch
+        epoch = (step - self.facts.first_step) // self.facts.steps_per_epoch
         counts = self.counts()
         return inside(ratio, jnp.asarray(counts)[jnp.clip(epoch, 0, len(counts) - 1)], strict=self.strict)
 
     def refresh_at(self, step: int) -> bool:
         """Before the first step of the stage, and before each later epoch."""
-        return self.active and (step - self.first_step) % self.steps_per_epoch == 0
+        return self.active and (step - self.facts.first_step) % self.facts.steps_per_epoch == 0
 
     def refresh(self, clusters, embed, key):
         """Clusters of the embeddings; see `start`."""
@@ -150,9 +150,10 @@ class Boundary:
 
     def _chosen(self, points):
         """The rows of `points` that are clustered."""
-        if self.cluster_unlabelled or not self.with_label:
+        with_label = self.facts.with_label
+        if self.cluster_unlabelled or not with_label:
             return points
-        bits = np.unpackbits(np.frombuffer(self.with_label, np.uint8), count=len(points))
+        bits = np.unpackbits(np.frombuffer(with_label, np.uint8), count=len(points))
         return points[np.flatnonzero(bits)]
 
     def _cluster(self, key, points, centroids):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ssl_jax.interface import PositiveSet
+from ssl_jax.interface import PositiveSet, RunFacts
 from ssl_jax.ops.neighbours import contextual_neighbours
 from ssl_jax.positives.boundary import Boundary
 from ssl_jax.positives.filtered import Filtered
@@ -31,18 +31,21 @@ class Contextual(Filtered):
     alpha: float = 2.0
     layers: int = 2
     boundary: Boundary = Boundary(keep=1.0)
-    batch_size: int = 0
 
     def __post_init__(self):
-        for name in ("k", "k1"):
-            if not 1 <= getattr(self, name) < self.batch_size:
-                raise ValueError(f"{name}={getattr(self, name)}: at least 1 and below batch_size={self.batch_size}")
+        ranges.count(1, k=self.k, k1=self.k1)
         if not 2 <= self.k2 <= self.k1:
             raise ValueError(f"k2={self.k2}: between 2 and k1={self.k1}")
-        if self.layers < 1 or not self.alpha >= 0:
-            raise ValueError(f"layers={self.layers} is at least 1, alpha={self.alpha} at least 0")
         ranges.count(1, 100, layers=self.layers)
         ranges.between(0, 100, alpha=self.alpha)
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for more neighbours than a batch has, or as `boundary` does."""
+        super().check(facts)
+        for name, value in (("k", self.k), ("k1", self.k1)):
+            if value >= facts.batch_size:
+                size = facts.batch_size
+                raise ValueError(f"{name}={value}: at least 1 and below batch_size={size}")
 
     def select(self, pos_state, keys, index, step) -> PositiveSet:
         """The k nearest by context, of equal weight."""

@@ -3,11 +3,15 @@
 import jax.numpy as jnp
 
 from ssl_jax import interface
-from ssl_jax.interface import PositiveSet
+from ssl_jax.interface import PositiveSet, RunFacts
 
 
 class Filtered(interface.Positives):
     """Positives that pass through a filter, `boundary`: what it keeps is all that they keep."""
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError where the boundary filter does not fit the run."""
+        self.boundary.check(facts)
 
     def init(self, key, examples, dim):
         """The boundary filter's clusters."""

@@ -4,10 +4,11 @@ import dataclasses
 
 import jax
 
-from ssl_jax.interface import PositiveSet
+from ssl_jax.interface import PositiveSet, RunFacts
 from ssl_jax.ops.vectors import dot
 from ssl_jax.positives.boundary import Boundary
 from ssl_jax.positives.filtered import Filtered
+from ssl_jax.settings import ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +22,15 @@ class Neighbours(Filtered):
 
     k: int = 10
     boundary: Boundary = Boundary(keep=1.0)
-    batch_size: int = 0
 
     def __post_init__(self):
-        if not 1 <= self.k < self.batch_size:
-            raise ValueError(f"k={self.k}: at least 1 and below batch_size={self.batch_size}")
+        ranges.count(1, k=self.k)
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError for more neighbours than a batch has, or as `boundary` does."""
+        super().check(facts)
+        if self.k >= facts.batch_size:
+            raise ValueError(f"k={self.k}: at least 1 and below batch_size={facts.batch_size}")
 
     def select(self, pos_state, keys, index, step) -> PositiveSet:
         """The k nearest, of equal weight."""

@@ -11,7 +11,7 @@ from ssl_jax import figures
 from ssl_jax.evaluation.purity import Purity
 from ssl_jax.figures import curves, style
 from ssl_jax.figures.neighbours import matches
-from ssl_jax.interface import Split
+from ssl_jax.interface import RunFacts, Split
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.neighbours import boundary_ratio, inside, nearest
 
@@ -164,7 +164,9 @@ def purity(x) -> Picture:
     own, batch_size = x.config.evals.get("purity", {}), min(256, len(x.points))
     settings = {k: v for k, v in own.items() if k not in ("name", "neighbours", "batch_size", "feature")}
     settings |= dict(neighbours=tuple(range(1, min(30, batch_size - 1) + 1)), batch_size=batch_size)
-    evaluator = Purity(**settings, classes=len(x.names), examples=len(x.points))
+    facts = RunFacts(examples=len(x.points), classes=len(x.names))
+    evaluator = Purity(**settings, facts=facts)
+    evaluator.check(facts)
     found = dict(evaluator.run({"trained": Split({"embedding": x.points}, x.labels)}, None))
     figure = figures.purity_curves(curves.of_evaluator(found))
     caption = (

@@ -80,9 +80,9 @@ def other_data(config, given, own) -> None:
 
 def _settings(name, own):
     cls = choose("ssl_jax.evaluation", own.get("name", name), "--evals", "Evaluator")
-    filled = ("classes", "examples", "labelled")
     named = {"name": name} if "." in name else {}
-    return {f.name: f.default for f in dataclasses.fields(cls) if f.name not in filled} | named | dict(own)
+    usual = {f.name: f.default for f in dataclasses.fields(cls) if f.name != "facts"}
+    return usual | named | dict(own)
 
 
 def open_run(workdir, mesh, which="latest") -> Run:

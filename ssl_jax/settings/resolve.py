@@ -83,7 +83,7 @@ def fill(cls, values, setting: str, **given):
         cls: a dataclass.
         values: section of the config, field name to value; `name` is left out.
         setting: where the section stands, for messages, such as "method".
-        given: fields that the caller knows (the number of examples, say); those the class lacks are dropped.
+        given: fields that the caller knows (the facts of a run, say); those the class lacks are dropped.
 
     Raises:
         SettingError: an unknown name (with the nearest one), a wrong type, or a value the class refuses.

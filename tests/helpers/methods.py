@@ -12,7 +12,7 @@ from plugins.positives.same_sign import SameSign
 from helpers import members
 from ssl_jax import optim
 from ssl_jax.data.augment import View
-from ssl_jax.interface import Batch, TrainState
+from ssl_jax.interface import Batch, RunFacts, TrainState
 from ssl_jax.methods.anchor_neighbourhood import AnchorNeighbourhood
 from ssl_jax.methods.byol import BYOL
 from ssl_jax.methods.instance import InstanceDiscrimination
@@ -32,19 +32,17 @@ EXAMPLES, BATCH, STEPS_PER_EPOCH = 70, 8, 8
 IMAGES = np.random.default_rng(0).integers(0, 256, (EXAMPLES, 8, 8, 3), dtype=np.uint8)
 
 
-BOUNDARY = Boundary(
-    clusters=4,
-    restarts=2,
-    iterations=5,
+FACTS = RunFacts(
     examples=EXAMPLES,
     batch_size=BATCH,
     steps_per_epoch=STEPS_PER_EPOCH,
     total_steps=5 * STEPS_PER_EPOCH,
 )
+BOUNDARY = Boundary(clusters=4, restarts=2, iterations=5, facts=FACTS)
 POSITIVES = {
-    "positives": SameSign(STEPS_PER_EPOCH),
-    "neighbours": Neighbours(k=3, boundary=BOUNDARY, batch_size=BATCH),
-    "context": Contextual(k=3, k1=4, k2=2, boundary=BOUNDARY, batch_size=BATCH),
+    "positives": SameSign(FACTS),
+    "neighbours": Neighbours(k=3, boundary=BOUNDARY),
+    "context": Contextual(k=3, k1=4, k2=2, boundary=BOUNDARY),
 }
 
 
@@ -112,7 +110,7 @@ def _positive(kind):
     if kind in POSITIVES or not kind:
         return POSITIVES.get(kind, Instance())
     cls = members.positives()[kind]
-    run = dict(examples=EXAMPLES, batch_size=BATCH, steps_per_epoch=STEPS_PER_EPOCH, boundary=BOUNDARY)
+    run = dict(facts=FACTS, boundary=BOUNDARY)
     fields = {f.name for f in dataclasses.fields(cls)}
     return cls(**{k: v for k, v in (members.shrunk(cls) | run).items() if k in fields})
 
@@ -122,9 +120,11 @@ def stage(name, tx=None) -> Stage:
     base, _, kind = name.partition(" with ")
     if base not in BASES:
         return members.stage_of_method(base, IMAGES, BATCH)
-    positive, total = _positive(kind), dict(total_steps=5 * STEPS_PER_EPOCH)
-    run = dict(examples=EXAMPLES, batch_size=BATCH, steps_per_epoch=STEPS_PER_EPOCH)
-    plain = dict(examples=EXAMPLES, steps_per_epoch=STEPS_PER_EPOCH)
+    positive = _positive(kind)
+    run = dict(facts=FACTS)
+    by_cluster = dict(background=30, clusters=7, clusterings=3)
+    by_neighbours = dict(background=0, close="neighbours", close_neighbours=4)
+    by_noise = dict(objective="nce", samples=20)
     view = View(size=8, count=2, jitter=0.0, grayscale=0.0)
     one = (dataclasses.replace(view, count=1),)
     views, method = {
@@ -132,25 +132,22 @@ def stage(name, tx=None) -> Stage:
             (view, dataclasses.replace(view, size=6, scale=(0.2, 0.5))),
             SwAV(network(), prototypes=12, queue_length=16, queue_starts_epoch=0.25, **run),
         ),
-        "instance": (one, InstanceDiscrimination(network(), examples=EXAMPLES)),
-        "instance by nce": (one, InstanceDiscrimination(network(), objective="nce", samples=20, examples=EXAMPLES)),
-        "aggregation": (one, LocalAggregation(network(), background=30, clusters=7, clusterings=3, **plain)),
+        "instance": (one, InstanceDiscrimination(network(), **run)),
+        "instance by nce": (one, InstanceDiscrimination(network(), **by_noise, **run)),
+        "aggregation": (one, LocalAggregation(network(), **by_cluster, **run)),
         "aggregation by neighbours": (
             one,
-            LocalAggregation(network(), background=0, close="neighbours", close_neighbours=4, **plain),
+            LocalAggregation(network(), **by_neighbours, **run),
         ),
-        "anchors": (
-            one,
-            AnchorNeighbourhood(network(), rounds=4, neighbours=2, total_steps=5 * STEPS_PER_EPOCH, **plain),
-        ),
-        "byol": ((view,), BYOL(network(), positive, predictor=(10,), predictor_std=0.01, **total)),
+        "anchors": (one, AnchorNeighbourhood(network(), rounds=4, neighbours=2, **run)),
+        "byol": ((view,), BYOL(network(), positive, predictor=(10,), predictor_std=0.01, **run)),
         "byol as released": (
             (view,),
-            BYOL(network(groups=2), positive, predictor=(10,), moves="before", shuffle=True, **total),
+            BYOL(network(groups=2), positive, predictor=(10,), moves="before", shuffle=True, **run),
         ),
         "simsiam": ((view,), SimSiam(network(), positive, predictor=(10,))),
-        "moco": ((view,), MoCo(network(groups=2), positive, queue_length=16, batch_size=BATCH)),
-        "target": ((view,), MovingTarget(network(), positive, steps_per_epoch=STEPS_PER_EPOCH)),
+        "moco": ((view,), MoCo(network(groups=2), positive, queue_length=16)),
+        "target": ((view,), MovingTarget(network(), positive, **run)),
     }[base]
     schedule = lambda step: jnp.full((), 0.05)
     tx = tx or optim.build("sgd", schedule, weight_decay=1e-4)

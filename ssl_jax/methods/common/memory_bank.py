@@ -10,22 +10,25 @@ from ssl_jax.settings import ranges
 OBJECTIVES = ("softmax", "nce", "sampled")
 
 
-def check(objective, samples, examples, *, temperature, momentum, normaliser, others=()):
-    """Raises ValueError for settings of `instance_loss` and of the bank that cannot be; `others`: more objectives."""
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum={momentum} must be at least 0 and below 1")
+def check(objective: str, samples: int, *, temperature, momentum, normaliser, others=()) -> None:
+    """Raises ValueError for settings of `instance_loss` and of the bank that no data make valid.
+
+    `others`: more objectives.
+    """
     if objective not in (*others, *OBJECTIVES):
         raise ValueError(f"objective={objective!r}: choose one of {', '.join((*others, *OBJECTIVES))}")
-    if objective in ("nce", "sampled") and not 1 <= samples <= examples:
-        raise ValueError(f"samples={samples}: between 1 and the {examples} training images")
     ranges.positive(temperature=temperature)
     ranges.below_one(momentum=momentum)
     if normaliser < 0:
         raise ValueError(f"normaliser={normaliser}: above 0, or 0 to estimate it on the first batch")
     ranges.not_negative(normaliser=normaliser)
     ranges.count(0, samples=samples)
+
+
+def check_samples(objective: str, samples: int, examples: int) -> None:
+    """Raises ValueError where an objective draws more noise rows than the bank has `examples`."""
+    if objective in ("nce", "sampled") and not 1 <= samples <= examples:
+        raise ValueError(f"samples={samples}: between 1 and the {examples} training images")
 
 
 def instance_loss(objective, features, bank, index, key, *, temperature, samples, normaliser):

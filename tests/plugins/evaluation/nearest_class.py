@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import interface
-from ssl_jax.interface import no_progress
+from ssl_jax.interface import RunFacts, no_progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class NearestClass(interface.Evaluator):
     """Share of test images whose nearest class mean, by the dot product, is that of their class."""
 
     feature: str = "embedding"
-    classes: int = 0
+    facts: RunFacts = RunFacts()
 
     @property
     def needs(self):
@@ -23,7 +23,8 @@ class NearestClass(interface.Evaluator):
     def run(self, splits, state, report=no_progress):
         train, test = splits["train"], splits["test"]
         features, labels = np.asarray(train.features[self.feature]), np.asarray(train.labels)
-        means = np.stack([features[labels == c].mean(0) for c in range(self.classes)])
+        classes = range(self.facts.classes)
+        means = np.stack([features[labels == c].mean(0) for c in classes])
         report("means of classes")
         found = jnp.argmax(np.asarray(test.features[self.feature]) @ means.T, axis=1)
         yield "top1", float((found == test.labels).mean())

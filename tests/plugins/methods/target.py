@@ -9,7 +9,7 @@ import optax
 from flax import struct
 
 from ssl_jax import interface
-from ssl_jax.interface import Aux, no_progress
+from ssl_jax.interface import Aux, RunFacts, no_progress
 from ssl_jax.models.network import Network
 from ssl_jax.ops.vectors import dot, unit
 from ssl_jax.positives.instance import Instance
@@ -30,8 +30,7 @@ class MovingTarget(interface.Method):
     network: Network
     positives: Any = Instance()
     momentum: float = 0.9
-    examples: int = 1
-    steps_per_epoch: int = 1
+    facts: RunFacts = RunFacts()
 
     def init(self, key, batch):
         variables = self.network.init(key, batch.views, train=False)
@@ -60,7 +59,7 @@ class MovingTarget(interface.Method):
         return state.replace(method=state.method.replace(params=params, batch_stats=aux.carry))
 
     def refresh_at(self, step):
-        return step % self.steps_per_epoch == 0
+        return step % self.facts.steps_per_epoch == 0
 
     def refresh(self, state, embed, key, report=no_progress):
         centre = embed("embedding").mean(0, keepdims=True)

@@ -5,14 +5,14 @@ import dataclasses
 import jax.numpy as jnp
 
 from ssl_jax import interface
-from ssl_jax.interface import PositiveSet
+from ssl_jax.interface import PositiveSet, RunFacts
 
 
 @dataclasses.dataclass(frozen=True)
 class SameSign(interface.Positives):
     """Toy positives: the rows of the batch whose first embedding number had the same sign at the last refresh."""
 
-    steps_per_epoch: int = 1
+    facts: RunFacts = RunFacts()
 
     def init(self, key, examples, dim):
         return jnp.zeros(examples, bool)
@@ -23,7 +23,7 @@ class SameSign(interface.Positives):
         return PositiveSet(rows, (sign[:, None] == sign[None]).astype(jnp.float32))
 
     def refresh_at(self, step):
-        return step % self.steps_per_epoch == 0
+        return step % self.facts.steps_per_epoch == 0
 
     def refresh(self, pos_state, embed, key):
         sign = embed("embedding")[:, 0] > 0
