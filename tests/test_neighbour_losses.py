@@ -251,9 +251,9 @@ BAD = (
     (Contextual, dict(k=3, k1=4, layers=0), "layers=0"),
     (Boundary, dict(keep=0.0), "keep=0.0: above 0"),
     (Boundary, dict(clusters=0), "clusters=0: between 2 and the 9 training images; the data has no classes"),
-    (Boundary, dict(clusters=3, relax_epochs=5.0), "relax_epochs=5.0: at least 0, and within the stage"),
+    (Boundary, dict(clusters=3, relax_epochs=5.0), "relax_epochs=5.0: at least 0, and within the"),
     (Boundary, dict(clusters=3, restarts=0), "restarts=0"),
-    (Purity, dict(neighbours=(9,), batch_size=9), "neighbours=.9,.: numbers between 1 and batch_size - 1"),
+    (Purity, dict(neighbours=(9,), batch_size=9), "neighbours=.9,.: numbers between 1 and batch"),
     (
         Purity,
         dict(neighbours=(1,), batch_size=10, k1=5),
