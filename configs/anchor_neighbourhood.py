@@ -17,19 +17,11 @@ from ssl_jax.settings import defaults
 
 def get_config(variant="digits"):
     config = defaults.get_config()
-    config.method = dict(
-        name="anchor_neighbourhood",
-        rounds=4,  # after round 0
-        share=0.0,  # of all images become anchors with each round; 0 = 1 / rounds
-        neighbours=1,
-        curriculum=True,
-        temperature=0.1,
-        momentum=0.5,
-    )
+    config.method = defaults.method("anchor_neighbourhood")
     config.optim.update(name="sgd", learning_rate=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4)
     # Each round is a run of its own to the rate: it follows method.rounds.
     config.optim.schedule.repeats = config.method.get_oneway_ref("rounds") + 1
-    config.evals.neighbourhood = dict(k=1)
+    config.evals.neighbourhood = defaults.evaluator("neighbourhood")
     return defaults.apply_variant(config, variant, VARIANTS)
 
 

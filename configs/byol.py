@@ -15,17 +15,7 @@ from ssl_jax.settings import defaults
 
 def get_config(variant="digits"):
     config = defaults.get_config()
-    config.method = dict(
-        name="byol",
-        predictor=(4096,),
-        predictor_std=0.0,
-        loss_scale=2.0,
-        momentum=0.996,
-        momentum_schedule="cosine",  # or constant
-        moves="after",  # or before
-        fresh_target=False,
-        shuffle=False,
-    )
+    config.method = defaults.method("byol")
     config.head.update(dim=256, hidden=(4096,))
     config.optim.groups = dict(predictor=defaults.group("^predictor", factor=10.0))
     return defaults.apply_variant(config, variant, VARIANTS)

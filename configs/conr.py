@@ -47,39 +47,9 @@ def get_config(variant="digits", base=""):
     beside = Path(__file__).with_name(f"{base}.py")
     config = runpy.run_path(str(beside if beside.is_file() else config_files.find(base)))["get_config"](small)
     config.base = base
-    config.positives = dict(
-        name="contextual",  # or neighbours, instance
-        k=10,
-        k1=10,
-        k2=2,
-        alpha=2.0,
-        layers=2,
-        boundary=dict(
-            keep=0.8,
-            relax=True,
-            relax_epochs=0.0,
-            strict=False,
-            count_left_out=False,
-            clusters=0,
-            start="warm",  # or fresh, unchecked
-            restarts=10,
-            iterations=50,
-            cluster_unlabelled=False,
-        ),
-    )
-    like = config.positives.get_oneway_ref
-    config.evals.purity = dict(
-        neighbours=(1, 10, 30),
-        batch_size=config.get_oneway_ref("batch_size"),
-        batches=8,
-        **{name: like(name) for name in ("k1", "k2", "alpha", "layers")},
-        keep=0.8,
-        strict=False,
-        clusters=0,
-        restarts=10,
-        feature="embedding",
-        seed=0,
-    )
+    config.positives = defaults.positives("contextual", boundary=dict(keep=0.8))
+    followed = {name: config.positives.get_oneway_ref(name) for name in ("k1", "k2", "alpha", "layers")}
+    config.evals.purity = defaults.evaluator("purity", batch_size=config.get_oneway_ref("batch_size"), **followed)
     config.stages.pretrain = dict(
         until_epoch=config.get_oneway_ref("epochs").to_float() * 0.8, positives=dict(name="instance")
     )

@@ -15,14 +15,7 @@ from ssl_jax.settings import defaults
 
 def get_config(variant="digits"):
     config = defaults.get_config()
-    config.method = dict(
-        name="instance",
-        objective="softmax",  # or nce, sampled
-        samples=4096,
-        normaliser=0.0,
-        temperature=0.1,
-        momentum=0.5,
-    )
+    config.method = defaults.method("instance")
     config.optim.update(name="sgd", learning_rate=0.03, momentum=0.9, weight_decay=5e-4)
     return defaults.apply_variant(config, variant, VARIANTS)
 

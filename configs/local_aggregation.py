@@ -18,22 +18,7 @@ from ssl_jax.settings import defaults
 
 def get_config(variant="digits"):
     config = defaults.get_config()
-    config.method = dict(
-        name="local_aggregation",
-        objective="aggregation",
-        background=4096,  # 0 = all rows
-        close="clusters",  # or neighbours
-        clusters=30_000,
-        clusterings=10,
-        close_neighbours=10,
-        kmeans_iterations=20,
-        refresh_epochs=1.0,
-        refresh_steps=0,
-        samples=4096,
-        normaliser=0.0,
-        temperature=0.07,
-        momentum=0.5,
-    )
+    config.method = defaults.method("local_aggregation")
     config.stages.warmup = dict(until_epoch=10.0, method=dict(objective="softmax"))
     config.optim.update(name="sgd", learning_rate=0.03, momentum=0.9, weight_decay=1e-4)
     config.optim.groups.batch_norm = defaults.group("bn[^/]*/(scale|bias)$", weight_decay=0.0)

@@ -15,15 +15,7 @@ from ssl_jax.settings import defaults
 
 def get_config(variant="digits"):
     config = defaults.get_config()
-    config.method = dict(
-        name="moco",
-        queue_length=65536,
-        temperature=0.2,
-        momentum=0.999,
-        shuffle=True,
-        symmetric=False,
-        denominator="each",  # or own: of the softmax over several positives
-    )
+    config.method = defaults.method("moco")
     config.head.update(dim=128, hidden=(2048,), batch_norm=False)
     return defaults.apply_variant(config, variant, VARIANTS)
 

@@ -15,7 +15,7 @@ from ssl_jax.settings import defaults
 
 def get_config(variant="digits"):
     config = defaults.get_config()
-    config.method = dict(name="simsiam", predictor=(512,), joint_views=False)
+    config.method = defaults.method("simsiam")
     config.head.update(dim=2048, hidden=(2048,), bias=False, output_norm="plain", output_bias=False)
     config.optim.groups = dict(predictor=defaults.group("^predictor", fixed_rate=True))
     return defaults.apply_variant(config, variant, VARIANTS)

@@ -16,18 +16,7 @@ from ssl_jax.settings import defaults
 
 def get_config(variant="digits"):
     config = defaults.get_config()
-    config.method = dict(
-        name="swav",
-        prototypes=0,  # 0 = ten per class
-        temperature=0.1,
-        epsilon=0.05,
-        sinkhorn_iterations=3,
-        assign=(0, 1),
-        hard=False,
-        queue_length=0,
-        queue_starts_epoch=15.0,
-        joint_views=True,  # views of one size share a BatchNorm batch
-    )
+    config.method = defaults.method("swav")
     config.optim.groups = dict(prototypes=defaults.group("^prototypes", frozen_epochs=1.0))
     return defaults.apply_variant(config, variant, VARIANTS)
 

@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
+from ml_collections import ConfigDict
 
 from ssl_jax import train
 from ssl_jax.build import build, completed
@@ -62,7 +63,7 @@ NEEDED = ("prototypes", "queue_length", "background", "clusters", "samples")  # 
 
 def plan_of(config, folder, examples=0):
     """The parts of a run of `config` on so many random images (0: what it needs) in the shape of its data set."""
-    config = completed(config)
+    config = ConfigDict(completed(config))
     size, channels = SHAPES.get(config.data.name, (config.data.size, 3))
     wanted = max(2 * config.batch_size, *(config.method.get(name, 0) for name in NEEDED))
     rng, count = np.random.default_rng(0), examples or wanted
@@ -249,7 +250,7 @@ def main():
         refreshed = refresh_time(plan, state, images, shardings, key)
         device, views = jax.devices()[0].device_kind, plan.stages[-1].views
         shown = " + ".join(f"{v.count}x{v.size}" for v in views)
-        model = plan.config.model
+        model = ConfigDict(plan.record["model"])
         print(f"{len(jax.devices())} x {device}, jax {jax.__version__}, medians of {RUNS.value} runs")
         print(f"{model.name}{model.depth} width {model.width} {model.dtype}, batch {plan.batch_size}, views {shown}")
         print("\n".join(report(plan, *measured)))

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from bench_step import EXAMPLES, RUNS, measure, parts_of, plan_of
+from ml_collections import ConfigDict
 
 from ssl_jax import train
 from ssl_jax.build import completed
@@ -77,7 +78,7 @@ def by_hand(config):
     model, width = config.model, 2 if config.model.dtype == "bfloat16" else 4
     operations = numbers = images = 0
     online, target = passes(config.method)
-    for view in views_of(config):
+    for view in views_of(config.augment):
         first, *rest = layers(model.depth, model.width, model.stem, view.size)
         count = config.batch_size * view.count
         images += count
@@ -150,8 +151,8 @@ def measured(config):
 
 
 def main():
-    config = completed(command_line.CONFIG.value)
-    views = " + ".join(f"{v.count}x{v.size}" for v in views_of(config))
+    config = ConfigDict(completed(command_line.CONFIG.value))
+    views = " + ".join(f"{v.count}x{v.size}" for v in views_of(config.augment))
     model, given = config.model, PEAK.value and STREAM.value
     if bool(PEAK.value) != bool(STREAM.value):
         command_line.fail("--peak and --stream go together", 2)

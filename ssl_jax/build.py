@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +11,62 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from ml_collections.config_dict import RequiredValueError
 
 from ssl_jax import interface
 from ssl_jax.data import datasets
 from ssl_jax.data.rng import INIT, key_for
+from ssl_jax.data.source import Source
 from ssl_jax.interface import Batch, RunFacts, TrainState
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.positives.instance import Instance
 from ssl_jax.runtime.sharding import bytes_per_device, device_memory
-from ssl_jax.settings import defaults, ranges
-from ssl_jax.settings.resolve import (
-    SettingError,
-    complete,
-    convert,
-    in_section,
-    section,
-    shown,
-    unknown,
-)
+from ssl_jax.settings import ranges
+from ssl_jax.settings.resolve import SettingError, convert, fill, section
+from ssl_jax.settings.run_settings import RunSettings
+from ssl_jax.settings.whole_config import completed, run_settings
 from ssl_jax.stages import Stage, filled, part, stages, views_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """All parts of a run. `stages` in order; `evaluators` by name; `notes` to the user; `shapes` of the train state."""
+    """All parts of a run.
 
-    config: ConfigDict
+    Attributes:
+        settings: of the top level of the config.
+        source: of the data.
+        record: all settings as plain dicts, as config.json keeps them.
+        dataset: the images.
+        facts: numbers that follow from the data and the length of the run.
+        stages: in order.
+        evaluators: by name; none where nothing can be scored.
+        notes: sentences for the user.
+        shapes: of the train state.
+    """
+
+    settings: RunSettings
+    source: Source
+    record: Mapping[str, Any]
     dataset: datasets.Dataset
+    facts: RunFacts
     stages: tuple[Stage, ...]
     evaluators: dict[str, Any]
-    batch_size: int
-    steps_per_epoch: int
-    total_steps: int
     notes: tuple[str, ...] = ()
     shapes: TrainState | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step, over all devices."""
+        return self.facts.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches of an epoch."""
+        return self.facts.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Of the whole run."""
+        return self.facts.total_steps
 
     def stage_at(self, step: int) -> Stage:
         """The stage of the step that `step` steps came before (the last one at the end)."""
@@ -56,23 +78,25 @@ class Plan:
         return step == self.total_steps or every > 0 and step > 0 and step % every == 0
 
 
-def build(config: ConfigDict, dataset: datasets.Dataset | None = None) -> Plan:
-    """Data, methods, optimisers and evaluators of `config`; of another `dataset` than the config's where one is given.
+def build(config: ConfigDict | Mapping, dataset: datasets.Dataset | None = None) -> Plan:
+    """Data, methods, optimisers and evaluators of a config; of another `dataset` than the config's where one is given.
 
     Raises:
         SettingError: one line on the first setting or file that cannot be used.
     """
-    config, trains = completed(config), dataset is None
-    dataset = dataset or load_data(config)
-    facts = _facts(config, dataset)
-    parts, evaluators, notes = stages(config, dataset, facts), {}, dataset.notes
+    settings, trains = completed(config), dataset is None
+    run, source = run_settings(settings), fill(Source, settings["data"], "data")
+    dataset = dataset or load_data(settings)
+    facts = _facts(run, dataset)
+    resident = dataset.resident(run.resident_gb)
+    parts = stages(settings, facts, mean=dataset.mean, std=dataset.std, resident=resident)
+    evaluators, notes = {}, dataset.notes
     if dataset.classes and (dataset.test.labels >= 0).any():
-        evaluators = evaluators_of(config, dataset)
-    elif config.evals:
+        evaluators = evaluators_of(settings["evals"], dataset)
+    elif settings["evals"]:
         lacking = "no labelled test images" if dataset.classes else "no labels"
-        notes += (f"{lacking}, so no scores ({', '.join(config.evals)}); watch the loss and train/spread",)
-    counts = (facts.batch_size, facts.steps_per_epoch, facts.total_steps)
-    plan = Plan(config, dataset, parts, evaluators, *counts, notes)
+        notes += (f"{lacking}, so no scores ({', '.join(settings['evals'])}); watch the loss and train/spread",)
+    plan = Plan(run, source, settings, dataset, facts, parts, evaluators, notes)
     mesh = jax.sharding.get_mesh()
     mesh = make_mesh() if mesh.empty else mesh
     with jax.set_mesh(mesh):
@@ -82,47 +106,45 @@ def build(config: ConfigDict, dataset: datasets.Dataset | None = None) -> Plan:
     return plan
 
 
-def load_data(config) -> datasets.Dataset:
-    """The data set of a completed config, once all other settings are known to be in their ranges."""
-    check(config)
-    d, largest = config.data, views_of(config)[0].size
-    dataset = datasets.load(d.name, **{k: v for k, v in d.items() if k != "name"})
-    if d.name.startswith("tfds:") and dataset.train.images.shape[1] == d.size < largest:
-        raise SettingError(f"data.size={d.size} is below the largest view, {largest} pixels; raise it")
+def load_data(settings: Mapping) -> datasets.Dataset:
+    """The data set of complete settings, once all other settings are known to be in their ranges."""
+    check(settings)
+    source, largest = fill(Source, settings["data"], "data"), views_of(settings["augment"])[0].size
+    dataset = datasets.load_from(source)
+    if source.name.startswith("tfds:") and dataset.train.images.shape[1] == source.size < largest:
+        raise SettingError(f"data.size={source.size} is below the largest view, {largest} pixels; raise it")
     return dataset
 
 
-def check(config) -> None:
-    """Builds all parts of a completed config without its data, and so checks all ranges.
+def check(settings: Mapping) -> None:
+    """Builds all parts of complete settings without reading the data, which checks the range of every setting.
 
     Raises:
         SettingError: a setting that no data set could make valid.
     """
-    d, largest = config.data, views_of(config)[0].size
-    if d.name == "folder" and d.size < largest:
+    source, largest = fill(Source, settings["data"], "data"), views_of(settings["augment"])[0].size
+    if source.name == "folder" and source.size < largest:
         raise SettingError(
-            f"data.size={d.size} is below the largest view, {largest} pixels; raise it, or lower augment"
+            f"data.size={source.size} is below the largest view, {largest} pixels; raise it, or lower augment"
         )
-    none = datasets.Images(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int32))
-    stages(config, datasets.Dataset(none, none, (), d.mean, d.std), RunFacts())
-    _evaluators(config, RunFacts())
-    datasets.check(d.name, **{k: v for k, v in d.items() if k != "name"})
+    stages(settings, RunFacts(), mean=source.mean, std=source.std)
+    _evaluators(settings["evals"], RunFacts())
+    datasets.check(source)
 
 
-def _facts(config, dataset: datasets.Dataset) -> RunFacts:
+def _facts(run: RunSettings, dataset: datasets.Dataset) -> RunFacts:
     """What the parts of a run are told."""
     data = _facts_of_data(dataset)
-    images, batch_size = data.examples, config.batch_size
-    if not 0 < batch_size <= images:
-        raise SettingError(f"batch_size={batch_size}: between 1 and the {images} training images")
-    steps = images // batch_size
-    if config.epochs * steps > ranges.INT32:
-        raise SettingError(f"epochs={config.epochs}: total steps beyond 2**31, with {steps} an epoch")
+    if run.batch_size > data.examples:
+        raise SettingError(f"batch_size={run.batch_size}: between 1 and the {data.examples} training images")
+    steps = data.examples // run.batch_size
+    if run.epochs * steps > ranges.INT32:
+        raise SettingError(f"epochs={run.epochs}: total steps beyond 2**31, with {steps} an epoch")
     return dataclasses.replace(
         data,
-        batch_size=batch_size,
+        batch_size=run.batch_size,
         steps_per_epoch=steps,
-        total_steps=config.epochs * steps,
+        total_steps=run.epochs * steps,
         with_label=_with_label(dataset.train.labels),
     )
 
@@ -143,90 +165,14 @@ def _with_label(labels) -> bytes:
     return b"" if known.all() or not known.any() else np.packbits(known).tobytes()
 
 
-def completed(config: ConfigDict) -> ConfigDict:
-    """A copy of `config` with every section there, names and types checked."""
-    config, known = _resolved(config), defaults.get_config()
-    for key in config:
-        if key not in known:
-            raise SettingError(unknown(key, key, list(known)))
-    for key, default in known.items():
-        if key not in config:
-            config[key] = default
-        elif isinstance(default, ConfigDict) != isinstance(config[key], ConfigDict):
-            raise SettingError(f"{key}={shown(config[key])} has the wrong type")
-        elif not isinstance(default, ConfigDict):
-            convert(config[key], type(default), key)
-    for name in ("data", "optim"):
-        complete(config[name], known[name], name)
-    with in_section(""):
-        for key in ("epochs", "eval_epochs", "checkpoint_epochs"):
-            ranges.count(1, ranges.EPOCHS, **{key: config[key]})
-        ranges.count(1, batch_size=config.batch_size, log_steps=config.log_steps)
-        ranges.between(0, ranges.EPOCHS, init_epoch=config.init_epoch)
-        ranges.not_negative(resident_gb=config.resident_gb)
-    if config.accumulate != 1:
-        raise SettingError(
-            f"accumulate={config.accumulate}: gradients are not accumulated, since losses over pairs "
-            "or codes, and BatchNorm, see one whole batch, and several small ones are not a larger one; "
-            "for memory use more devices, model.dtype=bfloat16, model.remat, or a queue "
-            "(method.queue_length) where the method has one"
-        )
-    if not 0 <= config.keep_checkpoints <= ranges.INT32:
-        raise SettingError(f"keep_checkpoints={config.keep_checkpoints}: at least 0 (0: all) and at most 2**31 - 1")
-    if not 0 <= config.seed < 2**32:
-        raise SettingError(f"seed={config.seed}: between 0 and {2**32 - 1}")
-    if "name" not in config.method:
-        raise SettingError("method.name is missing: name a file of ssl_jax/methods, or a module of your own with dots")
-    convert(config.method.name, str, "method.name")
-    if config.base and config.base != config.method.name:
-        raise SettingError(
-            f"base={config.base!r}, but method.name={config.method.name!r}; choose the base with the config"
-        )
-    key = config.best.split("/")[1:2]
-    if config.evals and (not config.best.startswith("eval/") or key[0] not in config.evals):
-        raise SettingError(
-            f"best={config.best!r}: give a score as it is logged, such as eval/{next(iter(config.evals))}/..."
-        )
-    return config
+def evaluators_of(evals: Mapping, dataset: datasets.Dataset) -> dict[str, Any]:
+    """The evaluators of the section `evals` by name, for the images and classes of a data set."""
+    return _evaluators(evals, _facts_of_data(dataset))
 
 
-def _resolved(config) -> ConfigDict:
-    """A copy of `config` with values in place of references."""
-    try:
-        return ConfigDict(config).copy_and_resolve_references().unlock()
-    except (ArithmeticError, TypeError, ValueError, RequiredValueError) as error:
-        name = _first_unresolved(config, defaults.get_config())
-        reason = " ".join(str(error).split())
-        raise SettingError(f"{name} follows another setting whose value does not fit: {reason}") from error
-
-
-def _first_unresolved(config, known, prefix="") -> str:
-    """The first setting whose reference cannot be resolved.
-
-    Raises:
-        SettingError: names a setting of a wrong type that it may follow.
-    """
-    for key in config:
-        try:
-            value = config[key]
-        except (ArithmeticError, TypeError, ValueError, RequiredValueError):
-            return prefix + key
-        if isinstance(value, ConfigDict):
-            if name := _first_unresolved(value, known.get(key, {}), f"{prefix}{key}."):
-                return name
-        elif key in known and not isinstance(known[key], ConfigDict):
-            convert(value, type(known[key]), prefix + key)
-    return ""
-
-
-def evaluators_of(config, dataset: datasets.Dataset) -> dict[str, Any]:
-    """The evaluators of `config` by name, for the images and classes of a data set."""
-    return _evaluators(config, _facts_of_data(dataset))
-
-
-def _evaluators(config, facts: RunFacts):
+def _evaluators(evals: Mapping, facts: RunFacts) -> dict[str, Any]:
     evaluators = {}
-    for key, settings in config.evals.items():
+    for key, settings in evals.items():
         name = convert(section(settings, f"evals.{key}").get("name", key), str, f"evals.{key}.name")
         cls = part("ssl_jax.evaluation", name, f"evals.{key}", interface.Evaluator)
         evaluators[key] = filled(cls, settings, f"evals.{key}", facts)
@@ -275,7 +221,7 @@ def _check_memory(mesh, plan, splits):
     if state <= limit:
         raise SettingError(
             f"the images take {size(images)} on each device, and the train state {size(state)}, of {size(limit)}; "
-            f"lower resident_gb, which is {plan.config.resident_gb:g}: 0 leaves them on the host"
+            f"lower resident_gb, which is {plan.settings.resident_gb:g}: 0 leaves them on the host"
         )
     raise SettingError(
         f"the train state takes {size(sum(taken.values()))} on each of {mesh.size} devices, which have "
@@ -292,13 +238,13 @@ def check_features(plan: Plan) -> None:
     """
     stage = plan.stages[-1]
     size, channels = stage.views[0].size, plan.dataset.train.images.shape[-1]
-    images, method = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32), plan.config.method.name
+    images, method = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32), plan.record["method"]["name"]
     for key, evaluator in plan.evaluators.items():
         try:
             names = tuple(evaluator.needs)
             jax.eval_shape(lambda s, x, names=names: stage.method.features(s, x, names), plan.shapes, images)
         except KeyError as error:
-            maps = f"a map (stage1 to stage5) that model.name={plan.config.model.name!r} has"
+            maps = f"a map (stage1 to stage5) that model.name={plan.record['model']['name']!r} has"
             named = "backbone, embedding, query (of methods with two networks)"
             choice = f"choose {named} or {maps}" if _chosen(evaluator) else "leave it out"
             raise SettingError(f"evals.{key}: {method} has no feature {error}; {choice}") from error
@@ -348,4 +294,4 @@ def fresh_state(plan: Plan, key, shardings=None) -> TrainState:
 
 def _positives_state(plan, stage, key):
     chosen = stage.method.positives or Instance()
-    return chosen.init(key, len(plan.dataset.train), plan.config.head.dim)
+    return chosen.init(key, len(plan.dataset.train), plan.record["head"]["dim"])

@@ -23,6 +23,7 @@ def main():
     import jax
     from rich.console import Console
 
+    from ssl_jax.build import completed
     from ssl_jax.inference.transfer import evaluation_of
     from ssl_jax.ops.mesh import make_mesh
     from ssl_jax.runs.console import Status, table_width
@@ -34,9 +35,10 @@ def main():
     console, mesh = Console(), make_mesh()
     with jax.set_mesh(mesh):
         run = open_run(WORKDIR.value, mesh, CHECKPOINT.value)
-        config, given = command_line.CONFIG.value, command_line.overrides("data")
-        other_data(config, given, run.plan.config)
-        evaluation, path = evaluation_of(run, config), run.folder / "evaluations.jsonl"
+        settings = completed(command_line.CONFIG.value)
+        settings = other_data(settings, command_line.overrides("data"), run.plan.source)
+        evaluation = evaluation_of(run, settings)
+        path = run.folder / "evaluations.jsonl"
         append(path, "")
         said = printable(f"{run.folder} at epoch {run.epoch:g}, on {evaluation.data}")
         console.print(said, markup=False, highlight=False, soft_wrap=True)

@@ -124,6 +124,13 @@ class Method(Protocol):
 
     positives: "Positives | None" = None
 
+    def check_config(self, batch_size: int, epochs: int) -> None:
+        """Called before the data are read.
+
+        Raises:
+            ValueError: settings that do not fit the batch size or the length of the run, in one line.
+        """
+
     def check(self, facts: RunFacts) -> None:
         """Called once, after the data were read; ranges of settings alone are for `__post_init__`.
 
@@ -177,6 +184,13 @@ class Positives(Protocol):
     `facts: RunFacts = RunFacts()` has it filled by `build`; all others are settings of
     `config.positives`.
     """
+
+    def check_config(self, batch_size: int, epochs: int) -> None:
+        """Called before the data are read.
+
+        Raises:
+            ValueError: settings that do not fit the batch size or the length of the run, in one line.
+        """
 
     def check(self, facts: RunFacts) -> None:
         """Called once, after the data were read.

@@ -61,16 +61,16 @@ def main():
         raise SettingError(f"--out={out}: give a file that ends in .png, in a folder that exists")
     check_writable(out, "--out")
     config = completed(command_line.CONFIG.value)
-    views = views_of(config)
+    views = views_of(config["augment"])
     images = load_data(config).train.images
     rows = np.linspace(0, len(images) - 1, min(IMAGES.value, len(images)), dtype=int)
     names = [f"view {v.size}" for v in views for _ in range(v.count)]
-    picture = grid(np.asarray(images[rows]), views, jax.random.key(config.seed), names)
+    picture = grid(np.asarray(images[rows]), views, jax.random.key(config["seed"]), names)
     try:
         Image.fromarray(picture).save(out)
     except OSError as error:
         raise SettingError(f"--out={out} cannot be written ({error.strerror})") from error
-    print(f"wrote {out}: {len(rows)} images of {config.data.name}, {len(names)} views each")
+    print(f"wrote {out}: {len(rows)} images of {config['data']['name']}, {len(names)} views each")
 
 
 if __name__ == "__main__":

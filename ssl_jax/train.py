@@ -111,12 +111,12 @@ def _last_good(workdir) -> str:
 
 def _less_memory(failure, config, workdir) -> str:
     """One line on a lack of memory, with the settings that need less of it and their present values."""
-    config = completed(config)
-    model = {"dtype": "float32", "remat": False} | dict(config.model)
+    settings = completed(config)
+    model = settings["model"]
     return (
-        f"out of memory ({failure}); lower batch_size ({config.batch_size}), set model.dtype=bfloat16 "
+        f"out of memory ({failure}); lower batch_size ({settings['batch_size']}), set model.dtype=bfloat16 "
         f"({model['dtype']}) or model.remat=True ({model['remat']}), each in a new folder; or lower resident_gb "
-        f"({config.resident_gb:g}; 0 leaves the images on the host), or use more devices; {_last_good(workdir)} "
+        f"({settings['resident_gb']:g}; 0 leaves the images on the host), or use more devices; {_last_good(workdir)} "
         f"in {workdir}"
     )
 
@@ -129,8 +129,8 @@ def _run(config, workdir, console, given, checkpoint_wanted, may_exit):
     workdir = processes.agree(lambda: user_path(workdir, "workdir"))
     processes.agree(lambda: checkpoint_files.check_path(workdir))
     folder, mesh = Path(workdir), make_mesh()
-    config, notes = processes.agree(lambda: with_kept_settings(completed(config), folder, given))
-    plan = processes.agree(lambda: build(config))
+    settings, notes = processes.agree(lambda: with_kept_settings(completed(config), folder, given))
+    plan = processes.agree(lambda: build(settings))
     plan = dataclasses.replace(plan, notes=plan.notes + notes)
     start_from = processes.agree(lambda: warm_start.find(plan, folder))
     with contextlib.ExitStack() as held:
@@ -148,9 +148,9 @@ def _run(config, workdir, console, given, checkpoint_wanted, may_exit):
 def _claim(folder, plan, held):
     """The run folder for this run, until `held` is closed; all hosts see it, and have the same config and data."""
     known = processes.agree(lambda: (plan.dataset.fingerprint(), plan.dataset.facts()))
-    settings = {k: v for k, v in plan.config.to_dict().items() if k != "data"}
+    settings = {name: value for name, value in plan.record.items() if name != "data"}
     settings |= dict(folder=folder.name, resident=plan.stages[0].resident)  # which makes other programs
     processes.same(settings, "its config; give all processes the same flags")
     processes.same(known, "its images; data.dir must hold the same data set on every host")
-    processes.agree(lambda: held.enter_context(claim(folder, plan.config, *known)) if processes.is_first() else None)
+    processes.agree(lambda: held.enter_context(claim(folder, plan.record, *known)) if processes.is_first() else None)
     processes.check_shared(folder)

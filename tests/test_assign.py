@@ -60,7 +60,7 @@ def pictures(tmp_path):
 
 def labelled(run, given, **settings):
     config = config_of(run.folder)
-    config.data.update(given)
+    config["data"].update(given)
     return label(run, config, given, report=lambda line: None, **settings)
 
 

@@ -141,7 +141,7 @@ def put(path, value):
         ("epochs", 0, "epochs=0: at least 1"),
         ("keep_checkpoints", -1, r"keep_checkpoints=-1: at least 0 \(0: all\)"),
         ("accumulate", 2, "accumulate=2: gradients are not accumulated, since losses over pairs or codes, and"),
-        ("model.bn_groups", 0, "model: bn_groups=0: at least 1"),
+        ("model.bn_groups", 0, "model.bn_groups=0: at least 1"),
         ("data.name", "mnist", "data.name='mnist' is not known; choose one of: digits, cifar10, cifar100"),
         ("data.name", "cifar10", "data.dir is empty"),
         ("data.limt", 3, "data.limt is not a setting; did you mean 'limit'"),
@@ -160,8 +160,8 @@ def put(path, value):
         ),
         ("method.epsilom", 0.1, "method.epsilom is not a setting; did you mean 'epsilon'"),
         ("method.epsilon", "small", "method.epsilon='small' has the wrong type; it takes float"),
-        ("method.queue_length", 50, "method: queue_length=50 is not a multiple of batch_size=32; try 32"),
-        ("method.prototypes", 257, "method: prototypes=257: between 2 and the 256 training images"),
+        ("method.queue_length", 50, "method.queue_length=50 is not a multiple of batch_size=32; try 32"),
+        ("method.prototypes", 257, "method.prototypes=257: between 2 and the 256 training images"),
         ("method.assign", (0, 3), r"assign=\(0, 3\) does not fit the 3 views"),
         ("method.facts", {}, "method.facts is not a setting"),
         (
@@ -169,7 +169,7 @@ def put(path, value):
             "vit",
             "='vit' is not known; choose one of: alexnet, preact_resnet, resnet, vgg; or give a module",
         ),
-        ("model.depth", 19, "model: depth=19: choose one of"),
+        ("model.depth", 19, "model.depth=19: choose one of"),
         ("positives.name", "friends", "positives.name='friends' is not known; choose one of: contextual, instance"),
         ("augment.large.size", 0, "augment.large: size and count are at least 1"),
         ("augment.large.blurr", 0.1, "augment.large.blurr is not a setting"),
@@ -185,15 +185,15 @@ def put(path, value):
         ("stages.first.until_epoch", 7, "stages.first.until_epoch=7.0: inside the 4 epochs"),
         ("stages.first.data", {}, "stages.first.data is not a setting"),
         ("stages.first.head", {}, "stages.first.head is not a setting"),
-        ("evals.knn.k", 257, "evals.knn: k=257: between 1 and the 256 training images"),
-        ("evals.clustering.clusters", 257, "evals.clustering: clusters=257"),
+        ("evals.knn.k", 257, "evals.knn.k=257: between 1 and the 256 training images"),
+        ("evals.clustering.clusters", 257, "evals.clustering.clusters=257"),
         (
             "evals.knn.feature",
             "embeding",
             "evals.knn: swav has no feature 'embeding'; choose backbone, embedding, query",
         ),
         ("evals.knn.feature", "stage2", r"or a map \(stage1 to stage5\) that model.name='[\w.]+' has"),
-        ("evals.clustering.clusters", -1, "evals.clustering: clusters=-1"),
+        ("evals.clustering.clusters", -1, "evals.clustering.clusters=-1"),
         ("evals.clustering.restarts", 0, "restarts=0"),
         ("evals.knn", 3, "evals.knn=3 is a section"),
         ("best", "eval/kmn/top1", "best='eval/kmn/top1': give a score as it is logged, such as eval/"),
@@ -203,8 +203,8 @@ def put(path, value):
         ("method.queue_starts_epoch", 3.75, "would first be used after 4 of 4 epochs; start it earlier or set queue_"),
         ("method.sinkhorn_iterations", -1, "at least 0"),
         ("method.assign", ("a", "b"), r"method.assign\[0\]='a' has the wrong type; it takes int"),
-        ("model.width", 0, "model: width=0: at least 1"),
-        ("head.dim", 0, "head: dim=0"),
+        ("model.width", 0, "model.width=0: at least 1"),
+        ("head.dim", 0, "head.dim=0"),
         ("head.hidden", ("a",), r"head.hidden\[0\]='a'"),
         ("augment.large", 3, "augment.large=3 is a section"),
         ("augment.large.brightness", -1.0, "at least 0"),
@@ -312,7 +312,7 @@ def test_locked_and_partial_configs_are_completed():
     config.stages.first.optim = dict(name="larc", learning_rate=0.2)
     config.lock()
     plan = build(config)
-    assert plan.config.optim.momentum == 0.9
+    assert plan.record["optim"]["momentum"] == 0.9
     assert float(plan.stages[0].schedule(0)) == pytest.approx(0.2)
 
 

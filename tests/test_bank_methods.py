@@ -172,9 +172,8 @@ def test_settings_that_cannot_be(cls, settings, message):
 
 
 def test_rounds_that_do_not_divide_the_epochs():
-    facts = RunFacts(examples=10, total_steps=48, steps_per_epoch=4)
     with pytest.raises(ValueError, match="do not divide epochs=12; try epochs=10"):
-        AnchorNeighbourhood(methods.network()).check(facts)
+        AnchorNeighbourhood(methods.network()).check_config(batch_size=8, epochs=12)
 
 
 def test_progress_of_the_clusterings_is_told(key):

@@ -99,7 +99,7 @@ def test_the_base_is_chosen_on_the_command_line():
 def test_images_without_labels(tmp_path):
     config = config_of("conr", "digits")
     config.data.labels = "none"
-    with pytest.raises(SettingError, match=r"positives.boundary: clusters=0: .* has no classes, so give their number"):
+    with pytest.raises(SettingError, match=r"positives.boundary.clusters=0: .* has no classes, so give their number"):
         train.build(config)
     config.positives.boundary.clusters = 10
     assert kinds(train.build(config)) == [Instance, Contextual]
@@ -132,12 +132,12 @@ def test_a_base_that_does_not_match_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"positives.k": 128}, "positives: k=128: at least 1 and below batch_size=128"),
-        ({"positives.k1": 128}, "positives: k1=128: at least 1 and below"),
-        ({"positives.k2": 11}, "positives: k2=11: between 2 and k1=10"),
+        ({"positives.k": 128}, "positives.k=128: at least 1 and below batch_size=128"),
+        ({"positives.k1": 128}, "positives.k1=128: at least 1 and below"),
+        ({"positives.k2": 11}, "positives.k2=11: between 2 and k1=10"),
         ({"positives.kk": 3}, "positives.kk is not a setting; did you mean 'k"),
-        ({"positives.boundary.keep": 1.5}, "positives.boundary: keep=1.5: above 0 and at most 1"),
-        ({"positives.boundary.relax_epochs": 99.0}, "positives.boundary: relax_epochs=99.0: at least 0, and within"),
+        ({"positives.boundary.keep": 1.5}, "positives.boundary.keep=1.5: above 0 and at most 1"),
+        ({"positives.boundary.relax_epochs": 99.0}, "positives.boundary.relax_epochs=99.0: at least 0, and within"),
         (
             {"stages.pretrain.until_epoch": 60.0},
             "stages.pretrain.until_epoch=60.0: inside the 60 epochs; 0 leaves it out",

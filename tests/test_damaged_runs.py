@@ -146,7 +146,7 @@ def test_odd_names_train_and_are_read(finished, tmp_path):
     console = quiet()
     train.run(two_epochs(), folder, console=console)
     assert "is finished" in console.file.getvalue()
-    assert config_of(folder).to_dict() == config_of(finished).to_dict()
+    assert config_of(folder) == config_of(finished)
     assert json.loads((folder / "config.json").read_text())["method"]["name"] == "instance"
 
 

@@ -12,6 +12,7 @@ from helpers.trained import scores
 
 import ssl_jax
 from ssl_jax import evaluate, train
+from ssl_jax.data.source import Source
 from ssl_jax.evaluation.knn import KNN
 from ssl_jax.inference.transfer import evaluation_of
 from ssl_jax.ops.mesh import make_mesh
@@ -53,17 +54,16 @@ def test_other_data_and_other_evaluators(run, tmp_path):
 
 
 def test_other_data_do_not_take_the_settings_of_the_runs_own(run):
-    config = config_for(run, ())
-    assert (config.data.limit, config.data.test_share) == (256, 0.1)
-    config.data.size = 40
-    other_data(config, dict(dir="moved"), config_of(run))  # the same images, elsewhere
-    assert (config.data.limit, config.data.test_share) == (256, 0.1)
-    other_data(config, dict(name="folder", dir="there", test_share=0.5), config_of(run))
-    kept = {k: config.data[k] for k in ("name", "dir", "test_share", "limit", "size")}
+    settings, own = config_of(run), Source(name="digits", limit=256)
+    assert (settings["data"]["limit"], settings["data"]["test_share"]) == (256, 0.1)
+    settings["data"]["size"] = 40
+    assert other_data(settings, dict(dir="moved"), own) == settings  # the same images, elsewhere
+    data = other_data(settings, dict(name="folder", dir="there", test_share=0.5), own)["data"]
+    kept = {k: data[k] for k in ("name", "dir", "test_share", "limit", "size")}
     assert kept == dict(name="folder", dir="there", test_share=0.5, limit=0, size=40)
-    config.data.limit = 30
-    other_data(config, dict(dir="other pictures"), config.copy_and_resolve_references())
-    assert (config.data.dir, config.data.limit) == ("other pictures", 0)
+    settings["data"].update(name="folder", limit=30)
+    data = other_data(settings, dict(dir="other pictures"), Source(name="folder", limit=30))["data"]
+    assert (data["dir"], data["limit"]) == ("other pictures", 0)
 
 
 def test_lines_of_scores(tmp_path):
@@ -120,7 +120,7 @@ def test_a_failed_evaluator_does_not_lose_the_others(run, monkeypatch):
     [
         (dict(labels="none"), "data.name='digits' has no labelled test images, which knn, linear need"),
         (dict(name="array", dir="COLOURS", limit=0), "has 3 colours, the run was trained on 1"),
-        (dict(limit=4), r"evals.knn: k=5: between 1 and the 4 training images"),
+        (dict(limit=4), r"evals.knn.k=5: between 1 and the 4 training images"),
     ],
 )
 def test_data_that_do_not_go_together(change, message, run, tmp_path):

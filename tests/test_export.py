@@ -69,7 +69,7 @@ def test_the_lines_for_torchvision(head, run, tmp_path, monkeypatch):
 
 
 def test_the_lines_for_known_models():
-    lines = snippets.torchvision("a.safetensors", ResNet(depth=50), 3)
+    lines = snippets.torchvision("a.safetensors", ResNet(depth=50, stem="imagenet"), 3)
     assert lines[1:3] == ["model = torchvision.models.resnet50()", "model.fc = torch.nn.Identity()"]
     lines = snippets.torchvision("a.safetensors", ResNet(depth=18, stem="cifar"), 3)
     assert lines[2] == "model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)"

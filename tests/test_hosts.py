@@ -28,7 +28,7 @@ from ssl_jax.settings.resolve import SettingError
 # that process 1 is asked to stop in its second stage, one on pictures that a worker of each decodes, one from a run
 # that process 1 does not see, and one in which process 1 is killed.
 WORKER = """
-import io, os, signal, sys
+import io, json, os, signal, sys
 from rich.console import Console
 from ssl_jax.runtime import command
 from ssl_jax.runtime import preemption
@@ -41,7 +41,7 @@ from helpers.several_processes import short
 run, update, build, happens, plans = train.run, ProgressBar.update, train.build, {{}}, {{}}
 
 def built(config):  # once, so that JAX need not trace and compile the steps of a second run like the first
-    key = config.to_json()
+    key = json.dumps(config, sort_keys=True)
     plans[key] = plans.get(key) or build(config)
     return plans[key]
 

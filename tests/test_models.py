@@ -43,7 +43,7 @@ def test_backbone_parameters(depth, stem, width, parameters):
     ("width", "hidden", "parameters"), [(64, 2048, 28_354_752), (128, 8192, 128_918_784), (256, 8192, 443_944_320)]
 )
 def test_swav_resnet50_parameters(width, hidden, parameters):
-    method = SwAV(Network(ResNet(50, width), Head(128, (hidden,))), prototypes=3000)
+    method = SwAV(Network(ResNet(50, width, "imagenet"), Head(128, (hidden,))), prototypes=3000)
     views = (jnp.zeros((1, 64, 64, 3)),) * 2
     params, _, _ = jax.eval_shape(lambda k: method.init(k, Batch(views, jnp.zeros(1))), jax.random.key(0))
     assert count(params) == parameters
@@ -52,7 +52,7 @@ def test_swav_resnet50_parameters(width, hidden, parameters):
 
 
 def test_preactivation_resnet18_parameters():
-    network = Network(PreActResNet(depth=18), Head(128))
+    network = Network(PreActResNet(depth=18, stem="imagenet"), Head(128))
     make = lambda: network.init(jax.random.key(0), (jnp.zeros((1, 64, 64, 3)),), train=False)
     assert count(jax.eval_shape(make)["params"]) == 11_244_480
 
@@ -194,10 +194,10 @@ def test_strided_convolution_pads_like_torch(key):
 
 PLAIN = [
     # backbone, its convolutions and BatchNorms, its first fully connected layer, at so many pixels
-    (AlexNet(), 3_745_824 + 2 * 1376, 9216 * 4096, 224, (55, 27, 13, 13, 13), (96, 256, 384, 384, 256)),
+    (AlexNet(stem="imagenet"), 3_745_824 + 2 * 1376, 9216 * 4096, 224, (55, 27, 13, 13, 13), (96, 256, 384, 384, 256)),
     (AlexNet(stem="narrow"), 3_205_824 + 2 * 1280, 6400 * 4096, 224, (54, 26, 12, 12, 12), (64, 192, 384, 384, 256)),
     (AlexNet(stem="cifar"), 3_718_176 + 2 * 1376, 4096 * 4096, 32, (32, 16, 8, 8, 8), (96, 256, 384, 384, 256)),
-    (VGG(), 14_710_464 + 2 * 4224, 25_088 * 4096, 224, (224, 112, 56, 28, 14), (64, 128, 256, 512, 512)),
+    (VGG(stem="imagenet"), 14_710_464 + 2 * 4224, 25_088 * 4096, 224, (224, 112, 56, 28, 14), (64, 128, 256, 512, 512)),
     (VGG(stem="cifar"), 14_710_464 + 2 * 4224, 512 * 4096, 32, (32, 16, 8, 4, 2), (64, 128, 256, 512, 512)),
 ]
 

@@ -263,11 +263,19 @@ BAD = (
 )
 
 
+def checked(cls, settings):
+    """A part that has passed all of its checks."""
+    part = cls(**settings)
+    if cls in (Neighbours, Contextual):
+        part.check_config(batch_size=8, epochs=4)
+    part.check(RunFacts(examples=9, batch_size=8, total_steps=4))
+    return part
+
+
 @pytest.mark.parametrize(("cls", "settings", "message"), BAD)
 def test_settings_that_cannot_be(cls, settings, message):
-    facts = RunFacts(examples=9, batch_size=8, total_steps=4)
     with pytest.raises(ValueError, match=message):
-        cls(**settings).check(facts)
+        checked(cls, settings)
 
 
 def test_the_boundary_filter_of_positives_is_checked_with_them():

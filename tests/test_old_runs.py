@@ -22,6 +22,7 @@ from ssl_jax.data import datasets
 from ssl_jax.inference.pretrained import export
 from ssl_jax.settings import old_records
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.whole_config import completed
 
 COMMON = {
     "data.limit": 256,
@@ -149,3 +150,17 @@ def test_a_setting_that_comes_later_leaves_older_records_as_they_were(monkeypatc
     assert found["evals"]["knn"]["k"] == 7
     assert set(found["evals"]) == {"knn", "clustering"}
     assert "k" not in record["evals"]["knn"]
+
+
+def test_an_evaluator_whose_default_has_changed_keeps_the_older_one():
+    record = json.loads(json.dumps(completed(config_of("swav", "digits"))))
+    record["evals"] = {"near": {"name": "knn"}, "knn": {"k": 7}, "knn_grid": {}}
+    found = old_records.with_later_settings(record)["evals"]
+    assert (found["near"]["k"], found["knn"]["k"], found["knn_grid"]["k"]) == (200, 7, [1, 10, 50, 200])
+    assert found["near"]["temperature"] == 0.1
+
+
+def test_settings_of_a_part_that_is_gone_stay_as_they_are():
+    record = json.loads(json.dumps(completed(config_of("swav", "digits"))))
+    record["method"] = {"name": "no_such_package.method", "strength": 3}
+    assert old_records.with_later_settings(record)["method"] == record["method"]

@@ -235,7 +235,7 @@ def test_recipes_have_the_published_settings(name, expected):
     [
         ("init", "he", "model: init='he': choose one of torchvision, torch, tensorflow"),
         ("init", 3, "model.init=3 has the wrong type"),
-        ("bn_momentum", 0.0, "model: bn_momentum=0.0: above 0 and at most 1"),
+        ("bn_momentum", 0.0, "model.bn_momentum=0.0: above 0 and at most 1"),
     ],
 )
 def test_settings_that_cannot_be(setting, value, message):

@@ -16,6 +16,7 @@ from ssl_jax.data.augment import View, crop_box
 from ssl_jax.data.datasets import Dataset, Images
 from ssl_jax.settings import ranges
 from ssl_jax.settings.resolve import SettingError, available
+from ssl_jax.settings.sections import settings_of
 
 INFINITE = (math.nan, math.inf, -math.inf, 1e39)
 HUGE = (2**63, 10**5000)
@@ -45,7 +46,7 @@ def every_config():
     config = config_of("conr", "digits")
     config.evals = ConfigDict()
     for name, cls in available("ssl_jax.evaluation", "Evaluator").items():
-        fields = {f.name: f.default for f in dataclasses.fields(cls) if f.name != "facts"}
+        fields = settings_of(cls)
         config.evals[name] = fields | dict(batch_size=128) if name == "purity" else fields
     yield config
 
@@ -93,7 +94,7 @@ def settings():
     """(config, path, value) of every setting of every config, each once of those that are told apart by no check."""
     found = {}
     for config in every_config():
-        config = completed(config)
+        config = ConfigDict(completed(config))
         for path, value in leaves(config):
             found.setdefault((generic(path), repr(value), owner(config, path)), (config, path, value))
     return list(found.values())
@@ -182,13 +183,13 @@ def test_large_values_inside_a_range_build():
         ("optim.trust", 0.0, "optim.trust=0.0: above 0 and finite"),
         ("optim.schedule.at_epochs", (1.0, math.nan), r"optim.schedule.at_epochs\[1\]=nan: give a finite number"),
         ("optim.schedule.at_epochs", (1e12,), r"at_epochs\[0\]=1000000000000.0: between 0 and 1,000,000"),
-        ("optim.groups.predictor.frozen_epochs", 1e30, r"predictor: frozen_epochs=1e\+30: between 0 and 1,000,000"),
+        ("optim.groups.predictor.frozen_epochs", 1e30, r"predictor.frozen_epochs=1e\+30: between 0 and 1,000,000"),
         ("optim.groups.predictor.weight_decay", -0.5, "weight_decay=-0.5: at least 0, or -1 for the optimiser's own"),
-        ("method.loss_scale", 0.0, "method: loss_scale=0.0: above 0 and finite"),
-        ("positives.alpha", 101.0, "positives: alpha=101.0: between 0 and 100"),
-        ("evals.purity.layers", 10**9, "evals.purity: layers=1000000000: at least 1 and at most 100"),
-        ("augment.pair.count", 10**9, "augment.pair: count=1000000000: at least 1 and at most 1,000"),
-        ("augment.pair.scale", (0.5, 1.5), r"augment.pair: scale\[1\]=1.5: between 0 and 1"),
+        ("method.loss_scale", 0.0, "method.loss_scale=0.0: above 0 and finite"),
+        ("positives.alpha", 101.0, "positives.alpha=101.0: between 0 and 100"),
+        ("evals.purity.layers", 10**9, "evals.purity.layers=1000000000: at least 1 and at most 100"),
+        ("augment.pair.count", 10**9, "augment.pair.count=1000000000: at least 1 and at most 1,000"),
+        ("augment.pair.scale", (0.5, 1.5), r"augment.pair.scale\[1\]=1.5: between 0 and 1"),
         ("stages.pretrain.until_epoch", math.inf, "stages.pretrain.until_epoch=inf: give a finite number"),
         ("data.limit", -1, "data.limit=-1: at least 0"),
         ("data.workers", 10**6, "data.workers=1000000"),
@@ -198,7 +199,7 @@ def test_large_values_inside_a_range_build():
     ],
 )
 def test_lines_before_any_data_are_read(path, value, message, monkeypatch):
-    monkeypatch.setattr("ssl_jax.build.datasets.load", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr("ssl_jax.build.datasets.load_from", lambda *_, **__: pytest.fail("data were read"))
     config = put(config_of("conr", "digits"), path, value)
     if path.endswith("at_epochs"):
         config.optim.schedule.name = "drops"

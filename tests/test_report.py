@@ -57,7 +57,7 @@ def run(tmp_path_factory):
     config = tiny("conr")
     config.epochs, config.evals = 2, dict(knn=dict(k=5), clustering=dict(restarts=2, iterations=5))
     plan = build(config)
-    with claim(folder, plan.config, plan.dataset.fingerprint(), plan.dataset.facts()):
+    with claim(folder, plan.record, plan.dataset.fingerprint(), plan.dataset.facts()):
         start = surroundings.Start(folder, 0)
         saved = checkpoint.Checkpoints(folder, {})
         saved.save(16, jax.jit(lambda key: init_state(plan, plan.stages[0], key))(jax.random.key(0)))

@@ -1,5 +1,6 @@
 """Stopped anywhere and gone on, every method ends where it would have ended, bit for bit."""
 
+import json
 import signal
 
 import pytest
@@ -28,7 +29,7 @@ def build_once(monkeypatch):
     plans, build = {}, train.build
 
     def shared(config):
-        key = config.to_json()
+        key = json.dumps(config, sort_keys=True)
         plans[key] = plans.get(key) or build(config)
         return plans[key]
 

@@ -15,6 +15,7 @@ from helpers.runs import LAST, arrays, assert_same_run, finish, quiet, records, 
 from rich.console import Console
 
 from ssl_jax import train
+from ssl_jax.build import completed
 from ssl_jax.data import datasets
 from ssl_jax.evaluation.knn import KNN
 from ssl_jax.inference.pretrained import untrained
@@ -167,7 +168,10 @@ def test_conflicting_config_is_refused_with_the_difference(uninterrupted):
 
 def test_one_folder_belongs_to_one_process(uninterrupted):
     images = datasets.load("digits", limit=256).fingerprint()
-    with claim(uninterrupted, tiny(), images), pytest.raises(SettingError, match="another process is training in"):
+    with (
+        claim(uninterrupted, completed(tiny()), images),
+        pytest.raises(SettingError, match="another process is training in"),
+    ):
         train.run(tiny(), uninterrupted, console=quiet())
 
 

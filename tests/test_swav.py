@@ -137,6 +137,15 @@ def test_hard_codes_are_one_hot(key):
     np.testing.assert_array_equal(np.sort(codes, axis=-1)[..., -2:], np.broadcast_to([0.0, 1.0], (2, 8, 2)))
 
 
+def checked(**settings):
+    """A method that has passed all of its checks."""
+    facts = RunFacts(examples=70, batch_size=8)
+    method = SwAV(methods.network(), **settings, facts=facts)
+    method.check_config(batch_size=8, epochs=4)
+    method.check(facts)
+    return method
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -148,9 +157,8 @@ def test_hard_codes_are_one_hot(key):
     ],
 )
 def test_refusals(settings, message):
-    facts = RunFacts(examples=70, batch_size=8)
     with pytest.raises(ValueError, match=message):
-        SwAV(methods.network(), **dict(prototypes=12) | settings, facts=facts).check(facts)
+        checked(**dict(prototypes=12) | settings)
 
 
 def test_no_number_of_prototypes_follows_the_classes():

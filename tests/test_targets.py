@@ -10,7 +10,7 @@ import pytest
 from helpers import methods
 
 from ssl_jax import train
-from ssl_jax.interface import Batch, RunFacts, TrainState
+from ssl_jax.interface import Batch, TrainState
 from ssl_jax.methods.byol import BYOL, BYOLState
 from ssl_jax.methods.common import target_network
 from ssl_jax.methods.moco import MoCo
@@ -278,4 +278,4 @@ BAD = (
 @pytest.mark.parametrize(("cls", "settings", "message"), BAD)
 def test_settings_that_cannot_be(cls, settings, message):
     with pytest.raises(ValueError, match=message):
-        cls(methods.network(), **settings).check(RunFacts(batch_size=8))
+        cls(methods.network(), **settings).check_config(batch_size=8, epochs=4)

@@ -44,7 +44,7 @@ def tensors_of(network):
 
 @pytest.mark.parametrize(("depth", "size"), [(10, (47, 65)), (18, (64, 64)), (50, (64, 64))])
 def test_features_are_torchvisions(depth, size, golden):
-    data, network = golden("torchvision_resnet"), ResNet(depth=depth)
+    data, network = golden("torchvision_resnet"), ResNet(depth=depth, stem="imagenet")
     tensors = tensors_of(network)
     assert set(tensors) == set(data[f"names_{depth}"].tolist())
     images = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
@@ -146,10 +146,12 @@ def test_other_heads_of_swavs_authors(small, tmp_path):
 
 @pytest.mark.parametrize(("width", "parameters"), [(128, 93_907_072), (256, 375_378_176)])
 def test_widths_are_those_of_the_released_files(width, parameters):
-    empty = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes_of(ResNet(depth=50, width=width)))
+    empty = jax.tree.map(
+        lambda x: np.broadcast_to(np.float32(0), x.shape), shapes_of(ResNet(depth=50, width=width, stem="imagenet"))
+    )
     tensors = torch_weights.to_torch(empty)
     assert sum(x.size for name, x in tensors.items() if "running_" not in name) == parameters
-    assert backbone_of(tensors, "x") == ResNet(depth=50, width=width)
+    assert backbone_of(tensors, "x") == ResNet(depth=50, width=width, stem="imagenet")
 
 
 def test_tensors_that_do_not_fit_are_named(small):
@@ -188,7 +190,10 @@ def test_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(("depth", "size"), [(18, (64, 64)), (18, (47, 65)), (50, (64, 64)), (50, (33, 50))])
 def test_there_and_back_again(depth, size, tmp_path):
     torch, torchvision = torchs()
-    network, images = ResNet(depth=depth), np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
+    network, images = (
+        ResNet(depth=depth, stem="imagenet"),
+        np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32),
+    )
     start = jax.tree.map(np.asarray, torch_weights.from_torch(tensors_of(network), shapes_of(network)))
     own = jax.jit(lambda v, x: network.apply(v, x, train=False)["backbone"])
     weight_files.write(tmp_path / "ours.safetensors", torch_weights.to_torch(start))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bench_step import plan_of
+from ml_collections import ConfigDict
 
 from ssl_jax import train
 from ssl_jax.build import fresh_state
@@ -37,7 +38,7 @@ def config_of(case):
 
 def recipe(plan):
     """What the other side needs to know to do the same."""
-    config, stage = plan.config, plan.stages[-1]
+    config, stage = ConfigDict(plan.record), plan.stages[-1]
     shared = {name: config.optim[name] for name in ("name", "learning_rate", "weight_decay", "momentum")}
     return {
         "views": [dataclasses.asdict(view) for view in stage.views],

@@ -18,7 +18,7 @@ def label(run: Run, config, given, *, count: int = 0, by: str = "", report=print
     Args:
         run: gives the encoder.
         config: the run's own, with overrides of `data`.
-        given: those overrides by name ("dir"); see `pictures`.
+        given: those overrides by name ("dir"); see `restore.other_data`.
         count: K of k-means; 0: the method's own clusters, else as many as there are classes.
         by: "own", "kmeans" or "".
         report: takes a line on what is done, before it is.
@@ -28,32 +28,31 @@ def label(run: Run, config, given, *, count: int = 0, by: str = "", report=print
     """
     encoder = of_run(run)
     by = _flag(assignment.choice, encoder, count, by)
-    dataset = pictures(encoder, completed(config), given, run.plan.config)
+    settings = other_data(completed(config), given, run.plan.source)
+    dataset = pictures(encoder, settings)
     splits = [x.images for x in (dataset.train, dataset.test)[: 1 if dataset.joined else 2] if len(x)]
     if by == "kmeans" and not (count := count or len(dataset.classes)):
         raise SettingError("--clusters is missing: k-means has no classes to count here; give --clusters=K")
     _flag(assignment.check, by, count, sum(map(len, splits)))
     what = f"{len(encoder.prototypes)} prototypes of its own" if by == "own" else f"{count} clusters by k-means"
-    report(printable(f"{run.folder} at epoch {run.epoch:g}, on {config.data.name}: {what}"))
+    report(printable(f"{run.folder} at epoch {run.epoch:g}, on {settings['data']['name']}: {what}"))
     features = np.concatenate([encoder(x, encoder.clustered) for x in splits])
     return ClusterReport(assignment.of_features(encoder, features, by, count), dataset)
 
 
-def pictures(encoder: Encoder, config, given, own) -> Dataset:
-    """The data set of a config, of as many channels as the encoder takes.
-
-    Where `given` names other data than the run's, its settings of `own` do not count; see `restore.other_data`.
+def pictures(encoder: Encoder, settings: dict) -> Dataset:
+    """The data set of complete settings, of as many channels as the encoder takes.
 
     Raises:
         SettingError: other channels, or no such data.
     """
-    other_data(config, given, own)
+    name = settings["data"]["name"]
     said = "data.name={!r} has {} colours, the run was trained on {}"
-    if config.data.name == "folder" and encoder.channels != 3:
-        raise SettingError(said.format(config.data.name, 3, encoder.channels))
-    dataset = load_data(config)
+    if name == "folder" and encoder.channels != 3:
+        raise SettingError(said.format(name, 3, encoder.channels))
+    dataset = load_data(settings)
     if (channels := dataset.train.images.shape[-1]) != encoder.channels:
-        raise SettingError(said.format(config.data.name, channels, encoder.channels))
+        raise SettingError(said.format(name, channels, encoder.channels))
     return dataset
 
 

@@ -23,21 +23,28 @@ def load(name: str, **settings) -> Dataset:
     """The data set `name`.
 
     Args:
-        name: a key of `LOADERS`, or "tfds:" and a name of tensorflow_datasets.
+        name: a key of `LOADERS`, "tfds:" and a name of tensorflow_datasets, or a module of the user's by dotted name.
         **settings: fields of `Source`.
 
     Raises:
         SettingError: unknown name, a setting that does not fit, missing or damaged files (which, and the way out).
     """
-    source = check(name, **settings)
-    dataset = _loader(name)(source)
+    return load_from(fill(Source, dict(settings, name=name), "data"))
+
+
+def load_from(source: Source) -> Dataset:
+    """The data set that the settings of `config.data` describe; see `load`."""
+    check(source)
+    dataset = _loader(source.name)(source)
     source.check_channels(dataset.train.images.shape[-1])
     if not source.labelled:
         dataset = _unlabelled(dataset)
     if source.limit > len(dataset.train):
-        raise SettingError(f"data.limit={source.limit}: {name} has {len(dataset.train)} training images; 0 takes all")
+        raise SettingError(
+            f"data.limit={source.limit}: {source.name} has {len(dataset.train)} training images; 0 takes all"
+        )
     train = Images(*(a[: source.limit or None] for a in (dataset.train.images, dataset.train.labels)))
-    check_classes(train.labels, dataset.classes, source.dir or name, "the first" if source.limit else "all")
+    check_classes(train.labels, dataset.classes, source.dir or source.name, "the first" if source.limit else "all")
     if source.whole:
         train = _joined(train, dataset.test)
     joined = len(dataset.test) if source.whole else 0
@@ -45,10 +52,9 @@ def load(name: str, **settings) -> Dataset:
     return dataclasses.replace(dataset, train=train, joined=joined, **statistics)
 
 
-def check(name: str, **settings) -> Source:
-    """The settings of the data set `name`, in their ranges and for this kind of data set; nothing is read."""
-    source = fill(Source, settings, "data")
-    source.check()
+def check(source: Source) -> None:
+    """Raises a SettingError where settings do not fit the kind of data set; nothing is read."""
+    name = source.name
     _loader(name)
     if source.labels == "coarse" and not name.startswith(_COARSE):
         raise SettingError(f"data.labels='coarse': {name} has no coarse labels; choose fine or none")
@@ -58,7 +64,6 @@ def check(name: str, **settings) -> Source:
         raise SettingError(f"data.unlabelled={source.unlabelled!r}: only data sets of tfds have further splits")
     if source.download and name not in _FETCHED:
         raise SettingError(f"data.download=True: {name} cannot be downloaded, only {' and '.join(_FETCHED)}")
-    return source
 
 
 def _loader(name: str):

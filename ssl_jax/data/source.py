@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.settings import ranges
-from ssl_jax.settings.resolve import SettingError, in_section
+from ssl_jax.settings.resolve import SettingError
 
 UNLABELLED = -1
 _STATISTICS_FROM = 2000  # images that the channel statistics are computed from, at most
@@ -94,9 +94,10 @@ def stand_in(facts: dict) -> Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The settings of `config.data` but the name.
+    """The settings of `config.data`.
 
     Attributes:
+        name: of the data set: digits, cifar10, cifar100, folder, array, tfds:<name>, or a module of your own.
         dir: folder or file that the data set is read from.
         limit: keep the first `limit` training images; 0 keeps all.
         labels: "fine"; "coarse", for CIFAR-100; or "none", as if the data set had no labels.
@@ -115,6 +116,7 @@ class Source:
         mean, std: C channel statistics of pixels in 0..1; empty: the data set's own.
     """
 
+    name: str = "digits"
     dir: str = ""
     limit: int = 0
     labels: str = "fine"
@@ -135,36 +137,34 @@ class Source:
         """Whether labels are wanted."""
         return self.labels != "none"
 
-    def check(self):
-        """Raises a SettingError for values that no data set takes."""
+    def __post_init__(self):
         if self.labels not in ("fine", "coarse", "none"):
-            raise SettingError(f"data.labels={self.labels!r}: choose fine, coarse or none")
+            raise ValueError(f"labels={self.labels!r}: choose fine, coarse or none")
         for key in ("dir", "cache"):
             if "://" in getattr(self, key):
-                raise SettingError(f"data.{key}={getattr(self, key)}: a folder is wanted; mount the bucket as one")
+                raise ValueError(f"{key}={getattr(self, key)}: a folder is wanted; mount the bucket as one")
         if self.limit < 0:
-            raise SettingError(f"data.limit={self.limit}: at least 0; 0 takes all")
+            raise ValueError(f"limit={self.limit}: at least 0; 0 takes all")
         if self.store not in ("cache", "stream"):
-            raise SettingError(f"data.store={self.store!r}: choose cache or stream")
+            raise ValueError(f"store={self.store!r}: choose cache or stream")
         if self.store == "stream" and self.skip_corrupt:
-            raise SettingError(
-                "data.skip_corrupt=True: data.store=stream learns only during training which files are bad, when their "
+            raise ValueError(
+                "skip_corrupt=True: data.store=stream learns only during training which files are bad, when their "
                 "rows are given away; set data.store=cache, or take the bad files out"
             )
         if self.workers < 0:
-            raise SettingError(f"data.workers={self.workers}: at least 0; 0 decodes in threads")
+            raise ValueError(f"workers={self.workers}: at least 0; 0 decodes in threads")
         if self.workers and self.store != "stream":
-            raise SettingError(f"data.workers={self.workers} decode streamed images; they go with data.store=stream")
-        with in_section("data"):
-            ranges.count(0, limit=self.limit)
-            ranges.count(1, 2**14, size=self.size)
-            ranges.count(0, ranges.MANY, workers=self.workers)
+            raise ValueError(f"workers={self.workers} decode streamed images; they go with data.store=stream")
+        ranges.count(0, limit=self.limit)
+        ranges.count(1, 2**14, size=self.size)
+        ranges.count(0, ranges.MANY, workers=self.workers)
         if not 0 < self.test_share < 1:
-            raise SettingError(f"data.test_share={self.test_share}: between 0 and 1, both left out")
+            raise ValueError(f"test_share={self.test_share}: between 0 and 1, both left out")
         if not all(0 <= value <= 1 for value in self.mean):
-            raise SettingError(f"data.mean={self.mean}: within 0 and 1, as pixels are scaled to 0..1")
+            raise ValueError(f"mean={self.mean}: within 0 and 1, as pixels are scaled to 0..1")
         if not all(0 < value <= 1 for value in self.std):
-            raise SettingError(f"data.std={self.std}: above 0 and at most 1, as pixels are scaled to 0..1")
+            raise ValueError(f"std={self.std}: above 0 and at most 1, as pixels are scaled to 0..1")
 
     def check_channels(self, channels: int):
         """Raises a SettingError where `mean` or `std` is given for another number of channels."""

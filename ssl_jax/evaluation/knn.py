@@ -66,7 +66,7 @@ class KNN(interface.Evaluator):
         source: of the training images' features: "recomputed", or "bank", which holds embeddings alone.
     """
 
-    k: int = 200
+    k: int = 20
     temperature: float = 0.1
     feature: str = "embedding"
     source: str = "recomputed"

@@ -113,7 +113,7 @@ def untrained(config) -> Encoder:
         SettingError: something in the config or the data cannot be used.
     """
     plan = build(config)
-    return of_run(Run(Path(), plan, fresh_state(plan, jax.random.key(plan.config.seed)), 0))
+    return of_run(Run(Path(), plan, fresh_state(plan, jax.random.key(plan.settings.seed)), 0))
 
 
 def of_run(run: Run) -> Encoder:
@@ -259,7 +259,9 @@ def export(run: Run, path, *, head: bool = False) -> dict[str, np.ndarray]:
     """
     stage = run.plan.stages[-1]
     if type(stage.method.network.backbone) is not ResNet:
-        raise SettingError(f"model.name={run.plan.config.model.name!r} has no names in torchvision; only resnet does")
+        raise SettingError(
+            f"model.name={run.plan.record['model']['name']!r} has no names in torchvision; only resnet does"
+        )
     params, stats = run.state.params["network"], run.state.batch_stats
     stats = stats.get("network", stats)
     tensors = torch_weights.to_torch(dict(params=params["backbone"], batch_stats=stats["backbone"]))

@@ -1,7 +1,6 @@
 """A trained run's features on any data set, and its scores there."""
 
 import dataclasses
-import json
 from typing import Any
 
 import jax
@@ -39,21 +38,23 @@ class Evaluation:
 
 
 def evaluation_of(run: Run, config) -> Evaluation:
-    """Evaluators of `config`, on its data, for a run.
+    """The evaluators of a config, on its data, for a run.
+
+    Args:
+        run: gives the encoder.
+        config: the run's own settings with changes, as a ConfigDict or plain dicts.
 
     Raises:
         SettingError: data or evaluators that do not go together, or not with the run.
     """
-    config = completed(config)
-    dataset = load_data(config)
+    settings = completed(config)
+    name, dataset = settings["data"]["name"], load_data(settings)
     ours, theirs = run.plan.dataset.train.images.shape[-1], dataset.train.images.shape[-1]
     if ours != theirs:
-        raise SettingError(f"data.name={config.data.name!r} has {theirs} colours, the run was trained on {ours}")
+        raise SettingError(f"data.name={name!r} has {theirs} colours, the run was trained on {ours}")
     if not dataset.classes or not (dataset.test.labels >= 0).any():
-        raise SettingError(
-            f"data.name={config.data.name!r} has no labelled test images, which {', '.join(config.evals)} need"
-        )
-    evaluators = evaluators_of(config, dataset)
+        raise SettingError(f"data.name={name!r} has no labelled test images, which {', '.join(settings['evals'])} need")
+    evaluators = evaluators_of(settings["evals"], dataset)
     plan = dataclasses.replace(run.plan, dataset=dataset, evaluators=evaluators)
     check_features(plan)
     own = read_config(run.folder).get(FINGERPRINT) == dataset.fingerprint()
@@ -62,9 +63,8 @@ def evaluation_of(run: Run, config) -> Evaluation:
             raise SettingError(
                 f"evals.{key} reads the run's {', '.join(evaluator.reads)}, which is of the images trained on alone"
             )
-    resident = dataset.resident(config.resident_gb)
+    resident = dataset.resident(settings["resident_gb"])
     put = lambda x: jax.device_put(x, replicated(make_mesh())) if resident else x
-    settings = json.loads(config.to_json_best_effort())
-    settings = dict(data=settings["data"], evals=settings["evals"])
+    recorded = dict(data=settings["data"], evals=settings["evals"])
     scores = Scorer(plan, put(dataset.train.images), put(dataset.test.images))
-    return Evaluation(run, scores, run.state if own else None, config.data.name, settings)
+    return Evaluation(run, scores, run.state if own else None, name, recorded)

@@ -73,15 +73,17 @@ class AnchorNeighbourhood(interface.Method):
             )
         ranges.count(1, neighbours=self.neighbours)
 
+    def check_config(self, batch_size: int, epochs: int) -> None:
+        """The rounds divide the epochs."""
+        if epochs % (self.rounds + 1):
+            near = max(round(epochs / (self.rounds + 1)), 1) * (self.rounds + 1)
+            raise ValueError(f"rounds={self.rounds} and round 0 do not divide epochs={epochs}; try epochs={near}")
+
     def check(self, facts: RunFacts) -> None:
         """Raises ValueError for too many neighbours, or rounds that do not divide the epochs."""
         if self.neighbours >= facts.examples:
             others = f"the {facts.examples - 1} other images"
             raise ValueError(f"neighbours={self.neighbours}: between 1 and {others}")
-        if facts.total_steps % (facts.steps_per_epoch * (self.rounds + 1)):
-            epochs = facts.total_steps // facts.steps_per_epoch
-            near = max(round(epochs / (self.rounds + 1)), 1) * (self.rounds + 1)
-            raise ValueError(f"rounds={self.rounds} and round 0 do not divide epochs={epochs}; try epochs={near}")
 
     @property
     def _share(self) -> Fraction:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ssl_jax import interface
-from ssl_jax.interface import Aux, RunFacts
+from ssl_jax.interface import Aux
 from ssl_jax.methods.common import collapse, target_network
 from ssl_jax.methods.common.target_network import TargetNetwork
 from ssl_jax.models.network import Network
@@ -67,9 +67,9 @@ class MoCo(interface.Method):
         if self.denominator not in ("each", "own"):
             raise ValueError(f"denominator={self.denominator!r}: choose each or own")
 
-    def check(self, facts: RunFacts) -> None:
+    def check_config(self, batch_size: int, epochs: int) -> None:
         """Raises ValueError for a queue that whole steps do not fill."""
-        entering = facts.batch_size * (2 if self.symmetric else 1)
+        entering = batch_size * (2 if self.symmetric else 1)
         if self.queue_length % entering:
             keys = f"the {entering} keys of a step"
             raise ValueError(f"queue_length={self.queue_length}: a multiple of {keys}")

@@ -76,16 +76,21 @@ class SwAV(interface.Method):
         if not self.assign or len(set(self.assign)) != len(self.assign):
             raise ValueError(f"assign={self.assign}: give different view numbers, such as (0, 1)")
 
+    def check_config(self, batch_size: int, epochs: int) -> None:
+        """The queue is filled by whole batches."""
+        if self.queue_length % batch_size:
+            way_out = max(self.queue_length // batch_size, 1) * batch_size
+            raise ValueError(
+                f"queue_length={self.queue_length} is not a multiple of batch_size={batch_size}; try {way_out}"
+            )
+
     def check(self, facts: RunFacts) -> None:
         """Raises ValueError for too many prototypes, or a queue that is not filled in time."""
         if not 2 <= self.clusters <= facts.examples:
             images = f"the {facts.examples} training images"
             raise ValueError(f"prototypes={self.clusters}: between 2 and {images}")
-        length, size = self.queue_length, facts.batch_size
-        if length % size:
-            wrong = f"queue_length={length} is not a multiple of batch_size={size}"
-            raise ValueError(f"{wrong}; try {max(length // size, 1) * size}")
-        first_used = self._queue_starts + length // size
+        length = self.queue_length
+        first_used = self._queue_starts + length // facts.batch_size
         if length and facts.total_steps and first_used >= facts.total_steps:
             first = f"{first_used / facts.steps_per_epoch:.4g}"
             last = f"{facts.total_steps / facts.steps_per_epoch:.4g}"

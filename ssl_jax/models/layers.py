@@ -130,7 +130,7 @@ class Head(nn.Module):
         bn_momentum: by how much running statistics move with a batch, torch's `momentum`.
     """
 
-    dim: int
+    dim: int = 128
     hidden: tuple[int, ...] = ()
     batch_norm: bool = True
     bias: bool = True

@@ -47,7 +47,7 @@ class PreActResNet(nn.Module):
 
     depth: int = 18
     width: int = 64
-    stem: str = "imagenet"
+    stem: str = "cifar"
     dtype: str = "float32"
     remat: bool = False
     bn_groups: int = 1

@@ -23,7 +23,7 @@ class VGG(nn.Module):
     """
 
     width: int = 64
-    stem: str = "imagenet"
+    stem: str = "cifar"
     hidden: tuple[int, ...] = (4096, 4096)
     dtype: str = "float32"
     remat: bool = False

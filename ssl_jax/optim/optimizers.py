@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ssl_jax.settings import ranges
 from ssl_jax.settings.resolve import SettingError, unknown
 
 
@@ -78,28 +79,53 @@ def larc(learning_rate, *, momentum=0.9, weight_decay, trust=0.001, clip=False) 
         trust: trust coefficient.
         clip: never exceed the plain SGD step.
     """
-    return scheduled(_larc(weight_decay, momentum=momentum, trust=trust, clip=clip), learning_rate)
+    return scheduled(_larc(weight_decay, Directions(momentum=momentum, trust=trust, clip=clip)), learning_rate)
 
 
-def _larc(weight_decay, *, momentum=0.9, trust=0.001, clip=False):
-    return optax.chain(scale_by_larc(weight_decay=weight_decay, trust=trust, clip=clip), optax.trace(momentum))
+@dataclasses.dataclass(frozen=True)
+class Directions:
+    """What the directions of `DIRECTIONS` can be told; each reads the settings that it has.
+
+    Attributes:
+        momentum: of the buffer of LARC, LARS and SGD.
+        nesterov: of SGD.
+        trust: trust coefficient of LARC and LARS.
+        clip: LARC never exceeds the plain SGD step.
+        b1, b2: decays of Adam's two moments.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+    trust: float = 0.001
+    clip: bool = False
+    b1: float = 0.9
+    b2: float = 0.999
+
+    def __post_init__(self):
+        ranges.below_one(momentum=self.momentum, b1=self.b1, b2=self.b2)
+        ranges.positive(trust=self.trust)
 
 
-def _sgd(weight_decay, *, momentum=0.9, nesterov=False):
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum, nesterov))
+def _larc(weight_decay: float, settings: Directions):
+    scale = scale_by_larc(weight_decay=weight_decay, trust=settings.trust, clip=settings.clip)
+    return optax.chain(scale, optax.trace(settings.momentum))
 
 
-def _adam(weight_decay, *, b1=0.9, b2=0.999):
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam(b1, b2))
-
-
-def _lars(weight_decay, *, momentum=0.9, trust=0.001):
+def _lars(weight_decay: float, settings: Directions):
     """As BYOL was trained with: trust |p| / |g + wd p|, into the momentum buffer; the rate outside it."""
-    scale = optax.scale_by_trust_ratio(trust_coefficient=trust)
-    return optax.chain(optax.add_decayed_weights(weight_decay), scale, optax.trace(momentum))
+    scale = optax.scale_by_trust_ratio(trust_coefficient=settings.trust)
+    return optax.chain(optax.add_decayed_weights(weight_decay), scale, optax.trace(settings.momentum))
 
 
-# name -> direction(weight_decay, **settings); weight decay is coupled in all, as in torch.optim.
+def _sgd(weight_decay: float, settings: Directions):
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(settings.momentum, settings.nesterov))
+
+
+def _adam(weight_decay: float, settings: Directions):
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam(settings.b1, settings.b2))
+
+
+# name -> direction(weight_decay, settings); weight decay is coupled in all, as in torch.optim.
 DIRECTIONS = {"larc": _larc, "lars": _lars, "sgd": _sgd, "adam": _adam}
 
 
@@ -143,20 +169,21 @@ def build(
         weight_decay: of all parameters that no group says otherwise for.
         groups: a parameter belongs to the first group whose pattern is in its path ("network/head/linear1/...").
         peak: the rate of groups with `fixed_rate`.
-        settings: of the directions (momentum, trust, ...); each takes those it has.
+        **settings: fields of `Directions` (momentum, trust, ...).
 
     Raises:
         SettingError: an unknown optimiser or setting; at `init`, a pattern that matches no parameter.
     """
-    known = {key for direction in DIRECTIONS.values() for key in direction.__kwdefaults__}
+    known = [field.name for field in dataclasses.fields(Directions)]
     for key in settings:
         if key not in known:
-            raise SettingError(unknown(f"optim.{key}", key, list(known)))
+            raise SettingError(unknown(f"optim.{key}", key, known))
+    directions = Directions(**settings)
 
     def one(group):
         decay = weight_decay if group.weight_decay < 0 else group.weight_decay
         rate = lambda step: group.factor * (peak if group.fixed_rate else schedule(step))
-        return scheduled(_direction(group.name or name, decay, settings), rate, frozen_steps=group.frozen_steps)
+        return scheduled(_direction(group.name or name, decay, directions), rate, frozen_steps=group.frozen_steps)
 
     rest = Group("")
     if not groups:
@@ -168,8 +195,7 @@ def build(
 def _direction(name, weight_decay, settings):
     if name not in DIRECTIONS:
         raise SettingError(f"optim.name={name!r} is not known; choose one of: {', '.join(DIRECTIONS)}")
-    takes = DIRECTIONS[name].__kwdefaults__
-    return DIRECTIONS[name](weight_decay, **{k: v for k, v in settings.items() if k in takes})
+    return DIRECTIONS[name](weight_decay, settings)
 
 
 def labels(params, groups: tuple[Group, ...]):

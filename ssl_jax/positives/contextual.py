@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ssl_jax.interface import PositiveSet, RunFacts
+from ssl_jax.interface import PositiveSet
 from ssl_jax.ops.neighbours import contextual_neighbours
 from ssl_jax.positives.boundary import Boundary
 from ssl_jax.positives.filtered import Filtered
@@ -39,13 +39,11 @@ class Contextual(Filtered):
         ranges.count(1, 100, layers=self.layers)
         ranges.between(0, 100, alpha=self.alpha)
 
-    def check(self, facts: RunFacts) -> None:
+    def check_config(self, batch_size: int, epochs: int) -> None:
         """Raises ValueError for more neighbours than a batch has, or as `boundary` does."""
-        super().check(facts)
         for name, value in (("k", self.k), ("k1", self.k1)):
-            if value >= facts.batch_size:
-                size = facts.batch_size
-                raise ValueError(f"{name}={value}: at least 1 and below batch_size={size}")
+            if value >= batch_size:
+                raise ValueError(f"{name}={value}: at least 1 and below batch_size={batch_size}")
 
     def select(self, pos_state, keys, index, step) -> PositiveSet:
         """The k nearest by context, of equal weight."""

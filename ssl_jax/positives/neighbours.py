@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from ssl_jax.interface import PositiveSet, RunFacts
+from ssl_jax.interface import PositiveSet
 from ssl_jax.ops.vectors import dot
 from ssl_jax.positives.boundary import Boundary
 from ssl_jax.positives.filtered import Filtered
@@ -26,11 +26,10 @@ class Neighbours(Filtered):
     def __post_init__(self):
         ranges.count(1, k=self.k)
 
-    def check(self, facts: RunFacts) -> None:
+    def check_config(self, batch_size: int, epochs: int) -> None:
         """Raises ValueError for more neighbours than a batch has, or as `boundary` does."""
-        super().check(facts)
-        if self.k >= facts.batch_size:
-            raise ValueError(f"k={self.k}: at least 1 and below batch_size={facts.batch_size}")
+        if self.k >= batch_size:
+            raise ValueError(f"k={self.k}: at least 1 and below batch_size={batch_size}")
 
     def select(self, pos_state, keys, index, step) -> PositiveSet:
         """The k nearest, of equal weight."""

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssl_jax.build import completed, load_data
 from ssl_jax.inference.scorer import features
@@ -24,7 +23,7 @@ class Features:
     """Images and unit embeddings of a run at a checkpoint.
 
     Attributes:
-        config: of the run, with its data where they are now.
+        settings: of the run, with its data where they are now.
         images, labels, points: [N, H, W, C] uint8, [N] int32 (-1 unlabelled), [N, D] of images trained on.
         test_images, test_labels, test_points: likewise; empty where there is no test split, or it was trained on too.
         scores: [N, K] of prototypes, or None.
@@ -33,7 +32,7 @@ class Features:
         epoch: of the checkpoint.
     """
 
-    config: ConfigDict
+    settings: dict[str, Any]
     images: np.ndarray
     labels: np.ndarray
     points: np.ndarray
@@ -58,12 +57,14 @@ def of_run(folder, mesh, given, *, most: int = MOST, seed: int = 0) -> Features:
     Raises:
         SettingError: no checkpoint, no data where the run had them, or other images there.
     """
-    config = config_of(folder)
+    settings = config_of(folder)
     for name, value in given.items():
-        config.data[name.partition(".")[2]] = value
-    dataset = load_data(completed(config))
+        settings["data"][name.partition(".")[2]] = value
+    dataset = load_data(completed(settings))
     if read_config(folder).get(FINGERPRINT, dataset.fingerprint()) != dataset.fingerprint():
-        raise SettingError(f"data.name={config.data.name!r} holds other images now than {folder} was trained on")
+        raise SettingError(
+            f"data.name={settings['data']['name']!r} holds other images now than {folder} was trained on"
+        )
     run = open_run(folder, mesh)
     stage = run.plan.stages[-1]
     rng = np.random.default_rng(seed)
@@ -79,7 +80,7 @@ def of_run(folder, mesh, given, *, most: int = MOST, seed: int = 0) -> Features:
     train = images, np.asarray(dataset.train.labels)[rows], points
     test = test_images, np.asarray(dataset.test.labels)[tests], test_points
     classes = tuple(printable(encodable(name)) for name in dataset.classes)  # figures draw no others
-    return Features(config, *train, *test, scores, classes, len(dataset.train), run.epoch)
+    return Features(settings, *train, *test, scores, classes, len(dataset.train), run.epoch)
 
 
 def _drawn(rng, count, most):

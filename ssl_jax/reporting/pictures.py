@@ -141,9 +141,9 @@ def class_map(x) -> Picture:
 
 def tsne(x) -> Picture:
     """t-SNE; where the run leaves boundary samples out, these small."""
-    near, keep = None, x.config.positives.get("boundary", {}).get("keep", 1.0)
+    near, keep = None, x.settings["positives"].get("boundary", {}).get("keep", 1.0)
     if keep < 1:
-        clusters = x.config.positives.boundary.clusters or len(x.names)
+        clusters = x.settings["positives"]["boundary"]["clusters"] or len(x.names)
         found = kmeans(jax.random.key(0), jnp.asarray(x.points), clusters, iterations=50, restarts=10)
         ratio = boundary_ratio(jnp.asarray(x.points), found.centroids, found.labels)
         near = ~np.asarray(inside(ratio, max(int(keep * len(x.points)), 1)))
@@ -161,7 +161,7 @@ def tsne(x) -> Picture:
 
 def purity(x) -> Picture:
     """How many of the K nearest in a batch of 256, the paper's, are of one's class, K = 1 to 30."""
-    own, batch_size = x.config.evals.get("purity", {}), min(256, len(x.points))
+    own, batch_size = x.settings["evals"].get("purity", {}), min(256, len(x.points))
     settings = {k: v for k, v in own.items() if k not in ("name", "neighbours", "batch_size", "feature")}
     settings |= dict(neighbours=tuple(range(1, min(30, batch_size - 1) + 1)), batch_size=batch_size)
     facts = RunFacts(examples=len(x.points), classes=len(x.names))

@@ -8,6 +8,7 @@ from ssl_jax.runs import provenance, run_folder
 from ssl_jax.runs.checkpoint_files import check_path
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runs.scores import latest_scores
+from ssl_jax.settings.old_records import BESIDE
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.text import encodable, printable
 
@@ -80,7 +81,7 @@ def names_of(folders) -> list[str]:
 
 def _read(path, name):
     recorded = run_folder.read_config(path)
-    settings = {k: v for k, v in recorded.items() if k not in run_folder.NOT_SETTINGS}
+    settings = {k: v for k, v in recorded.items() if k not in BESIDE}
     facts = recorded.get(run_folder.FACTS) or {}
     lines = path / "evaluations.jsonl"
     evaluations = _lines(lines.read_bytes()) if lines.is_file() else []

@@ -8,16 +8,16 @@ import jax
 from ml_collections import ConfigDict
 
 from ssl_jax.build import Plan, build
-from ssl_jax.data.source import stand_in
+from ssl_jax.data.source import Source, stand_in
 from ssl_jax.interface import TrainState
 from ssl_jax.runs import run_folder
 from ssl_jax.runs.checkpoint_reader import CheckpointReader
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runtime.sharding import replicated, state_shardings
-from ssl_jax.settings import defaults
-from ssl_jax.settings.old_records import with_later_settings
+from ssl_jax.settings.old_records import BESIDE, with_later_settings
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError, choose
+from ssl_jax.settings.sections import settings_of
 
 PARTS = ("params", "batch_stats", "method", "step")  # what features and evaluators read
 
@@ -37,14 +37,14 @@ class Run:
         return self.step / self.plan.steps_per_epoch
 
 
-def config_of(workdir) -> ConfigDict:
-    """The complete config of a run folder.
+def config_of(workdir) -> dict[str, Any]:
+    """All settings of a run, as plain dicts.
 
     Raises:
         SettingError: it is no run folder.
     """
     record = with_later_settings(run_folder.read_config(workdir))
-    return ConfigDict({k: _tuples(v) for k, v in record.items() if k not in run_folder.NOT_SETTINGS})
+    return {k: _tuples(v) for k, v in record.items() if k not in BESIDE}
 
 
 def config_for(workdir, evals) -> ConfigDict:
@@ -52,37 +52,37 @@ def config_for(workdir, evals) -> ConfigDict:
 
     They are there with all their settings, so that each can be given on the command line.
     """
-    config = config_of(workdir)
+    settings = config_of(workdir)
     if evals:
         keys = {name.rpartition(".")[2]: name for name in evals}  # by the last part of a dotted name
-        config.evals = {key: _settings(name, config.evals.get(key, {})) for key, name in keys.items()}
-        config.best = f"eval/{next(iter(keys))}/"
-    return config
+        settings["evals"] = {key: _settings(name, settings["evals"].get(key, {})) for key, name in keys.items()}
+        settings["best"] = f"eval/{next(iter(keys))}/"
+    return ConfigDict(settings)
 
 
-def other_data(config, given, own) -> None:
-    """Where `given` names other images than a run's, makes the `data` of `config` theirs: the rest is as usual.
+def other_data(settings: dict, given: dict, own: Source) -> dict:
+    """The settings with `data` made that of other images, where `given` names other ones than a run's.
 
     A limit of the run's images, say, says nothing of others. Name, size and cache stay. Other images: another
     `data.name`, or another folder of pictures; that a known set lies elsewhere (`data.dir`) changes nothing.
 
     Args:
-        config: the run's own, with what is given; changed in place.
+        settings: the run's own, with what is given.
         given: settings of `data` from the command line, by name.
-        own: the config of the run.
+        own: the data of the run.
     """
-    name = given.get("name", own.data.name)
-    if name == own.data.name and not (name == "folder" and "dir" in given):
-        return
-    kept = {name: config.data[name] for name in ("name", "size", "cache")}
-    config.data.update(dict(defaults.get_config().data) | kept | given)
+    name = given.get("name", own.name)
+    if name == own.name and not (name == "folder" and "dir" in given):
+        return settings
+    kept = {name: settings["data"][name] for name in ("name", "size", "cache")}
+    return settings | {"data": settings_of(Source) | kept | given}
 
 
-def _settings(name, own):
+def _settings(name: str, own: dict) -> dict:
+    """All settings of the evaluator `name`, for the run whose own settings of it are `own`."""
     cls = choose("ssl_jax.evaluation", own.get("name", name), "--evals", "Evaluator")
     named = {"name": name} if "." in name else {}
-    usual = {f.name: f.default for f in dataclasses.fields(cls) if f.name != "facts"}
-    return usual | named | dict(own)
+    return settings_of(cls) | named | own
 
 
 def open_run(workdir, mesh, which="latest") -> Run:
@@ -97,9 +97,9 @@ def open_run(workdir, mesh, which="latest") -> Run:
         SettingError: no run folder, no such checkpoint, or one that lacks what the config needs.
     """
     workdir = user_path(workdir, "--workdir")
-    config, facts = config_of(workdir), run_folder.read_config(workdir).get(run_folder.FACTS)
-    plan = build(config, stand_in(facts) if facts else None)
-    source = CheckpointReader(workdir, _step(which, workdir, config.best), setting="workdir")
+    facts = run_folder.read_config(workdir).get(run_folder.FACTS)
+    plan = build(config_of(workdir), stand_in(facts) if facts else None)
+    source = CheckpointReader(workdir, _step(which, workdir, plan.settings.best), setting="workdir")
     place = state_shardings(mesh, plan.shapes)
     source.check(plan.shapes, PARTS, place)
     fresh = jax.tree.map(lambda x, s: jax.device_put(jax.numpy.zeros(x.shape, x.dtype), s), plan.shapes, place)

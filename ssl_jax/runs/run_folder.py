@@ -6,30 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from ssl_jax.runs.metrics import write_atomically
 from ssl_jax.runtime import file_lock
-from ssl_jax.settings import defaults
-from ssl_jax.settings.old_records import earlier_values, with_later_settings
+from ssl_jax.settings.defaults import only_observes
+from ssl_jax.settings.old_records import BESIDE, earlier_values, with_later_settings
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.whole_config import SECTIONS
 
-FINGERPRINT = "data_fingerprint"  # beside the settings in config.json
-FACTS = "data_facts"  # likewise; see `Dataset.facts`
-KEPT = "kept_settings"  # likewise: names of those that the run had before there were settings for them
-NOT_SETTINGS = (FINGERPRINT, FACTS, KEPT)
+# Beside the settings in config.json: the data's fingerprint, what `Dataset.facts` tells of them, and
+# the names of settings that the run had before there were settings for them.
+FINGERPRINT, FACTS, KEPT = BESIDE
 
 
 @contextlib.contextmanager
-def claim(folder: Path, config, fingerprint: str, facts=None):
+def claim(folder: Path, settings: dict, fingerprint: str, facts: dict | None = None):
     """Holds the run folder for this process alone, once it is new or of a run that trains the same way.
 
     The lock ends with the process, however that ends.
 
     Args:
         folder: the run folder.
-        config: the complete config.
+        settings: all of the run, as plain dicts.
         fingerprint: of the data; `data.dir` may move, the images may not change.
         facts: what else of the data goes on record, for those who read the run without it.
     """
@@ -42,7 +40,7 @@ def claim(folder: Path, config, fingerprint: str, facts=None):
     with lock:
         if not file_lock.locked(lock):
             raise SettingError(f"another process is training in {folder}; name another folder with --workdir")
-        new = json.loads(config.to_json_best_effort()) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
+        new = json.loads(json.dumps(settings)) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
         _check_files(folder)
         if path.exists():
             old = _recorded(path)
@@ -103,8 +101,8 @@ def _not_of_a_run(record) -> str:
     """What tells that JSON is not the settings of a run; or nothing."""
     if not isinstance(record, dict):
         return "it holds no settings"
-    for name, default in defaults.get_config().items():
-        if isinstance(default, ConfigDict) and not isinstance(record.get(name, {}), dict):
+    for name in SECTIONS:
+        if not isinstance(record.get(name, {}), dict):
             return f"{name} is no section"
     for section, part, needed in (("augment", record.get("augment"), "size"), ("optim", _groups(record), "pattern")):
         if not isinstance(part, dict) or not all(isinstance(own, dict) and needed in own for own in part.values()):
@@ -122,13 +120,13 @@ def _groups(record):
     return record.get("optim", {}).get("groups", {})
 
 
-def with_kept_settings(config: ConfigDict, folder: Path, given=()) -> tuple[ConfigDict, tuple[str, ...]]:
-    """The config that a run in `folder` goes on with, and a note listing the settings in which it differs.
+def with_kept_settings(settings: dict, folder: Path, given=()) -> tuple[dict, tuple[str, ...]]:
+    """The settings that a run in `folder` goes on with, and a note listing those that differ.
 
     A run that is older than a setting keeps what it did before there was one, whatever a config of today says.
 
     Args:
-        config: a complete config.
+        settings: of a complete config; they are changed in place.
         folder: a run folder, or where one will be.
         given: names of settings that were given by hand, and so are not replaced.
 
@@ -140,16 +138,15 @@ def with_kept_settings(config: ConfigDict, folder: Path, given=()) -> tuple[Conf
     changed = []
     for name, value in kept.items():
         *sections, last = name.split(".")
-        section = functools.reduce(lambda part, key: part.get(key, ConfigDict()), sections, config)
+        section = functools.reduce(lambda part, key: part.get(key, {}), sections, settings)
         if section.get(last, value) != value:
             if name in given:
                 raise _other(folder, name, value, section[last])
-            with section.ignore_type(), section.unlocked():
-                section[last] = value
+            section[last] = value
             changed.append(f"{name}={value}")
     if not changed:
-        return config, ()
-    return config, (f"{folder} is older than some settings, and keeps what it did: {', '.join(changed)}",)
+        return settings, ()
+    return settings, (f"{folder} is older than some settings, and keeps what it did: {', '.join(changed)}",)
 
 
 def _kept(old: dict) -> dict[str, Any]:
@@ -168,7 +165,7 @@ def _same_training(new: dict, old: dict, path: Path):
             "folder with --workdir"
         )
     for name, ours, theirs in _differences(*map(with_later_settings, (new, old))):
-        if name.split(".")[0] not in NOT_SETTINGS and not defaults.only_observes(name):
+        if name.split(".")[0] not in BESIDE and not only_observes(name):
             raise _other(path.parent, name, theirs, ours)
 
 

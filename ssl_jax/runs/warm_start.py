@@ -41,18 +41,18 @@ def find(plan: Plan, workdir: Path) -> WarmStart | None:
     Raises:
         SettingError: no checkpoint there, an array that this run needs and it lacks, or a step outside this run.
     """
-    config = plan.config
-    if not config.init_from:
-        if config.init_fresh or config.init_epoch:
+    settings = plan.settings
+    if not settings.init_from:
+        if settings.init_fresh or settings.init_epoch:
             raise SettingError("init_fresh and init_epoch go with init_from; name a run folder there")
         return None
     if run_folder.steps_in(workdir):
         return None
-    other = user_path(config.init_from, "init_from")
+    other = user_path(settings.init_from, "init_from")
     per_epoch = _steps_per_epoch(other) or plan.steps_per_epoch
-    source = CheckpointReader(other, round(config.init_epoch * per_epoch) or None)
+    source = CheckpointReader(other, round(settings.init_epoch * per_epoch) or None)
     check = lambda parts: source.check(plan.shapes, parts, _places(plan))
-    if config.init_fresh:
+    if settings.init_fresh:
         check(NETWORKS)
         return WarmStart(source, NETWORKS, 0)
     check(ALL)
@@ -70,7 +70,7 @@ def _places(plan):
     """The layout in which a bank may have another padding: only one of as many images has the same rows."""
     mesh = make_mesh()
     try:
-        count = run_folder.read_config(plan.config.init_from)[run_folder.FACTS]["shape"][0]
+        count = run_folder.read_config(plan.settings.init_from)[run_folder.FACTS]["shape"][0]
     except (SettingError, KeyError):
         count = None
     if count == len(plan.dataset.train):
@@ -89,11 +89,11 @@ def _check_step(plan, step, per_epoch):
     way_out = "init_fresh=True takes the networks only and begins at step 0"
     if per_epoch != plan.steps_per_epoch:
         raise SettingError(
-            f"init_from={plan.config.init_from!r} had {per_epoch} steps an epoch, this run has {plan.steps_per_epoch}; "
-            f"give its batch_size and data, or {way_out}"
+            f"init_from={plan.settings.init_from!r} had {per_epoch} steps an epoch, this run has "
+            f"{plan.steps_per_epoch}; give its batch_size and data, or {way_out}"
         )
     if step >= plan.total_steps:
         raise SettingError(
-            f"init_from={plan.config.init_from!r} is at step {step}, this run ends at {plan.total_steps}; "
+            f"init_from={plan.settings.init_from!r} is at step {step}, this run ends at {plan.total_steps}; "
             f"raise epochs, or {way_out}"
         )

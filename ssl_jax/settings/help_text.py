@@ -21,7 +21,7 @@ def help_text(docstring: str | None, takes_config: bool) -> str:
     """
     rows = [(_usage(flag), _meaning(flag)) for flag in _own_flags()]
     listed = Path(__file__).with_name("defaults.py")
-    settings = f"Any setting, as in --config.epochs=20: {listed} lists those of all methods, a config its method's own."
+    settings = f"Any setting, as in --config.epochs=20; {listed} names the class that explains each section."
     if takes_config:
         rows.insert(0, ("--config=NAME[:VARIANT]", "One of the configs below, or the path of a file of your own."))
         rows.insert(1, ("--config.SETTING=VALUE", settings))

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+import re
 import sys
 import typing
 from collections.abc import Mapping
@@ -80,10 +81,10 @@ def fill(cls, values, setting: str, **given):
     """`cls(**values, **given)` for a dataclass, after checking names and types.
 
     Args:
-        cls: a dataclass.
-        values: section of the config, field name to value; `name` is left out.
-        setting: where the section stands, for messages, such as "method".
-        given: fields that the caller knows (the facts of a run, say); those the class lacks are dropped.
+        cls: a dataclass; a field that is a dataclass itself is filled from a section of its own.
+        values: section of the config, field name to value; `name` is left out where the class has no such field.
+        setting: where the section stands, for messages, such as "method"; empty for the top level.
+        given: fields that the caller knows (the network, say); those the class lacks are dropped.
 
     Raises:
         SettingError: an unknown name (with the nearest one), a wrong type, or a value the class refuses.
@@ -91,17 +92,38 @@ def fill(cls, values, setting: str, **given):
     values = section(values, setting)
     hints = typing.get_type_hints(cls)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
-    values = {k: v for k, v in values.items() if k != "name"}
     settable = [f for f in fields if f not in given]
+    arguments = {}
     for key, value in values.items():
         if key not in settable:
-            raise SettingError(unknown(f"{setting}.{key}", key, settable))
-        values[key] = convert(value, fields[key], f"{setting}.{key}")
-    values.update({k: v for k, v in given.items() if k in fields})
+            if key == "name":
+                continue
+            raise SettingError(unknown(whole_name(setting, key), key, settable))
+        name = whole_name(setting, key)
+        if dataclasses.is_dataclass(fields[key]):
+            arguments[key] = fill(fields[key], value, name)
+        else:
+            arguments[key] = convert(value, fields[key], name)
+    arguments.update({k: v for k, v in given.items() if k in fields})
     try:
-        return cls(**values)
+        return cls(**arguments)
     except (TypeError, ValueError) as error:
-        raise SettingError(f"{setting}: {error}") from error
+        raise SettingError(located(error, setting, cls)) from error
+
+
+def whole_name(setting: str, key: str) -> str:
+    """The name of a setting in a section; that of the top level is empty."""
+    return f"{setting}.{key}" if setting else key
+
+
+def located(error: Exception, setting: str, cls: type) -> str:
+    """What a dataclass says of one of its fields, with the whole name of the setting as a flag would give it."""
+    text = str(error)
+    key = re.match(r"\w*", text)[0]
+    fields = {field.name for field in dataclasses.fields(cls)}
+    if key in fields and text[len(key) :].startswith(("=", "[")):
+        return whole_name(setting, text)
+    return f"{setting}: {text}" if setting else text
 
 
 @contextlib.contextmanager
@@ -162,17 +184,3 @@ def shown(value) -> str:
         return f"a number of {value.bit_length():,} bits"
     text = " ".join(repr(value.to_dict() if isinstance(value, ConfigDict) else value).split())
     return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def complete(part, default, setting):
-    """Checks names and types of a section against its defaults, and fills in what it lacks."""
-    for key, value in section(part, setting).items():
-        if key not in default:
-            raise SettingError(unknown(f"{setting}.{key}", key, list(default)))
-        if not isinstance(default[key], ConfigDict):
-            convert(value, type(default[key]), f"{setting}.{key}")
-        elif key != "groups":
-            complete(value, default[key], f"{setting}.{key}")
-    for key, value in default.items():
-        if key not in part:
-            part[key] = value

@@ -71,7 +71,7 @@ class RunLogger:
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
         table = table.splitlines()[-1] if self._console.is_jupyter else table  # a page of it is too much between cells
         self.say(table)
-        if self._plan.config.baselines and self._plan.evaluators:
+        if self._plan.settings.baselines and self._plan.evaluators:
             stage = self._plan.stage_at(step)
             if why := scorer.too_many_pixels():
                 self.say(why)
@@ -83,13 +83,13 @@ class RunLogger:
 
     def begin(self, step: int) -> None:
         """The bar appears and the clock runs: the step after `step` comes next."""
-        self.bar = ProgressBar(self._console, self._plan.config.epochs, self._plan.total_steps, step)
+        self.bar = ProgressBar(self._console, self._plan.settings.epochs, self._plan.total_steps, step)
         self._clock = time.monotonic(), step
 
     def refreshed(self, step: int, found) -> None:
         """On record; and in a line of its own, unless another one was less than `eval_epochs` ago."""
         self._write(step, {"refresh": True, **found})
-        if self._said is None or step - self._said >= self._plan.config.eval_epochs * self._plan.steps_per_epoch:
+        if self._said is None or step - self._said >= self._plan.settings.eval_epochs * self._plan.steps_per_epoch:
             self._said = step
             values = "  ".join(f"{name.partition('/')[2]} {value:.4g}" for name, value in found.items())
             self.bar.note(f"before epoch {step // self._plan.steps_per_epoch + 1}: {values}")
@@ -97,7 +97,7 @@ class RunLogger:
     def log(self, step: int, loss: float, metrics) -> None:
         """Shows the `loss` after `step`; every `log_steps` all `metrics` go on record, and the watch sees them."""
         ends = step % self._plan.steps_per_epoch == 0
-        if step % self._plan.config.log_steps == 0 or ends:
+        if step % self._plan.settings.log_steps == 0 or ends:
             now, (began, first) = time.monotonic(), self._clock
             self._speed = (step - first) * self._plan.batch_size / max(now - began, 1e-9)
             self._starved = min(self._batches.waited / max(now - began, 1e-9), 1.0)
@@ -108,7 +108,7 @@ class RunLogger:
             if said := self._observe(step, values):
                 self._write(step, {"note": said})
                 self.bar.note(said)
-        best, scores = self._plan.config.best, self._scores
+        best, scores = self._plan.settings.best, self._scores
         last = f"  {score_label(best.partition('/')[2])} {scores[best]:.4f}" if best in scores else ""
         waits = f" ({self._starved:.0%} of the time no image was ready)" if self._starved > 0.1 else ""
         text = f"loss {loss:.4f}{last}  {self._speed:,.0f} images/s{waits}"

@@ -35,14 +35,14 @@ class Loop:
         self.warm_start: warm_start.WarmStart | None = start_from
         self.may_exit = may_exit
         on_record = read_records(folder)
-        known = [(r["step"], r[plan.config.best]) for r in on_record if plan.config.best in r]
+        known = [(r["step"], r[plan.settings.best]) for r in on_record if plan.settings.best in r]
         self.by_step = dict(map(tuple, processes.share(known)))
         scored = {r["step"] for r in on_record if any(name.startswith("eval/") for name in r)}
         self.scored = set(processes.share(sorted(scored)))
-        self.checkpoints = checkpoint.Checkpoints(folder, self.by_step, plan.config.keep_checkpoints)
-        self.key = jax.jit(lambda: jax.random.key(plan.config.seed), out_shardings=replicated(mesh))()
+        self.checkpoints = checkpoint.Checkpoints(folder, self.by_step, plan.settings.keep_checkpoints)
+        self.key = jax.jit(lambda: jax.random.key(plan.settings.seed), out_shardings=replicated(mesh))()
         resident = plan.stages[0].resident
-        how = dict(batch_size=plan.batch_size, resident=resident, workers=plan.config.data.workers)
+        how = dict(batch_size=plan.batch_size, resident=resident, workers=plan.source.workers)
         self.batches = processes.agree(lambda: Batches(plan.dataset.train.images, mesh, self.key, **how))
         test = plan.dataset.test.images
         self.scorer = Scorer(plan, self.batches.images, put(test, replicated(mesh)) if resident else test)
@@ -83,7 +83,7 @@ class Loop:
     def begin(self, state, saved, start):
         """What is said and scored before the first step."""
         if start or self.warm_start:
-            how = f"resuming {self.folder}" if saved else f"going on from {self.plan.config.init_from}"
+            how = f"resuming {self.folder}" if saved else f"going on from {self.plan.settings.init_from}"
             self.logger.say(f"{how} at step {start} of {self.plan.total_steps}")
         if not saved:
             try:
@@ -108,7 +108,7 @@ class Loop:
 
     def unscored(self, step) -> bool:
         """Whether an evaluation is due at `step` and has left no scores."""
-        due = self.plan.evaluators and self.plan.due(step, self.plan.config.eval_epochs)
+        due = self.plan.evaluators and self.plan.due(step, self.plan.settings.eval_epochs)
         return bool(due) and step not in self.scored
 
     def close(self, failing=False):
@@ -160,7 +160,9 @@ class Loop:
             if pending:
                 self.log(*pending)
             pending = (step + 1, metrics)
-            boundary = plan.due(step + 1, plan.config.eval_epochs) or plan.due(step + 1, plan.config.checkpoint_epochs)
+            boundary = plan.due(step + 1, plan.settings.eval_epochs) or plan.due(
+                step + 1, plan.settings.checkpoint_epochs
+            )
             if boundary:
                 self.log(*pending)
             stopping = self.stop.asked()
@@ -199,7 +201,7 @@ class Loop:
         """Checkpoint and evaluation where due. A stop in between loses nothing: see `unscored`."""
         self.logger.metrics.flush()
         self.check_folder()
-        if stopping or self.plan.due(step, self.plan.config.checkpoint_epochs):
+        if stopping or self.plan.due(step, self.plan.settings.checkpoint_epochs):
             self.save(state, step)
         unscored = self.unscored(step)
         if unscored and not stopping:
@@ -224,8 +226,8 @@ class Loop:
             return interrupted.signum
         self.logger.scored(step, scores)
         self.scored.add(step)
-        if self.plan.config.best in scores:
-            self.by_step[step] = scores[self.plan.config.best]
+        if self.plan.settings.best in scores:
+            self.by_step[step] = scores[self.plan.settings.best]
         return 0
 
     def end(self, step, signum):

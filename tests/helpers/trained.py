@@ -24,7 +24,7 @@ def made(folder, config):
         return 1 + 0.1 * np.abs(values) if path[-1] == jax.tree_util.DictKey("var") else 0.5 * values
 
     state = jax.tree_util.tree_map_with_path(numbers, plan.shapes)
-    with claim(folder, plan.config, plan.dataset.fingerprint(), plan.dataset.facts()):
+    with claim(folder, plan.record, plan.dataset.fingerprint(), plan.dataset.facts()):
         checkpoints = Checkpoints(folder, {})
         checkpoints.save(8, state)
         checkpoints.close()

@@ -1,0 +1,107 @@
+"""What a config says of the optimiser: the sections `optim`, `optim.schedule` and `optim.groups.NAME`."""
+
+import dataclasses
+from typing import Any
+
+from ssl_jax.optim.optimizers import Directions
+from ssl_jax.settings import ranges
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleSettings:
+    """The learning-rate schedule; see `optim.schedules`. Each schedule takes the settings that it has.
+
+    Attributes:
+        name: "constant", "warmup_cosine", "line_cosine" or "drops".
+        warmup_epochs: length of the warm-up.
+        cosine_epochs: of "line_cosine", after the warm-up; 0 lasts until the end of the run.
+        start: rate at the start of the warm-up.
+        final: rate at the end of the cosine.
+        at_epochs: of "drops": the epochs at which the rate is multiplied by `factor`.
+        factor: of "drops".
+        repeats: how often the whole schedule runs within the run (the rounds of anchor_neighbourhood).
+    """
+
+    name: str = "warmup_cosine"
+    warmup_epochs: float = 0.0
+    cosine_epochs: float = 0.0
+    start: float = 0.0
+    final: float = 0.0
+    at_epochs: tuple[float, ...] = ()
+    factor: float = 0.1
+    repeats: int = 1
+
+    def __post_init__(self):
+        ranges.not_negative(start=self.start, final=self.final, factor=self.factor)
+        ranges.between(
+            0,
+            ranges.EPOCHS,
+            warmup_epochs=self.warmup_epochs,
+            cosine_epochs=self.cosine_epochs,
+            at_epochs=self.at_epochs,
+        )
+        ranges.at_most(ranges.MANY, at_epochs=self.at_epochs)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimSettings(Directions):
+    """The optimiser; each takes the settings that it has.
+
+    Attributes:
+        name: "larc", "lars", "sgd" or "adam".
+        learning_rate: at its peak.
+        base_batch_size: the rates are for a batch of this size and scale with it; 0 takes them as given.
+        weight_decay: coupled, as in torch.optim.
+        schedule: the section `optim.schedule`.
+
+    The others are those of `Directions`.
+    """
+
+    name: str = "sgd"
+    learning_rate: float = 0.03
+    base_batch_size: int = 0
+    weight_decay: float = 0.0
+    schedule: ScheduleSettings = ScheduleSettings()
+
+    def __post_init__(self):
+        super().__post_init__()
+        ranges.not_negative(learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        if self.base_batch_size < 0:
+            raise ValueError(f"base_batch_size={self.base_batch_size}: at least 0 (0: rates as given)")
+        ranges.count(0, base_batch_size=self.base_batch_size)
+
+    @property
+    def directions(self) -> dict[str, Any]:
+        """The settings of the directions, by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Directions)}
+
+    def rate_scale(self, batch_size: int) -> float:
+        """The factor on all rates: linear in the batch size where `base_batch_size` is given."""
+        return batch_size / self.base_batch_size if self.base_batch_size else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupSettings:
+    """A group of parameters with rules of its own; the first group, by name, whose pattern is found counts.
+
+    Attributes:
+        pattern: regular expression, searched in paths such as "network/backbone/conv1/conv/kernel".
+        name: another optimiser than `optim.name`.
+        factor: on the rate.
+        fixed_rate: the rate does not follow the schedule.
+        weight_decay: -1 for the optimiser's own.
+        frozen_epochs: for how long the parameters do not move.
+    """
+
+    pattern: str
+    name: str = ""
+    factor: float = 1.0
+    fixed_rate: bool = False
+    weight_decay: float = -1.0
+    frozen_epochs: float = 0.0
+
+    def __post_init__(self):
+        ranges.not_negative(factor=self.factor)
+        ranges.between(0, ranges.EPOCHS, frozen_epochs=self.frozen_epochs)
+        if self.weight_decay != -1 and not 0 <= self.weight_decay <= ranges.FLOAT32:
+            raise ValueError(f"weight_decay={self.weight_decay}: at least 0, or -1 for the optimiser's own")
