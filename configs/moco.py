@@ -1,44 +1,50 @@
 """MoCo v2 (Chen et al. 2020).
 
-python -m ssl_jax.main --config=configs/moco.py                               # handwritten digits, embedded
-python -m ssl_jax.main --config=configs/moco.py:cifar10 --config.data.download
-python -m ssl_jax.main --config=configs/moco.py:imagenet --config.data.dir=IMAGENET
+    python -m ssl_jax.main --config=configs/moco.py                       # digits, no download
+    python -m ssl_jax.main --config=configs/moco.py:cifar10 --config.data.download
+    python -m ssl_jax.main --config=configs/moco.py:imagenet --config.data.dir=IMAGENET
 
-Digits: about a minute and a half on two CPU cores; seeds 0, 1, 2 end at cluster ACC 0.819, 0.829, 0.847 and kNN
-0.964, 0.931, 0.944 (by `experiments/conr_ablation.py`, last epoch, jax 0.10.2).
-CIFAR and ImageNet: made for GPUs. The numbers in their docstrings are the authors', none our own; on ImageNet the
-backbone computes in bfloat16 (--config.model.dtype=float32: as the authors').
+Digits: about 90 seconds on two CPU cores. Expect cluster ACC 0.819, 0.829, 0.847 and kNN 0.964,
+0.931, 0.944 for seeds 0, 1, 2 (last epoch, measured with `experiments/conr_ablation.py`, jax
+0.10.2).
+
+CIFAR and ImageNet: meant for GPUs. The numbers in their docstrings are the authors', not ours. On
+ImageNet the backbone computes in bfloat16 (--config.model.dtype=float32 to match the authors).
 """
+
+from ml_collections import ConfigDict
 
 from ssl_jax.settings import defaults
 
 
-def get_config(variant="digits"):
+def get_config(variant: str = "digits") -> ConfigDict:
     config = defaults.get_config()
     config.method = defaults.method("moco")
     config.head.update(dim=128, hidden=(2048,), batch_norm=False)
     return defaults.apply_variant(config, variant, VARIANTS)
 
 
-def digits(config):
+def digits(config: ConfigDict) -> None:
     """1,437 handwritten digits of 8x8 pixels."""
     config.augment = dict(pair=defaults.digits_view(count=2))
-    config.epochs, config.batch_size = 60, 128
+    config.epochs = 60
+    config.batch_size = 128
     config.model.update(depth=10, width=16, bn_groups=4)
     config.head.update(dim=64, hidden=(128,))
     config.method.update(queue_length=256, temperature=0.1, momentum=0.97)
     config.optim.update(name="sgd", learning_rate=0.03, weight_decay=5e-4)
 
 
-def cifar10(config):
-    """The authors' CIFAR demonstration: ResNet-18, batch 512, 200 epochs, no hidden layer in the head (kNN: 82.6 %).
+def cifar10(config: ConfigDict) -> None:
+    """The authors' CIFAR demonstration: ResNet-18, batch 512, 200 epochs (kNN: 82.6 %).
 
-    The kNN is on the query network's embedding of 128 numbers, the feature `query`. BatchNorm in eight groups of 64
-    images, shuffled for the keys.
+    The head has no hidden layer. kNN uses the query network's embedding of 128 numbers, the feature
+    `query`. BatchNorm in eight groups of 64 images, shuffled for the keys.
     """
     config.data.name = "cifar10"
     config.augment = dict(pair=defaults.view(32, scale=(0.08, 1.0)))
-    config.epochs, config.batch_size = 200, 512
+    config.epochs = 200
+    config.batch_size = 512
     config.model.bn_groups = 8
     config.head.hidden = ()
     config.method.update(queue_length=4096, temperature=0.1, momentum=0.99)
@@ -46,11 +52,11 @@ def cifar10(config):
     config.evals.knn.update(k=200, feature="query")
 
 
-def cifar10_propos(config):
-    """CoNR's base, after ProPos: symmetric, 1,000 epochs (cluster ACC 77.6, of a ResNet-34).
+def cifar10_propos(config: ConfigDict) -> None:
+    """CoNR's base, after ProPos: symmetric, 1,000 epochs (cluster ACC 77.6 with a ResNet-34).
 
-    The paper is silent on its settings, and ProPos has no config for MoCo: rate and weight decay are the defaults of
-    ProPos's code (0.05 for a batch of 256, 1e-4).
+    The paper does not give the settings, and ProPos has no config for MoCo: rate and weight decay
+    are the defaults of ProPos's code (0.05 for a batch of 256, 1e-4).
     """
     cifar10(config)
     config.data.whole = True
@@ -65,21 +71,24 @@ def cifar10_propos(config):
     config.best = "eval/clustering/acc"
 
 
-def cifar20_propos(config):
+def cifar20_propos(config: ConfigDict) -> None:
     """CIFAR-100 with its 20 coarse classes (ACC 39.7)."""
     cifar10_propos(config)
     config.data.update(name="cifar100", labels="coarse")
 
 
-def imagenet(config):
-    """The authors' v2: ResNet-50, batch 256, 200 epochs (linear top-1: 67.5 %; 53 hours on eight V100).
+def imagenet(config: ConfigDict) -> None:
+    """The authors' v2: ResNet-50, batch 256, 200 epochs (linear top-1: 67.5 %).
 
-    BatchNorm in eight groups of 32 images, shuffled for the keys, as on their eight devices. --config.epochs=800 is
-    their long run (71.1 %).
+    Cost: 53 hours on eight V100. BatchNorm in eight groups of 32 images, shuffled for the keys, as
+    on their eight devices. --config.epochs=800 is their long run (71.1 %).
     """
-    config.data.update(name="folder", size=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    config.data.update(
+        name="folder", size=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
     config.augment = dict(pair=defaults.view(224, scale=(0.2, 1.0), blur=0.5))
-    config.epochs, config.batch_size = 200, 256
+    config.epochs = 200
+    config.batch_size = 256
     config.model.update(depth=50, stem="imagenet", dtype="bfloat16", bn_groups=8)
     config.optim.update(name="sgd", learning_rate=0.03, weight_decay=1e-4)
     config.baselines = False

@@ -1,19 +1,23 @@
 """SimSiam (Chen & He 2021).
 
-python -m ssl_jax.main --config=configs/simsiam.py                            # handwritten digits, embedded
-python -m ssl_jax.main --config=configs/simsiam.py:cifar10 --config.data.download
-python -m ssl_jax.main --config=configs/simsiam.py:imagenet --config.data.dir=IMAGENET
+    python -m ssl_jax.main --config=configs/simsiam.py                    # digits, no download
+    python -m ssl_jax.main --config=configs/simsiam.py:cifar10 --config.data.download
+    python -m ssl_jax.main --config=configs/simsiam.py:imagenet --config.data.dir=IMAGENET
 
-Digits: about two minutes on two CPU cores; seeds 0, 1, 2 end at cluster ACC 0.854, 0.706, 0.749 and kNN 0.933, 0.914,
-0.922 (by `experiments/conr_ablation.py`, last epoch, jax 0.10.2).
-CIFAR and ImageNet: made for GPUs. The numbers in their docstrings are the authors', none our own; on ImageNet the
-backbone computes in bfloat16 (--config.model.dtype=float32: as the authors').
+Digits: about two minutes on two CPU cores. Expect cluster ACC 0.854, 0.706, 0.749 and kNN 0.933,
+0.914, 0.922 for seeds 0, 1, 2 (last epoch, measured with `experiments/conr_ablation.py`, jax
+0.10.2).
+
+CIFAR and ImageNet: meant for GPUs. The numbers in their docstrings are the authors', not ours. On
+ImageNet the backbone computes in bfloat16 (--config.model.dtype=float32 to match the authors).
 """
+
+from ml_collections import ConfigDict
 
 from ssl_jax.settings import defaults
 
 
-def get_config(variant="digits"):
+def get_config(variant: str = "digits") -> ConfigDict:
     config = defaults.get_config()
     config.method = defaults.method("simsiam")
     config.head.update(dim=2048, hidden=(2048,), bias=False, output_norm="plain", output_bias=False)
@@ -21,32 +25,35 @@ def get_config(variant="digits"):
     return defaults.apply_variant(config, variant, VARIANTS)
 
 
-def digits(config):
+def digits(config: ConfigDict) -> None:
     """1,437 handwritten digits of 8x8 pixels."""
     config.augment = dict(pair=defaults.digits_view(count=2))
-    config.epochs, config.batch_size = 60, 128
+    config.epochs = 60
+    config.batch_size = 128
     config.model.update(depth=10, width=16)
     config.head.update(dim=64, hidden=(128,))
     config.method.predictor = (32,)
     config.optim.update(name="sgd", learning_rate=0.1, weight_decay=5e-4)
 
 
-def cifar10(config):
-    """The paper's: ResNet-18, batch 512, 800 epochs, two projector layers, no blur (linear top-1: 91.8 %).
+def cifar10(config: ConfigDict) -> None:
+    """The paper's recipe: ResNet-18, batch 512, 800 epochs (linear top-1: 91.8 %).
 
-    Weight decay on everything.
+    Two projector layers, no blur, weight decay on all parameters.
     """
     config.data.name = "cifar10"
     config.augment = dict(pair=defaults.view(32, scale=(0.2, 1.0)))
-    config.epochs, config.batch_size = 800, 512
+    config.epochs = 800
+    config.batch_size = 512
     config.optim.update(name="sgd", learning_rate=0.03, base_batch_size=256, weight_decay=5e-4)
     config.evals.knn.update(k=200, feature="backbone")
 
 
-def cifar10_propos(config):
-    """CoNR's base, after ProPos: an affine BatchNorm on the projection, both views in one batch (cluster ACC 85.6).
+def cifar10_propos(config: ConfigDict) -> None:
+    """CoNR's base, after ProPos: affine BatchNorm on the projection (cluster ACC 85.6).
 
-    Its number is of a ResNet-34 (--config.model.depth=34), its statistics of four devices (--config.model.bn_groups=4).
+    Both views share one batch. The number was made with a ResNet-34 (--config.model.depth=34) and
+    BatchNorm statistics over four devices (--config.model.bn_groups=4).
     """
     cifar10(config)
     config.data.whole = True
@@ -60,22 +67,26 @@ def cifar10_propos(config):
     config.best = "eval/clustering/acc"
 
 
-def cifar20_propos(config):
+def cifar20_propos(config: ConfigDict) -> None:
     """CIFAR-100 with its 20 coarse classes (ACC 48.5)."""
     cifar10_propos(config)
     config.data.update(name="cifar100", labels="coarse")
 
 
-def imagenet(config):
-    """The paper's: ResNet-50, batch 512, 100 epochs, three projector layers (linear top-1: 68.1 %; eight V100).
+def imagenet(config: ConfigDict) -> None:
+    """The paper's recipe: ResNet-50, batch 512, 100 epochs (linear top-1: 68.1 %; eight V100).
 
-    The released code's batch; with 256 it is 68.1 %, too, and the rate follows the batch by itself. Weight decay on
-    everything, BatchNorm over the whole batch, the predictor at one rate. The paper's longer runs, of batch 256, are
+    512 is the released code's batch; a batch of 256 also reaches 68.1 %, and the rate scales with
+    the batch. Three projector layers, weight decay on all parameters, BatchNorm over the whole
+    batch, a constant rate for the predictor. The paper's longer runs, at batch 256, are
     --config.epochs=200 (70.0 %), 400 (70.8 %) and 800 (71.3 %).
     """
-    config.data.update(name="folder", size=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    config.data.update(
+        name="folder", size=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
     config.augment = dict(pair=defaults.view(224, scale=(0.2, 1.0), blur=0.5))
-    config.epochs, config.batch_size = 100, 512
+    config.epochs = 100
+    config.batch_size = 512
     config.model.update(depth=50, stem="imagenet", dtype="bfloat16", zero_init_residual=True)
     config.head.hidden = (2048, 2048)
     config.optim.update(name="sgd", learning_rate=0.05, base_batch_size=256, weight_decay=1e-4)

@@ -1,11 +1,15 @@
-"""Memory banks at scale: the step over devices, and discovery and clustering against faiss and scikit-learn.
+"""Memory banks at scale: training steps on several devices, and search against other libraries.
 
     python experiments/bench_bank.py steps [--rows 10000 100000 1000000] [--devices 1 2 4]
-    python experiments/bench_bank.py search [--rows 10000 50000 100000] [--runs=3]     # pip install -e '.[bench]'
+    python experiments/bench_bank.py search [--rows 10000 50000 100000] [--runs=3]
 
-`steps` trains a small encoder on a bank of N rows of 128 numbers, batch 64, on virtual CPU devices (they share this
-machine's cores, so more of them are not faster): median milliseconds, bytes that travel between devices in a step,
-bytes of the bank on each device. `search` takes turns between the libraries: medians and ratios to ours.
+`steps` trains a small encoder with a bank of N rows of 128 numbers, batch 64, on virtual CPU
+devices (they share this machine's cores, so more devices are not faster). It reports the median
+milliseconds of a step, the bytes moved between devices in a step, and the bytes of the bank on each
+device.
+
+`search` times neighbour discovery and clustering beside faiss and scikit-learn (`pip install -e
+'.[bench]'`). The libraries take turns; it reports medians and ratios to ours.
 """
 
 import argparse
@@ -17,24 +21,29 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
-DIM, BATCH = 128, 64
-SIZES = {"f32": 4, "s32": 4, "u32": 4, "pred": 1, "bf16": 2, "f64": 8, "s64": 8, "u8": 1}
+DIM = 128
+BATCH = 64
+BYTES = {"f32": 4, "s32": 4, "u32": 4, "pred": 1, "bf16": 2, "f64": 8, "s64": 8, "u8": 1}
 
 
 def collective_bytes(text: str) -> int:
-    """Bytes of all results of collectives in the compiled program `text`."""
+    """Bytes of the results of all collectives in the compiled program `text`."""
     total = 0
     for line in text.splitlines():
         name = r"(?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
-        found = re.search(rf"= (.*?) {name}(?:-start)?\(", line)
-        for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", found.group(1)) if found else ():
-            total += SIZES[kind] * math.prod(int(n) for n in shape.split(",") if n)
+        match = re.search(rf"= (.*?) {name}(?:-start)?\(", line)
+        if match is None:
+            continue
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", match.group(1)):
+            total += BYTES[dtype] * math.prod(int(n) for n in shape.split(",") if n)
     return total
 
 
 def small_network():
-    """An encoder that costs next to nothing."""
+    """An encoder whose cost is negligible."""
     from ssl_jax.models.layers import Head
     from ssl_jax.models.network import Network
     from ssl_jax.models.resnet import ResNet
@@ -42,8 +51,8 @@ def small_network():
     return Network(ResNet(depth=10, width=8, stem="cifar"), Head(DIM))
 
 
-def method_of(name, rows, network):
-    """The method `name` on a bank of so many rows."""
+def method_of(name: str, rows: int, network):
+    """The method `name` on a bank of `rows` rows."""
     from ssl_jax.interface import RunFacts
     from ssl_jax.methods.anchor_neighbourhood import AnchorNeighbourhood
     from ssl_jax.methods.instance import InstanceDiscrimination
@@ -58,8 +67,12 @@ def method_of(name, rows, network):
     return LocalAggregation(network, **settings, facts=facts)
 
 
-def compiled_step(name, rows, mesh, network):
-    """The step of a method, compiled, and its arguments: the state, and the others."""
+def compiled_step(name: str, rows: int, mesh, network):
+    """A method's compiled step and its arguments.
+
+    Returns:
+        The compiled step, the state, and the remaining arguments (images, index, key).
+    """
     import jax
     import jax.numpy as jnp
 
@@ -69,14 +82,18 @@ def compiled_step(name, rows, mesh, network):
     from ssl_jax.runtime.sharding import batch_sharding, replicated, state_shardings
     from ssl_jax.stages import Stage
 
-    schedule = lambda step: jnp.full((), 0.03)
-    method, tx = method_of(name, rows, network), optim.build("sgd", schedule)
-    stage = Stage(10, method, tx, schedule, (View(size=8, count=1),), (0.5,), (0.5,), resident=False)
+    def schedule(step):
+        return jnp.full((), 0.03)
+
+    method = method_of(name, rows, network)
+    tx = optim.build("sgd", schedule)
+    views = (View(size=8, count=1),)
+    stage = Stage(10, method, tx, schedule, views, (0.5,), (0.5,), resident=False)
 
     def fresh(key):
         batch = Batch((jnp.zeros((1, 8, 8, 1)),), jnp.zeros(1, jnp.int32))
-        params, stats, own = method.init(key, batch)
-        return TrainState(jnp.int32(0), params, stats, tx.init(params), own, ())
+        params, stats, method_state = method.init(key, batch)
+        return TrainState(jnp.int32(0), params, stats, tx.init(params), method_state, ())
 
     key = jax.random.key(0)
     shardings = state_shardings(mesh, jax.eval_shape(fresh, key))
@@ -89,47 +106,54 @@ def compiled_step(name, rows, mesh, network):
     return step, state, (images, index, key)
 
 
-def measure_steps(name, rows, devices, runs):
-    """One line of `steps`, in a process with so many devices."""
+def measure_steps(name: str, rows: int, devices: int, runs: int) -> dict[str, float]:
+    """Measures one line of `steps` on `devices` virtual devices; needs a fresh process."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", devices)
     from ssl_jax.ops.mesh import make_mesh
 
-    mesh, taken = make_mesh(), []
+    mesh = make_mesh()
+    times = []
     with jax.set_mesh(mesh):
-        step, state, rest = compiled_step(name, rows, mesh, small_network())
+        step, state, inputs = compiled_step(name, rows, mesh, small_network())
         for _ in range(runs + 2):
             began = time.perf_counter()
-            state, _ = jax.block_until_ready(step(state, *rest))
-            taken.append(1e3 * (time.perf_counter() - began))
+            state, _ = jax.block_until_ready(step(state, *inputs))
+            times.append(1e3 * (time.perf_counter() - began))
     bank = state.method.bank.addressable_shards[0].data.nbytes
-    return dict(ms=statistics.median(taken[2:]), travel=collective_bytes(step.as_text()), bank=bank)
+    return dict(ms=statistics.median(times[2:]), travel=collective_bytes(step.as_text()), bank=bank)
 
 
-def steps(args):
-    print(f"{'method':>12} {'rows':>9} {'devices':>7} {'ms':>9} {'travels, KB':>12} {'bank a device, MB':>18}")
+def steps(args: argparse.Namespace) -> None:
+    """Prints the table of `steps`, measuring each line in its own process."""
+    header = f"{'method':>12} {'rows':>9} {'devices':>7} {'ms':>9}"
+    print(f"{header} {'moved, KB':>12} {'bank/device, MB':>18}")
     for name in args.methods:
         for rows in args.rows or (10_000, 100_000, 1_000_000):
             for devices in args.devices:
-                call = [sys.executable, __file__, "one", name, str(rows), str(devices), str(args.runs)]
-                done = subprocess.run(call, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
-                if done.returncode:
-                    sys.exit(done.stderr[-2000:])
-                m = json.loads(done.stdout.splitlines()[-1])
-                numbers = f"{m['ms']:9.1f} {m['travel'] / 1e3:12.1f} {m['bank'] / 1e6:18.1f}"
+                measured = measure_in_process(name, rows, devices, args.runs)
+                ms = measured["ms"]
+                moved = measured["travel"] / 1e3
+                bank = measured["bank"] / 1e6
+                numbers = f"{ms:9.1f} {moved:12.1f} {bank:18.1f}"
                 print(f"{name:>12} {rows:9,} {devices:7} {numbers}", flush=True)
 
 
-def contenders(rows, clusters):
-    """What is timed on [rows, DIM] unit points: task -> library -> function."""
-    import faiss
-    import jax
-    import numpy as np
-    from sklearn.cluster import KMeans
+def measure_in_process(name: str, rows: int, devices: int, runs: int) -> dict[str, float]:
+    """`measure_steps` in a process of its own, which can set the number of devices."""
+    call = [sys.executable, __file__, "one", name, str(rows), str(devices), str(runs)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    process = subprocess.run(call, capture_output=True, text=True, env=environment)
+    if process.returncode:
+        sys.exit(process.stderr[-2000:])
+    return json.loads(process.stdout.splitlines()[-1])
 
-    from ssl_jax.ops.kmeans import kmeans, random_rows
-    from ssl_jax.ops.neighbours import entropy_and_neighbours
+
+def contenders(rows: int, clusters: Sequence[int]) -> dict[str, dict[str, Callable[[], Any]]]:
+    """Functions to time on [rows, DIM] unit points: task -> library -> function."""
+    import jax
+
     from ssl_jax.ops.vectors import unit
 
     centres = jax.random.normal(jax.random.key(1), (100, DIM))
@@ -137,64 +161,98 @@ def contenders(rows, clusters):
         centres[jax.random.randint(jax.random.key(2), (rows,), 0, 100)]
         + jax.random.normal(jax.random.key(3), (rows, DIM))
     )
-    array, key = np.asarray(points), jax.random.key(0)
-    find = jax.jit(lambda p: entropy_and_neighbours(p, k=1, temperature=0.1))
+    tasks = {"entropy and 1 neighbour": searches(points)}
+    for k in clusters:
+        tasks[f"k-means, {k} clusters"] = clusterings(points, k)
+    return tasks
 
-    def ours(k):
-        start = random_rows(key, points, k)
-        settings = dict(iterations=20, metric="euclidean", init=start)
-        return lambda: jax.block_until_ready(kmeans(key, points, k, **settings)).inertia
 
-    def with_faiss(k):
-        def run():
-            found = faiss.Kmeans(DIM, k, niter=20, max_points_per_centroid=10**7, seed=1)
-            found.train(array)
-            found.index.search(array, 1)
+def searches(points) -> dict[str, Callable[[], Any]]:
+    """Neighbour discovery by each library."""
+    import faiss
+    import jax
+    import numpy as np
 
-        return run
+    from ssl_jax.ops.neighbours import entropy_and_neighbours
 
-    def with_sklearn(k):
-        settings = dict(init="random", n_init=1, max_iter=20, tol=0, algorithm="lloyd", random_state=0)
-        return lambda: KMeans(k, **settings).fit(array)
+    array = np.asarray(points)
 
-    def faiss_search():
+    @jax.jit
+    def find(points):
+        return entropy_and_neighbours(points, k=1, temperature=0.1)
+
+    def with_faiss() -> None:
         index = faiss.IndexFlatIP(DIM)
         index.add(array)
         index.search(array, 2)
 
-    tasks = {"entropy and 1 neighbour": {"ours": lambda: jax.block_until_ready(find(points)), "faiss*": faiss_search}}
-    for k in clusters:
-        tasks[f"k-means, {k} clusters"] = {"ours": ours(k), "faiss": with_faiss(k), "sklearn": with_sklearn(k)}
-    return tasks
+    return {"ours": lambda: jax.block_until_ready(find(points)), "faiss*": with_faiss}
 
 
-def search(args):
-    print("20 iterations from random rows and a last assignment; faiss*: neighbours only, without entropies")
+def clusterings(points, clusters: int) -> dict[str, Callable[[], Any]]:
+    """k-means by each library."""
+    import faiss
+    import jax
+    import numpy as np
+    from sklearn.cluster import KMeans
+
+    from ssl_jax.ops.kmeans import kmeans, random_rows
+
+    array = np.asarray(points)
+    key = jax.random.key(0)
+    start = random_rows(key, points, clusters)
+
+    def ours():
+        result = kmeans(key, points, clusters, iterations=20, metric="euclidean", init=start)
+        return jax.block_until_ready(result).inertia
+
+    def with_faiss() -> None:
+        result = faiss.Kmeans(DIM, clusters, niter=20, max_points_per_centroid=10**7, seed=1)
+        result.train(array)
+        result.index.search(array, 1)
+
+    def with_sklearn():
+        settings = dict(
+            init="random", n_init=1, max_iter=20, tol=0, algorithm="lloyd", random_state=0
+        )
+        return KMeans(clusters, **settings).fit(array)
+
+    return {"ours": ours, "faiss": with_faiss, "sklearn": with_sklearn}
+
+
+def search(args: argparse.Namespace) -> None:
+    """Prints the table of `search`."""
+    print("k-means: 20 iterations from random rows, then a last assignment")
+    print("faiss*: neighbours only, without entropies")
     print(f"{'rows':>8} {'task':>25} {'library':>8} {'seconds':>8} {'x ours':>7}")
     for rows in args.rows or (10_000, 50_000, 100_000):
         for task, functions in contenders(rows, args.clusters).items():
-            taken = {name: [] for name in functions}
+            times = {name: [] for name in functions}
             functions["ours"]()  # compiles
             for _ in range(args.runs):
                 for name, function in functions.items():
                     began = time.perf_counter()
                     function()
-                    taken[name].append(time.perf_counter() - began)
-            medians = {name: statistics.median(times) for name, times in taken.items()}
+                    times[name].append(time.perf_counter() - began)
+            medians = {name: statistics.median(seconds) for name, seconds in times.items()}
             for name, seconds in medians.items():
                 ratio = seconds / medians["ours"]
                 print(f"{rows:8,} {task:>25} {name:>8} {seconds:8.2f} {ratio:7.2f}", flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = parser.add_subparsers(dest="part", required=True)
     for name in ("steps", "search"):
         part = parts.add_parser(name)
         part.add_argument("--rows", type=int, nargs="+")
         part.add_argument("--runs", type=int, default=10 if name == "steps" else 3)
     parts.choices["steps"].add_argument("--devices", type=int, nargs="+", default=(1, 2, 4))
-    parts.choices["steps"].add_argument("--methods", nargs="+", default=("instance", "anchors", "aggregation"))
+    parts.choices["steps"].add_argument(
+        "--methods", nargs="+", default=("instance", "anchors", "aggregation")
+    )
     parts.choices["search"].add_argument("--clusters", type=int, nargs="+", default=(10, 1000))
     if sys.argv[1:2] == ["one"]:
         name, *numbers = sys.argv[2:]

@@ -1,24 +1,27 @@
-"""How fast images come from a folder or from tfds: out of the cache, and decoded as they are wanted.
+"""How fast images arrive from a folder or from tfds: cached, or decoded on the fly.
 
     python experiments/bench_data.py --config=configs/swav.py:cifar10 --config.data.name=folder \
         --config.data.dir=DIR [--config.data.size=128] [--workers=0,1,2] [--batches=20] [--rounds=3]
 
-Each source in turn, round by round; medians, and ratios to the cache. Of each source
+The sources take turns in each round; prints medians and ratios to the cache. For each source:
 
-    opens     seconds until its data set is there: with the cache the second time, when all is decoded
-    first     seconds until the first batch is there: worker processes start
+    opens     seconds until the data set is open; for the cache on a second opening, already decoded
+    first     seconds until the first batch arrives, starting worker processes included
     reads     images/s of batches alone, from the files to the devices
     trains    images/s of the config's training step on them
-    waits     share of that time in which the devices had nothing to do because images were not there
+    waits     share of that time during which the devices waited for images
 
-Batches that were read ahead while another source was timed are taken, but not counted.
+Batches read ahead while another source was timed are consumed first and not counted.
 """
 
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 from ssl_jax import train
 from ssl_jax.build import build, fresh_state
@@ -28,55 +31,79 @@ from ssl_jax.runtime.sharding import state_shardings
 from ssl_jax.settings import command_line
 from ssl_jax.training.batches import Batches
 
-WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Worker processes of the stream; 0 is threads.")
-BATCHES = flags.DEFINE_integer("batches", 20, "Batches that are timed, a round.", lower_bound=1)
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Of which the medians are taken.", lower_bound=1)
+WORKERS = flags.DEFINE_list(
+    "workers", ["0", "1", "2"], "Worker processes of the stream; 0 uses threads."
+)
+BATCHES = flags.DEFINE_integer("batches", 20, "Batches timed per round.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds to take the medians over.", lower_bound=1)
 
 
 class Source:
-    """One way to read the data set of a config, with a run's step on it."""
+    """One way to read a config's data set, with the training step to run on it."""
 
-    def __init__(self, config, mesh, key, store, workers=0):
-        self.workers, self.step, self.metrics = workers, 0, None
+    def __init__(
+        self,
+        config: ConfigDict,
+        mesh: jax.sharding.Mesh,
+        key: jax.Array,
+        store: str,
+        workers: int = 0,
+    ) -> None:
+        self.workers = workers
+        self.step = 0
+        self.metrics = None
         config = config.copy_and_resolve_references()
         config.data.update(store=store, workers=workers)
-        config.resident_gb, config.evals = 0.0, {}
+        config.resident_gb = 0.0
+        config.evals = {}
         build(config)
         began = time.perf_counter()
         self.plan = build(config)
         self.opens = time.perf_counter() - began
-        how = dict(batch_size=self.plan.batch_size, resident=False, workers=workers)
-        self.batches = Batches(self.plan.dataset.train.images, mesh, key, **how)
+        self.batches = Batches(
+            self.plan.dataset.train.images,
+            mesh,
+            key,
+            batch_size=self.plan.batch_size,
+            resident=False,
+            workers=workers,
+        )
         began = time.perf_counter()
         self.batch()
         self.first = time.perf_counter() - began
         shardings = state_shardings(mesh, self.plan.shapes)
-        self.key, self.state = key, fresh_state(self.plan, key, shardings)
+        self.key = key
+        self.state = fresh_state(self.plan, key, shardings)
         self.step_fn = train.jit_step(mesh, shardings)
         self.train()
 
-    def batch(self):
+    def batch(self) -> tuple[jax.Array, jax.Array]:
+        """The next batch."""
         running = self.metrics and self.metrics["loss"]
-        found = self.batches.batch(self.step, running)
+        batch = self.batches.batch(self.step, running)
         self.step += 1
-        return found
+        return batch
 
-    def read(self):
+    def read(self) -> None:
+        """Reads one batch, without training."""
         self.metrics = None
         jax.block_until_ready(self.batch())
 
-    def train(self):
-        """One step; waits for the one before, as the training loop does."""
-        before, found = self.metrics, self.batch()
-        self.state, self.metrics = self.step_fn(self.plan.stages[0], self.state, *found, self.key)
-        jax.block_until_ready(before)
+    def train(self) -> None:
+        """Takes one step; waits for the previous one, as the training loop does."""
+        previous = self.metrics
+        images, index = self.batch()
+        stage = self.plan.stages[0]
+        self.state, self.metrics = self.step_fn(stage, self.state, images, index, self.key)
+        jax.block_until_ready(previous)
 
-    def time(self, work) -> tuple[float, float]:
-        """Images a second, and the share of the time that devices waited for images."""
+    def time(self, work: Callable[[], Any]) -> tuple[float, float]:
+        """Images per second of `work`, and the share of the time the devices waited for images."""
         for _ in range(4 + 4 * self.workers):
             work()
         jax.block_until_ready(self.metrics)
-        self.batches.waited, began = 0.0, time.perf_counter()
+        self.batches.waited = 0.0
+        began = time.perf_counter()
         for _ in range(BATCHES.value):
             work()
         jax.block_until_ready(self.metrics)
@@ -84,29 +111,37 @@ class Source:
         return BATCHES.value * self.plan.batch_size / seconds, self.batches.waited / seconds
 
 
-def main():
+def main() -> None:
     compilation.enable_cache()
-    mesh, key = make_mesh(), jax.random.key(0)
+    mesh = make_mesh()
+    key = jax.random.key(0)
     with jax.set_mesh(mesh):
-        ways = {"cache": ("cache",)} | {f"stream, {n} workers": ("stream", int(n)) for n in WORKERS.value}
-        sources = {name: Source(command_line.CONFIG.value, mesh, key, *way) for name, way in ways.items()}
-        found = {name: [] for name in sources}
+        config = command_line.CONFIG.value
+        sources = {"cache": Source(config, mesh, key, "cache")}
+        for workers in WORKERS.value:
+            source = Source(config, mesh, key, "stream", int(workers))
+            sources[f"stream, {workers} workers"] = source
+        times = {name: [] for name in sources}
         for _ in range(ROUNDS.value):
             for name, source in sources.items():
-                found[name].append((source.time(source.read)[0], *source.time(source.train)))
+                reads, _ = source.time(source.read)
+                times[name].append((reads, *source.time(source.train)))
     plan = sources["cache"].plan
-    shape, device = plan.dataset.train.images.shape, jax.devices()[0].device_kind
-    print(f"{len(jax.devices())} x {device}, {shape[0]:,} images of {shape[1]} x {shape[2]}, batch {plan.batch_size}")
-    print(f"{'':<18} {'opens':>6} {'first':>6} {'reads':>8} {'ratio':>6} {'trains':>8} {'ratio':>6} {'waits':>6}")
-    medians = {name: [statistics.median(values) for values in zip(*rounds)] for name, rounds in found.items()}
+    count, height, width = plan.dataset.train.images.shape[:3]
+    device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+    print(f"{device}, {count:,} images of {height} x {width}, batch {plan.batch_size}")
+    header = f"{'':<18} {'opens':>6} {'first':>6} {'reads':>8} {'ratio':>6}"
+    print(f"{header} {'trains':>8} {'ratio':>6} {'waits':>6}")
+    medians = {
+        name: [statistics.median(values) for values in zip(*rounds)]
+        for name, rounds in times.items()
+    }
     base = medians["cache"]
     for name, (reads, trains, waits) in medians.items():
         source = sources[name]
         source.batches.close()
-        print(
-            f"{name:<18} {source.opens:6.1f} {source.first:6.1f} {reads:8,.0f} {reads / base[0]:6.2f} "
-            f"{trains:8,.0f} {trains / base[1]:6.2f} {waits:6.1%}"
-        )
+        columns = f"{source.opens:6.1f} {source.first:6.1f} {reads:8,.0f} {reads / base[0]:6.2f}"
+        print(f"{name:<18} {columns} {trains:8,.0f} {trains / base[1]:6.2f} {waits:6.1%}")
 
 
 if __name__ == "__main__":

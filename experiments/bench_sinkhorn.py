@@ -1,13 +1,15 @@
-"""Time of Sinkhorn-Knopp, ours against the plain form and the log-domain form, in one run on one device.
+"""Time of Sinkhorn-Knopp on one device: ours, the plain form and the log-domain form.
 
     python experiments/bench_sinkhorn.py [--runs=50]
 
-Prints medians in milliseconds, ratios to ours, and the largest difference from float64 on the same scores.
+Prints medians in milliseconds, ratios to ours, and the largest difference from float64 on the same
+scores.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +17,12 @@ import numpy as np
 
 from ssl_jax.ops.sinkhorn import sinkhorn
 
-EPSILON, ITERATIONS = 0.05, 3
+EPSILON = 0.05
+ITERATIONS = 3
 
 
-def plain(scores):
-    """Exponentials scaled in turn, as the released code does it."""
+def plain(scores: jax.Array) -> jax.Array:
+    """Codes [B, K] of scores [B, K], scaling exponentials in turn, as in the released code."""
     q = jnp.exp(scores / EPSILON)
     q = q / q.sum()
     for _ in range(ITERATIONS):
@@ -28,8 +31,8 @@ def plain(scores):
     return q * len(q)
 
 
-def log_domain(scores):
-    """The same on logarithms: finite everywhere."""
+def log_domain(scores: jax.Array) -> jax.Array:
+    """The same in logarithms, which stays finite for any scores."""
     q = scores / EPSILON
     for _ in range(ITERATIONS):
         q = q - jax.nn.logsumexp(q, axis=0, keepdims=True)
@@ -37,7 +40,7 @@ def log_domain(scores):
     return jnp.exp(q)
 
 
-def exact(scores):
+def exact(scores: np.ndarray) -> np.ndarray:
     """The plain form in float64."""
     q = np.exp(np.float64(scores) / EPSILON)
     for _ in range(ITERATIONS):
@@ -46,21 +49,25 @@ def exact(scores):
     return q
 
 
-def milliseconds(functions, scores, runs):
-    """Median time of each function; the functions take turns, so that a busy machine slows all alike."""
+def milliseconds(
+    functions: Mapping[str, Callable[[jax.Array], jax.Array]], scores: jax.Array, runs: int
+) -> dict[str, float]:
+    """Median time of each function; they take turns, so a busy machine slows all alike."""
     compiled = {name: jax.jit(f) for name, f in functions.items()}
-    taken = {name: [] for name in compiled}
+    times = {name: [] for name in compiled}
     for run in range(runs + 2):
         for name, f in compiled.items():
             began = time.perf_counter()
             f(scores).block_until_ready()
             if run >= 2:
-                taken[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(times) for name, times in taken.items()}
+                times[name].append(1e3 * (time.perf_counter() - began))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=50)
     runs = parser.parse_args().runs
     functions = {"ours": sinkhorn, "plain": plain, "log-domain": log_domain}
@@ -75,7 +82,8 @@ def main():
         for name, f in functions.items():
             error = np.abs(np.asarray(jax.jit(f)(scores)) - exact(scores)).max()
             ratio = times[name] / times["ours"]
-            print(f"{f'{batch}x{prototypes}{label}':>16} {name:>12} {times[name]:8.2f} {ratio:7.2f} {error:9.1e}")
+            case = f"{batch}x{prototypes}{label}"
+            print(f"{case:>16} {name:>12} {times[name]:8.2f} {ratio:7.2f} {error:9.1e}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""The published numbers, each as a row that `reproduce.py` trains: config, settings, number, and how it was taken."""
+"""The published numbers, each as a row that `reproduce.py` trains.
+
+A row has a config, settings, the number, and how it was measured.
+"""
 
 import dataclasses
 
 BEST_LIVE = "kNN, best epoch on the test set, live bank"
 BEST = "kNN, best epoch on the test set"
-CLUSTERS = "NMI / ACC / ARI of k-means on all images trained on; which epoch is not said"
+CLUSTERS = "NMI / ACC / ARI of k-means on all images trained on; epoch not stated"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,10 +16,10 @@ class Row:
 
     Attributes:
         config: file and variant.
-        settings: what is set otherwise, by dotted names.
-        published: the number, in percent; "-" where none is published.
-        protocol: how the published number was taken, as far as it is known.
-        source: where it stands: paper or code, and table.
+        settings: overrides by dotted name.
+        published: the number, in percent; "-" if none is published.
+        protocol: how the published number was measured, as far as is known.
+        source: paper or code, and its table.
     """
 
     config: str
@@ -27,7 +30,7 @@ class Row:
 
 
 def _digits() -> dict[str, Row]:
-    """Runs of minutes on a CPU; nothing is published for them."""
+    """Runs of minutes on a CPU; no numbers are published for them."""
     rows = {
         f"{name}-digits": Row(f"configs/{name}.py")
         for name in ("swav", "instance", "anchor_neighbourhood", "local_aggregation", *_BASES)
@@ -36,7 +39,7 @@ def _digits() -> dict[str, Row]:
 
 
 def _small() -> dict[str, Row]:
-    """A quarter of an hour on a CPU; convolutions as in the runs on record."""
+    """A quarter of an hour on a CPU; convolutions are initialised as in the recorded runs."""
     small = {
         "data.limit": 10_000,
         "model.width": 16,
@@ -44,12 +47,14 @@ def _small() -> dict[str, Row]:
         "batch_size": 128,
         "epochs": 10,
     }
-    # One view an image, so twice the epochs; both methods with one schedule.
+    # One view per image, so twice the epochs; both methods share a schedule.
     bank = small | {"epochs": 20, "optim.schedule.name": "constant", "optim.nesterov": True}
     return {
         "swav-cifar10-small": Row("configs/swav.py:cifar10", small | {"method.joint_views": True}),
         "instance-cifar10-small": Row("configs/instance.py:cifar10", bank),
-        "anchor_neighbourhood-cifar10-small": Row("configs/anchor_neighbourhood.py:cifar10", bank | {"eval_epochs": 4}),
+        "anchor_neighbourhood-cifar10-small": Row(
+            "configs/anchor_neighbourhood.py:cifar10", bank | {"eval_epochs": 4}
+        ),
     }
 
 
@@ -58,19 +63,31 @@ def _swav() -> dict[str, Row]:
     solo = "solo-learn's results"
     paper = "SwAV, table 1"
     rows = {
-        "swav-cifar10-200": Row("configs/swav.py:cifar10", {"epochs": 200}, "kNN 84.2", BEST, lightly),
-        "swav-cifar10-800": Row("configs/swav.py:cifar10", {"epochs": 800}, "kNN 88.4", BEST, lightly),
+        "swav-cifar10-200": Row(
+            "configs/swav.py:cifar10", {"epochs": 200}, "kNN 84.2", BEST, lightly
+        ),
+        "swav-cifar10-800": Row(
+            "configs/swav.py:cifar10", {"epochs": 800}, "kNN 88.4", BEST, lightly
+        ),
         "swav-cifar100-1000": Row(
-            "configs/swav.py:cifar100", {}, "linear 64.9", "last epoch, trained beside the encoder", solo
+            "configs/swav.py:cifar100",
+            {},
+            "linear 64.9",
+            "last epoch, trained beside the encoder",
+            solo,
         ),
     }
     linear = "linear on the frozen backbone"
     for epochs, top1 in ((100, 72.1), (200, 73.9), (400, 74.6), (800, 75.3)):
         name = f"swav-imagenet-{epochs}"
-        rows[name] = Row("configs/swav.py:imagenet", {"epochs": epochs}, f"linear {top1}", linear, paper)
+        rows[name] = Row(
+            "configs/swav.py:imagenet", {"epochs": epochs}, f"linear {top1}", linear, paper
+        )
     for epochs, top1 in ((200, 72.7), (400, 74.3)):
         name = f"swav-imagenet_bs256-{epochs}"
-        rows[name] = Row("configs/swav.py:imagenet_bs256", {"epochs": epochs}, f"linear {top1}", linear, paper)
+        rows[name] = Row(
+            "configs/swav.py:imagenet_bs256", {"epochs": epochs}, f"linear {top1}", linear, paper
+        )
     return rows
 
 
@@ -83,7 +100,9 @@ def _instance() -> dict[str, Row]:
         ("cifar100", "kNN 50.7", "AND's code"),
         ("svhn", "kNN 93.6", "AND's code"),
     ):
-        rows[f"instance-{data}-200"] = Row(f"configs/instance.py:{data}", {}, number, BEST_LIVE, source)
+        rows[f"instance-{data}-200"] = Row(
+            f"configs/instance.py:{data}", {}, number, BEST_LIVE, source
+        )
     for data, number in (
         ("cifar10", "kNN 60.3, linear 70.1"),
         ("cifar100", "kNN 32.7, linear 39.4"),
@@ -101,7 +120,10 @@ def _instance() -> dict[str, Row]:
 
 def _local_aggregation() -> dict[str, Row]:
     config = "configs/local_aggregation.py"
-    rows = {f"local_aggregation-cifar10-{epochs}": _schedule(f"{config}:cifar10", epochs) for epochs in (100, 200)}
+    rows = {
+        f"local_aggregation-cifar10-{epochs}": _schedule(f"{config}:cifar10", epochs)
+        for epochs in (100, 200)
+    }
     protocol = "kNN, last epoch, features recomputed"
     for net, epochs, number in (
         ("resnet18", 200, "kNN 45.0"),
@@ -110,12 +132,14 @@ def _local_aggregation() -> dict[str, Row]:
         ("vgg16", 168, "-"),
     ):
         name = f"local_aggregation-imagenet-{net}-{epochs}"
-        rows[name] = Row(f"{config}:imagenet_{net}", {}, number, protocol, "LA, transfer on ImageNet")
+        rows[name] = Row(
+            f"{config}:imagenet_{net}", {}, number, protocol, "LA, transfer on ImageNet"
+        )
     return rows
 
 
-def _schedule(config, epochs) -> Row:
-    """A run of another length, whose rate drops at 60 and 80 % of it."""
+def _schedule(config: str, epochs: int) -> Row:
+    """A run of another length, with drops at 60 and 80 % of it."""
     drops = {"optim.schedule.at_epochs": (0.6 * epochs, 0.8 * epochs)}
     return Row(config, {"epochs": epochs} | drops)
 
@@ -135,18 +159,27 @@ def _anchors() -> dict[str, Row]:
         ("svhn", "kNN 90.9, linear 93.7"),
     ):
         name = f"anchor_neighbourhood-{data}-alexnet-1000"
-        rows[name] = Row(f"{config}:{data}_alexnet", {}, number, f"{BEST_LIVE}; linear on conv5", table)
+        rows[name] = Row(
+            f"{config}:{data}_alexnet", {}, number, f"{BEST_LIVE}; linear on conv5", table
+        )
     rows["anchor_neighbourhood-imagenet-1000"] = Row(
-        f"{config}:imagenet", {}, "kNN 31.3, linear 39.7 on conv4", "not said", "AND, large scale evaluation"
+        f"{config}:imagenet",
+        {},
+        "kNN 31.3, linear 39.7 on conv4",
+        "not stated",
+        "AND, large scale evaluation",
     )
     for data, number in (("cub200", "kNN 14.4"), ("dogs", "kNN 32.3")):
         name = f"anchor_neighbourhood-{data}-1000"
-        rows[name] = Row(f"{config}:{data}", {}, number, "not said", "AND, fine-grained evaluation")
+        rows[name] = Row(
+            f"{config}:{data}", {}, number, "not stated", "AND, fine-grained evaluation"
+        )
     return rows
 
 
 _BASES = ("byol", "simsiam", "moco")
-_TABLES = {  # NMI / ACC / ARI of CoNR's tables 1 and 4: the base, and with CoNR
+# NMI / ACC / ARI in CoNR's tables 1 and 4: the base alone, and with CoNR.
+_TABLES = {
     ("byol", 10): ("79.4 / 87.8 / 76.6", "86.7 / 93.2 / 86.1"),
     ("byol", 20): ("55.5 / 53.9 / 37.6", "60.4 / 60.4 / 44.3"),
     ("simsiam", 10): ("78.6 / 85.6 / 73.6, ResNet-34", "85.2 / 91.4 / 83.6"),
@@ -154,56 +187,85 @@ _TABLES = {  # NMI / ACC / ARI of CoNR's tables 1 and 4: the base, and with CoNR
     ("moco", 10): ("66.9 / 77.6 / 60.8, ResNet-34", "81.4 / 88.9 / 79.1"),
     ("moco", 20): ("39.0 / 39.7 / 24.2, ResNet-34", "52.6 / 54.5 / 37.7"),
 }
-_GROUPS = {"model.bn_groups": 4, "method.shuffle": True}  # statistics of four devices, as BYOL's numbers were made
+# BYOL's numbers were made with BatchNorm statistics over four devices.
+_GROUPS = {"model.bn_groups": 4, "method.shuffle": True}
 
 
 def _bases() -> dict[str, Row]:
-    """The base methods by their own papers."""
+    """The base methods, with the numbers of their own papers."""
     return {
         "byol-imagenet-1000": Row(
-            "configs/byol.py:imagenet", {}, "linear 74.3", "linear on the frozen backbone", "BYOL, table 1"
+            "configs/byol.py:imagenet",
+            {},
+            "linear 74.3",
+            "linear on the frozen backbone",
+            "BYOL, table 1",
         ),
         "simsiam-cifar10-200": Row("configs/simsiam.py:cifar10", {"epochs": 200}),
         "simsiam-cifar10-800": Row(
             "configs/simsiam.py:cifar10", {}, "linear 91.8", "last epoch", "SimSiam, appendix D"
         ),
-        "simsiam-imagenet-100": Row("configs/simsiam.py:imagenet", {}, "linear 68.1", "last epoch", "SimSiam, table 4"),
-        "moco-cifar10-200": Row(
-            "configs/moco.py:cifar10", {}, "kNN 82.6", "kNN on the query embedding, last epoch", "MoCo's demonstration"
+        "simsiam-imagenet-100": Row(
+            "configs/simsiam.py:imagenet", {}, "linear 68.1", "last epoch", "SimSiam, table 4"
         ),
-        "moco-imagenet-200": Row("configs/moco.py:imagenet", {}, "linear 67.5", "last epoch", "MoCo v2, table 1"),
+        "moco-cifar10-200": Row(
+            "configs/moco.py:cifar10",
+            {},
+            "kNN 82.6",
+            "kNN on the query embedding, last epoch",
+            "MoCo's demonstration",
+        ),
+        "moco-imagenet-200": Row(
+            "configs/moco.py:imagenet", {}, "linear 67.5", "last epoch", "MoCo v2, table 1"
+        ),
     }
 
 
 def _clustering() -> dict[str, Row]:
-    """CoNR's tables: 1,000 epochs as published, and 250 as rows of their own."""
+    """CoNR's tables: 1,000 epochs as published, and separate rows of 250."""
     rows = {}
     for (base, classes), (alone, with_conr) in _TABLES.items():
         table = "CoNR, table 1" if base == "byol" else "CoNR, table 4"
         if base == "byol":
-            own, settings = f"configs/byol.py:cifar{classes}", _GROUPS
+            base_config = f"configs/byol.py:cifar{classes}"
+            settings = _GROUPS
         else:
-            own, settings = f"configs/{base}.py:cifar{classes}_propos", {}
+            base_config = f"configs/{base}.py:cifar{classes}_propos"
+            settings = {}
         for epochs in (250, 1000):
             name = f"{base}-cifar{classes}"
             length = {"epochs": epochs}
-            whole = epochs == 1000
-            how = (CLUSTERS, table) if whole else ("-", "-")
-            rows[f"{name}-{epochs}"] = Row(own, settings | length, alone if whole else "-", *how)
-            number = with_conr if whole else "-"
+            full_length = epochs == 1000
+            protocol = CLUSTERS if full_length else "-"
+            source = table if full_length else "-"
+            number = alone if full_length else "-"
+            rows[f"{name}-{epochs}"] = Row(base_config, settings | length, number, protocol, source)
+            number = with_conr if full_length else "-"
             config = f"configs/conr.py:paper_cifar{classes}+{base}"
             if (base, classes) == ("byol", 10):  # the released settings made the paper's number
                 rows[f"conr-{name}-{epochs}"] = Row(config, length)
-                name, config = f"released-{name}", "configs/conr.py:released_cifar10+byol"
-            rows[f"conr-{name}-{epochs}"] = Row(config, length, number, *how)
+                name = f"released-{name}"
+                config = "configs/conr.py:released_cifar10+byol"
+            rows[f"conr-{name}-{epochs}"] = Row(config, length, number, protocol, source)
     for variant, number, table in (
         ("stl10", "85.2 / 92.6 / 84.6", "CoNR, table 1"),
         ("imagenet10", "91.1 / 96.4 / 92.2", "CoNR, table 1"),
         ("imagenet_dogs", "74.4 / 79.4 / 66.7", "CoNR, table 1"),
         ("tiny_imagenet", "46.2 / 30.8 / 18.4", "CoNR, table 5"),
     ):
-        rows[f"conr-byol-{variant}-1000"] = Row(f"configs/conr.py:{variant}+byol", {}, number, CLUSTERS, table)
+        rows[f"conr-byol-{variant}-1000"] = Row(
+            f"configs/conr.py:{variant}+byol", {}, number, CLUSTERS, table
+        )
     return rows
 
 
-ROWS = _digits() | _small() | _swav() | _instance() | _local_aggregation() | _anchors() | _bases() | _clustering()
+ROWS = (
+    _digits()
+    | _small()
+    | _swav()
+    | _instance()
+    | _local_aggregation()
+    | _anchors()
+    | _bases()
+    | _clustering()
+)

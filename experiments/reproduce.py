@@ -1,15 +1,16 @@
-"""Published results, reproduced: named runs, resumable in pieces of any length, one results file, README's table.
+"""Reproduces published results: named rows, run in pieces of any length, and their tables.
 
     python experiments/reproduce.py list
-    python experiments/reproduce.py run swav-cifar10-200 --data=DIR [--minutes=9] [--set model.dtype=bfloat16]
+    python experiments/reproduce.py run swav-cifar10-200 --data=DIR [--minutes=9] \
+        [--set model.dtype=bfloat16]
     python experiments/reproduce.py table
 
-`run` goes on where the row stopped, for at most so many minutes; when the row is finished, its numbers (the last
-epoch's, and beside them the best epoch's, which was chosen on the test images) become a line of
-experiments/results.jsonl. `table` writes README.md's table from those lines, and docs/results.md, where each published
-number stands with its protocol. The rows are in `published.py`.
-A row run with `--set` is recorded as a row of its own, under a name that includes the settings, unless they only
-observe (eval_epochs, say).
+`run` resumes the row where it stopped, for at most `--minutes`. Once the row has finished, its
+numbers become a line of experiments/results.jsonl: the last epoch's, and the best epoch's, which
+was selected on the test images. `table` writes the two tables of docs/results.md: what was measured
+here, and each published number with its protocol. The rows are in `published.py`. A row run with
+`--set` is recorded separately, under a name that includes the settings, unless they only observe
+(such as eval_epochs).
 """
 
 import argparse
@@ -24,11 +25,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ml_collections import ConfigDict
 from published import ROWS, Row
 
 __all__ = ["ROWS", "Row", "load", "main", "read", "record", "run", "table", "write_table"]
+Records = Sequence[Mapping[str, Any]]
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results.jsonl"
 NUMBERS = (
@@ -47,23 +53,55 @@ LABELS = {
     "clustering/acc": "ACC",
     "clustering/ari": "ARI",
 }
-BEGIN, END = "<!-- results: python experiments/reproduce.py table -->", "<!-- end of results -->"
+PAGE = ROOT / "docs" / "results.md"
+# The numbers of the table of what was measured here.
+TABLE_NUMBERS = {
+    "knn/top1": "kNN",
+    "linear/top1": "linear",
+    "clustering/acc": "cluster ACC",
+    "clustering/nmi": "NMI",
+    "clustering/ari": "ARI",
+}
+BEGIN = "<!-- results: python experiments/reproduce.py table -->"
+END = "<!-- end of results -->"
+MEASURED = ("<!-- measured: python experiments/reproduce.py table -->", "<!-- end of measured -->")
 
 
-def run(name: str, *, data="", seed=0, minutes=0.0, settings=(), commit="", folder="runs/reproduce") -> bool:
-    """Trains the row on, for at most `minutes` (0: to its end); True when it is finished and on record."""
-    from ssl_jax import train
+def run(
+    name: str,
+    *,
+    data: str = "",
+    seed: int = 0,
+    minutes: float = 0.0,
+    settings: Sequence[str] = (),
+    commit: str = "",
+    folder: str = "runs/reproduce",
+) -> bool:
+    """Trains a row, resuming where it stopped.
+
+    Args:
+        name: one of `ROWS`.
+        data: `data.dir`, for rows that need one.
+        seed: of the run.
+        minutes: stop and save after this time; 0 to run to the end.
+        settings: overrides as NAME=VALUE.
+        commit: recorded with the result; default: the checkout's.
+        folder: where the run folders go.
+
+    Returns:
+        True once the row has finished and its result is recorded.
+    """
     from ssl_jax.runtime import compilation
-    from ssl_jax.runtime.preemption import Stopped
-    from ssl_jax.settings import defaults
-    from ssl_jax.settings.resolve import SettingError
 
-    row = ROWS.get(name) or sys.exit(f"error: no row {name!r}; choose one of: {', '.join(ROWS)}")
-    label = " ".join([name, *sorted(s for s in settings if not defaults.only_observes(s.partition("=")[0]))])
-    if any((r["row"], r["seed"]) == (label, seed) for r in read()):
-        print(f"{label}, seed {seed}, is on record in {RESULTS}")
+    if name not in ROWS:
+        sys.exit(f"error: no row {name!r}; choose one of: {', '.join(ROWS)}")
+    row = ROWS[name]
+    label = _label(name, settings)
+    if any((result["row"], result["seed"]) == (label, seed) for result in read()):
+        print(f"{label}, seed {seed}, is already recorded in {RESULTS}")
         return True
-    config = load(row.config, row.settings | dict(map(_setting, settings)) | {"seed": seed, "data.dir": data})
+    overrides = dict(map(_setting, settings)) | {"seed": seed, "data.dir": data}
+    config = load(row.config, row.settings | overrides)
     workdir = Path(folder) / f"{label.replace(' ', '-').replace('/', '_')}-seed{seed}"
     compilation.enable_cache()
     try:
@@ -71,39 +109,67 @@ def run(name: str, *, data="", seed=0, minutes=0.0, settings=(), commit="", fold
     except OSError as error:
         sys.exit(f"error: --folder={folder} cannot be written ({error.strerror})")
     clock = Clock(workdir / "pieces.json", minutes, commit or current_commit())
-    clock.start()
-    try:
-        scores = train.run(config, workdir)
-    except Stopped as stopped:
-        print(f"{stopped}; {clock.total():.1f} minutes so far")
+    scores = _train(config, workdir, clock)
+    if scores is None:
         return False
-    except (SettingError, train.NotFinite) as error:
-        sys.exit(f"error: {error}")
-    finally:
-        clock.stop()
     numbers = {key.removeprefix("eval/"): round(scores[key], 4) for key in NUMBERS if key in scores}
     best = best_epochs(workdir)
-    record(label, row.config, seed, config.epochs, clock.total(), ", ".join(clock.commits), numbers, best)
+    record(
+        row=label,
+        config=row.config,
+        seed=seed,
+        epochs=config.epochs,
+        minutes=clock.total(),
+        commit=", ".join(clock.commits),
+        numbers=numbers,
+        best=best,
+    )
     for name, value in numbers.items():
         print(f"{name:<18} last epoch {value:.4f}  best epoch {best[name]:.4f}")
     return True
 
 
-def best_epochs(workdir) -> dict[str, float]:
-    """The highest value of each number over the epochs that were evaluated: chosen on the test images."""
+def _label(name: str, settings: Sequence[str]) -> str:
+    """The name to record: the row's, and the settings that change its result."""
+    from ssl_jax.settings import defaults
+
+    changes = [text for text in settings if not defaults.only_observes(text.partition("=")[0])]
+    return " ".join([name, *sorted(changes)])
+
+
+def _train(config: ConfigDict, workdir: Path, clock: "Clock") -> dict[str, float] | None:
+    """Trains while `clock` counts; the last scores, or None if the time ran out."""
+    from ssl_jax import train
+    from ssl_jax.runtime.preemption import Stopped
+    from ssl_jax.settings.resolve import SettingError
+
+    clock.start()
+    try:
+        return train.run(config, workdir)
+    except Stopped as stopped:
+        print(f"{stopped}; {clock.total():.1f} minutes so far")
+        return None
+    except (SettingError, train.NotFinite) as error:
+        sys.exit(f"error: {error}")
+    finally:
+        clock.stop()
+
+
+def best_epochs(workdir: Path) -> dict[str, float]:
+    """The highest value of each number over all evaluated epochs: chosen on the test images."""
     from ssl_jax.runs.metrics import read_records
 
     best = {}
-    for found in read_records(workdir):
+    for values in read_records(workdir):
         for key in NUMBERS:
-            if key in found:
+            if key in values:
                 name = key.removeprefix("eval/")
-                best[name] = max(best.get(name, 0.0), round(found[key], 4))
+                best[name] = max(best.get(name, 0.0), round(values[key], 4))
     return best
 
 
-def load(config: str, settings: dict):
-    """The config of a file and variant, with settings by their dotted names."""
+def load(config: str, settings: Mapping[str, Any]) -> ConfigDict:
+    """The config of a file and variant, with overrides by dotted name."""
     path, _, variant = config.partition(":")
     get_config = runpy.run_path(str(ROOT / path))["get_config"]
     loaded = get_config(variant) if variant else get_config()
@@ -114,7 +180,7 @@ def load(config: str, settings: dict):
     return loaded
 
 
-def _setting(text):
+def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         sys.exit(f"error: --set {text!r}: give NAME=VALUE, such as model.dtype=bfloat16")
@@ -125,42 +191,58 @@ def _setting(text):
 
 
 class Clock(threading.Thread):
-    """Counts the minutes of a row over all its pieces, and asks the process to stop after its share of them.
+    """Counts a row's minutes over all its pieces, and stops the process at the time limit.
 
-    What has been counted, and the commits that ran, are on disk every few seconds: a killed piece loses no more.
+    The count and the commits that ran are written every few seconds, so a killed piece loses no
+    more than that.
     """
 
-    def __init__(self, path: Path, minutes: float, commit: str, tick: float = 5.0):
+    def __init__(self, path: Path, minutes: float, commit: str, tick: float = 5.0) -> None:
         super().__init__(daemon=True)
-        self._path, self._limit, self._tick = path, minutes, tick
-        found = json.loads(path.read_text()) if path.exists() else {"minutes": 0.0, "commits": []}
-        self._before, self.commits = found["minutes"], list(dict.fromkeys([*found["commits"], commit]))
-        self._began, self._over = time.monotonic(), threading.Event()
+        self._path = path
+        self._limit = minutes
+        self._tick = tick
+        pieces = json.loads(path.read_text()) if path.exists() else {"minutes": 0.0, "commits": []}
+        self._earlier = pieces["minutes"]
+        self.commits = list(dict.fromkeys([*pieces["commits"], commit]))
+        self._began = time.monotonic()
+        self._stopped = threading.Event()
 
     def total(self) -> float:
         """Minutes, earlier pieces included."""
-        return self._before + (time.monotonic() - self._began) / 60
+        return self._earlier + (time.monotonic() - self._began) / 60
 
-    def run(self):
-        while not self._over.wait(self._tick):
+    def run(self) -> None:
+        """Writes the count and, past the limit, sends SIGTERM to this process."""
+        while not self._stopped.wait(self._tick):
             self._write()
             if self._limit and time.monotonic() - self._began > 60 * self._limit:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    def stop(self):
-        """No more counting."""
-        self._over.set()
+    def stop(self) -> None:
+        """Stops counting."""
+        self._stopped.set()
         self._write()
 
-    def _write(self):
+    def _write(self) -> None:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(dict(minutes=round(self.total(), 3), commits=self.commits)))
         os.replace(temporary, self._path)
 
 
-def record(row, config, seed, epochs, minutes, commit, numbers, best) -> None:
-    """One more line of the results file: `numbers` of the last epoch, `best` of the best one by each number."""
+def record(
+    *,
+    row: str,
+    config: str,
+    seed: int,
+    epochs: int,
+    minutes: float,
+    commit: str,
+    numbers: Mapping[str, float],
+    best: Mapping[str, float],
+) -> None:
+    """Adds a line to the results file: `numbers` of the last epoch, `best` of the best epoch."""
     import jax
 
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
@@ -173,113 +255,175 @@ def record(row, config, seed, epochs, minutes, commit, numbers, best) -> None:
 
 
 def current_commit() -> str:
-    """The checkout's commit, marked where its code has been changed since."""
-    git = lambda *args: subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "ssl_jax", "configs")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + "+changes" * bool(changed)
+    """The checkout's commit, marked if its code has uncommitted changes."""
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "ssl_jax", "configs")
+    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    return f"{commit}+changes" if changed else commit
+
+
+def _git(*args: str) -> str:
+    process = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
+    return process.stdout.strip()
 
 
 def read() -> list[dict]:
     """The lines of the results file."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
-def table(records) -> str:
-    """README's table: one line a row, medians over its seeds, in the order of `ROWS`."""
-    names = {"knn/top1": "kNN", "linear/top1": "linear", "clustering/acc": "cluster ACC"}
-    names |= {"clustering/nmi": "NMI", "clustering/ari": "ARI"}
-    published = lambda row: row.published if row.protocol == "-" else f"{row.published} ({row.protocol})"
-    lines = [f"| row | seeds | epochs | {' | '.join(names.values())} | published | device | minutes | commit |"]
-    lines.append("| --- " * (len(names) + 7) + "|")
-    order = list(ROWS)
-    labels = sorted({r["row"] for r in records}, key=lambda label: (order.index(label.split()[0]), label))
-    for label in labels:
-        own = [r for r in records if r["row"] == label]
-        middle = lambda key, own=own: statistics.median(r["numbers"][key] for r in own)
-        cells = [f"{middle(key):.3f}" if all(key in r["numbers"] for r in own) else "-" for key in names]
-        seeds = ", ".join(str(s) for s in sorted(r["seed"] for r in own))
-        every = lambda key, own=own: ", ".join(dict.fromkeys(str(r[key]) for r in own))
-        minutes = statistics.median(r["minutes"] for r in own)
-        parts = [f"`{label}`", seeds, every("epochs"), *cells, published(ROWS[label.split()[0]]), every("device")]
-        lines.append("| " + " | ".join(map(str, [*parts, f"{minutes:.0f}", every("commit")])) + " |")
-    waiting = [f"`{name}`" for name in ROWS if name not in labels]
-    lines += ["", f"Not run yet: {', '.join(waiting)}."] if waiting else []
-    return "\n".join(lines)
-
-
-def published_table(records) -> str:
-    """The table of docs/results.md: each published number, how it was taken, the command, and what came of ours.
-
-    Ours are medians over the seeds, of the last epoch and of the best one; with a memory bank, against features
-    recomputed and against the live bank.
-    """
-    head = ("paper or code, table", "row", "config", "command", "published", "protocol", "ours: last / best epoch")
+def table(records: Records) -> str:
+    """What was measured here: one line per row, medians over its seeds, in the order of `ROWS`."""
+    head = ("row", "seeds", "epochs", *TABLE_NUMBERS.values())
+    head += ("published", "device", "minutes", "commit")
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for name, row in sorted(((n, r) for n, r in ROWS.items() if r.source != "-"), key=lambda item: item[1].source):
-        own = [r for r in records if r["row"].split()[0] == name]
-        command = f"`python experiments/reproduce.py run {name}{_data_flag(row)}`"
-        changes = "".join(f" `{key}={value}`" for key, value in row.settings.items())
-        cells = (row.source, f"`{name}`", f"`{row.config}`{changes}", command, row.published, row.protocol, _ours(own))
+    order = list(ROWS)
+    labels = sorted(
+        {r["row"] for r in records}, key=lambda label: (order.index(label.split()[0]), label)
+    )
+    for label in labels:
+        cells = _table_cells(label, [r for r in records if r["row"] == label])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _data_flag(row) -> str:
+def _table_cells(label: str, runs: Records) -> list[str]:
+    """The cells of one line of the table of what was measured here."""
+    row = ROWS[label.split()[0]]
+    cells = [f"`{label}`", ", ".join(str(seed) for seed in sorted(run["seed"] for run in runs))]
+    cells.append(_distinct(runs, "epochs"))
+    for key in TABLE_NUMBERS:
+        values = [run["numbers"][key] for run in runs if key in run["numbers"]]
+        cells.append(f"{statistics.median(values):.3f}" if len(values) == len(runs) else "-")
+    cells.append(row.published if row.protocol == "-" else f"{row.published} ({row.protocol})")
+    minutes = statistics.median(run["minutes"] for run in runs)
+    return [*cells, _distinct(runs, "device"), f"{minutes:.0f}", _distinct(runs, "commit")]
+
+
+def _distinct(runs: Records, key: str) -> str:
+    return ", ".join(dict.fromkeys(str(run[key]) for run in runs))
+
+
+def published_table(records: Records) -> str:
+    """Published numbers with their protocols, our commands and results.
+
+    Ours are medians over the seeds, of the last epoch and of the best one; with a memory bank,
+    against recomputed features and against the live bank.
+    """
+    head = (
+        "paper or code, table",
+        "row",
+        "config",
+        "command",
+        "published",
+        "protocol",
+        "ours: last / best epoch",
+    )
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    rows = [(name, row) for name, row in ROWS.items() if row.source != "-"]
+    for name, row in sorted(rows, key=lambda item: item[1].source):
+        runs = [r for r in records if r["row"].split()[0] == name]
+        command = f"`python experiments/reproduce.py run {name}{_data_flag(row)}`"
+        changes = "".join(f" `{key}={value}`" for key, value in row.settings.items())
+        cells = (
+            row.source,
+            f"`{name}`",
+            f"`{row.config}`{changes}",
+            command,
+            row.published,
+            row.protocol,
+            _ours(runs),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _data_flag(row: Row) -> str:
     return "" if load(row.config, row.settings).data.name == "digits" else " --data=DIR"
 
 
-def _ours(records) -> str:
-    """What the runs of one row came to, those with other settings apart."""
+def _ours(records: Records) -> str:
+    """The results of one row; runs with other settings are listed separately."""
     parts = []
     for label in dict.fromkeys(r["row"] for r in records):
-        own = [r for r in records if r["row"] == label]
+        runs = [r for r in records if r["row"] == label]
         cells = []
         for key, name in LABELS.items():
-            last = [r["numbers"][key] for r in own if key in r["numbers"]]
-            best = [r["best"][key] for r in own if key in r.get("best", {})]
+            last = [r["numbers"][key] for r in runs if key in r["numbers"]]
+            best = [r["best"][key] for r in runs if key in r.get("best", {})]
             if last:
-                shown = f"{100 * statistics.median(best):.1f}" if len(best) == len(own) else "not kept"
-                cells.append(f"{name} {100 * statistics.median(last):.1f} / {shown}")
+                best_text = "not kept"
+                if len(best) == len(runs):
+                    best_text = f"{100 * statistics.median(best):.1f}"
+                cells.append(f"{name} {100 * statistics.median(last):.1f} / {best_text}")
         settings = " ".join(label.split()[1:])
-        how = f" (`{settings}`)" if settings else ""
-        parts.append(f"{', '.join(cells)}{how}; {own[0]['device']}, {own[0]['commit']}")
-    return "; ".join(parts) or "not run yet"
+        changes = f" (`{settings}`)" if settings else ""
+        parts.append(f"{', '.join(cells)}{changes}; {runs[0]['device']}, {runs[0]['commit']}")
+    return "; ".join(parts) or "recipe, not yet measured"
 
 
-def write_table(page: Path, text: str) -> None:
-    """Puts a table between its two marks in `page`."""
+def write_table(page: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
+    """Replaces the text between two marks in `page`."""
+    begin, end = marks
     old = page.read_text()
-    if BEGIN not in old or END not in old:
-        sys.exit(f"error: {page} lacks the lines {BEGIN!r} and {END!r}")
-    before, after = old.split(BEGIN)[0], old.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    if begin not in old or end not in old:
+        sys.exit(f"error: {page} lacks the lines {begin!r} and {end!r}")
+    before = old.split(begin)[0]
+    after = old.split(end)[1]
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def list_rows() -> None:
+    """Prints each row, its published number, and the seeds already recorded."""
+    recorded = sorted({(r["row"], r["seed"]) for r in read()})
+    for name, row in ROWS.items():
+        seeds = ", ".join(f"seed {seed}" for label, seed in recorded if label == name)
+        print(f"{name:<36} {row.config:<46} {row.published:<32} {seeds or 'not run yet'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="rows, and which are on record")
-    commands.add_parser("table", help="write the tables of README.md and docs/results.md from the results file")
-    one = commands.add_parser("run", help="train a row, or go on with it")
+    commands.add_parser("list", help="list the rows and those already recorded")
+    commands.add_parser("table", help="write the tables of docs/results.md")
+    one = commands.add_parser("run", help="train a row, or resume it")
     one.add_argument("row")
     one.add_argument("--data", default="", help="data.dir, for rows that need one")
     one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--minutes", type=float, default=0.0, help="stop and save after so many; 0 = to the end")
-    one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of this machine's own")
-    one.add_argument("--commit", default="", help="where the checkout has no git")
+    one.add_argument(
+        "--minutes",
+        type=float,
+        default=0.0,
+        help="stop and save after this time; 0 = run to the end",
+    )
+    one.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="override a setting, may be repeated",
+    )
+    one.add_argument("--commit", default="", help="commit to record, if the checkout has no git")
     one.add_argument("--folder", default="runs/reproduce")
     args = parser.parse_args()
     if args.command == "list":
-        found = {(r["row"], r["seed"]) for r in read()}
-        for name, row in ROWS.items():
-            seeds = ", ".join(f"seed {s}" for n, s in sorted(found) if n == name)
-            print(f"{name:<36} {row.config:<46} {row.published:<32} {seeds or 'not run yet'}")
+        list_rows()
     elif args.command == "table":
-        write_table(ROOT / "README.md", table(read()))
-        write_table(ROOT / "docs" / "results.md", published_table(read()))
+        write_table(PAGE, table(read()), MEASURED)
+        write_table(PAGE, published_table(read()))
     else:
-        settings = dict(data=args.data, seed=args.seed, minutes=args.minutes, settings=args.set)
-        run(args.row, **settings, commit=args.commit, folder=args.folder)
+        run(
+            args.row,
+            data=args.data,
+            seed=args.seed,
+            minutes=args.minutes,
+            settings=args.set,
+            commit=args.commit,
+            folder=args.folder,
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Self-supervised learning by clustering and neighbourhoods, in JAX."""
 
+from typing import Any
+
 __version__ = "0.1.0"
 
 
-def __getattr__(name):
-    if name == "load_encoder":  # on demand: the rest of the package does not need it
+def __getattr__(name: str) -> Any:
+    if name == "load_encoder":  # imported on demand: it is slow, and few modules need it
         from ssl_jax.inference.pretrained import load_encoder
 
         return load_encoder

@@ -1,4 +1,4 @@
-"""The commands of ssl_jax by one name:  ssl-jax COMMAND [FLAGS]  or  python -m ssl_jax COMMAND [FLAGS]"""
+"""All commands under one name:  ssl-jax COMMAND [FLAGS]  or  python -m ssl_jax COMMAND [FLAGS]"""
 
 import difflib
 import runpy
@@ -7,18 +7,18 @@ import sys
 import ssl_jax
 from ssl_jax.settings.text import print_page
 
-COMMANDS = {  # name: module, what it does
+COMMANDS = {  # name: module, summary
     "train": ("ssl_jax.main", "train a config, or resume its run"),
-    "evaluate": ("ssl_jax.evaluate", "score a run, on its own data or others"),
-    "assign": ("ssl_jax.assign", "sort pictures into clusters"),
-    "report": ("ssl_jax.report", "one page on one run or several"),
-    "export": ("ssl_jax.export", "write a run's encoder for other programs"),
-    "preview": ("ssl_jax.preview", "draw what the augmentations of a config do"),
+    "evaluate": ("ssl_jax.evaluate", "score a run on its own or other data"),
+    "assign": ("ssl_jax.assign", "sort images into clusters"),
+    "report": ("ssl_jax.report", "write a page on one or several runs"),
+    "export": ("ssl_jax.export", "export a run's encoder for other programs"),
+    "preview": ("ssl_jax.preview", "draw the augmentations of a config"),
 }
 
 
-def main():
-    """Runs the command that the first argument names, as `python -m` runs its module; lists them without one."""
+def main() -> None:
+    """Runs the command named by the first argument; without one, lists all commands."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
         print_page(_listing())
@@ -30,18 +30,17 @@ def main():
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(COMMANDS)}"
-        sys.exit(_error(f"{name!r} is not a command; {hint}"))
+        print(f"error: {name!r} is not a command; {hint}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _listing():
-    rows = [f"  {name:<10} {what:<46} python -m {module}" for name, (module, what) in COMMANDS.items()]
+def _listing() -> str:
     usage = "usage: ssl-jax COMMAND [FLAGS]      such as: ssl-jax train --config=swav"
-    return "\n".join([usage, "", *rows, "", "ssl-jax COMMAND --help lists the flags of a command."])
-
-
-def _error(message):
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+    commands = [
+        f"  {name:<10} {summary:<46} python -m {module}"
+        for name, (module, summary) in COMMANDS.items()
+    ]
+    return "\n".join([usage, "", *commands, "", "ssl-jax COMMAND --help lists a command's flags."])
 
 
 if __name__ == "__main__":

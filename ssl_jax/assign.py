@@ -1,19 +1,22 @@
-"""Labels pictures with a run:
+"""Sorts images into clusters with a trained run:
 
     python -m ssl_jax.assign --workdir=RUN --data.name=folder --data.dir=DIR --out=clusters.csv
 
-Each picture goes to the method's own cluster where it has any (SwAV's prototypes, without Sinkhorn-Knopp), else, and
-with --clusters=K, to one of K clusters that k-means finds on the embeddings of these pictures. Without --data flags it
-labels the run's own data, the held-out images too. --data.NAME is short for --config.data.NAME; where other data are
-named, all settings but name, size and cache start from their defaults, not from the run's.
+An image goes to the nearest of the method's own clusters (SwAV's prototypes, without
+Sinkhorn-Knopp). If the method has none, or with --clusters=K, k-means on the embeddings of these
+images makes K clusters.
 
-The table has a row for each picture: its file below DIR (or split and row), cluster, cosine with the cluster's centre,
-margin over the next best centre, rank (1 = most typical of its cluster) and, where it is known, its label. Beside it
-lies a folder of the same name with contact sheets. Nothing is replaced without --overwrite, and a folder with other
-files in it never is.
+Without --data flags the command labels the run's own data, including test images. --data.NAME is
+short for --config.data.NAME. For other data, only name, size and cache are taken from the run; all
+other settings of `data` start from their defaults.
 
-The table is UTF-8, and no cell becomes a formula in a spreadsheet: a file whose name begins as one does is written as
-./NAME, a label with ' in front, and bytes of a name that are no UTF-8 as \\xff.
+The table has a row per image: file below DIR (or split and row), cluster, cosine similarity to the
+cluster's centre, margin over the next best centre, rank (1 = most typical of its cluster), and the
+label if known. Contact sheets go to a folder beside the table, named after it. Existing files are
+replaced only with --overwrite, and a folder that holds other files is never touched.
+
+The table is UTF-8 and safe to open in a spreadsheet: a file name that looks like the start of a
+formula becomes ./NAME, such a label gets a leading ', and bytes that are not UTF-8 become \\xff.
 """
 
 from absl import flags
@@ -22,16 +25,29 @@ from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
 from ssl_jax.settings.paths import user_path
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main made it.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main writes it.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
-OUT = flags.DEFINE_string("out", "clusters.csv", "The table that is written; the sheets go to a folder beside it.")
-CLUSTERS = flags.DEFINE_integer("clusters", 0, "K of k-means; 0: the method's own, or as many as there are classes.")
-BY = flags.DEFINE_string("by", "", "own or kmeans; default: own where there are prototypes and no --clusters.")
-SHEETS = flags.DEFINE_integer("sheets", 100, "Contact sheets of so many clusters, the largest; 0: none.", lower_bound=0)
-OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace the table and the sheets of an earlier call.")
+OUT = flags.DEFINE_string(
+    "out", "clusters.csv", "Table to write; contact sheets go to a folder beside it."
+)
+CLUSTERS = flags.DEFINE_integer(
+    "clusters", 0, "K of k-means; 0: the method's own clusters, else the number of classes."
+)
+BY = flags.DEFINE_string(
+    "by", "", "own or kmeans; default: own if there are prototypes and no --clusters."
+)
+SHEETS = flags.DEFINE_integer(
+    "sheets",
+    100,
+    "Maximum number of contact sheets, one per cluster, largest first; 0: none.",
+    lower_bound=0,
+)
+OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "Replace the table and sheets of an earlier call."
+)
 
 
-def main():
+def main() -> None:
     import jax
     from rich.console import Console
 
@@ -42,21 +58,30 @@ def main():
     from ssl_jax.runs.restore import open_run
     from ssl_jax.runtime import compilation
 
-    target = OutputFiles(user_path(OUT.value, "--out"), OVERWRITE.value)
-    target.check()
+    output = OutputFiles(user_path(OUT.value, "--out"), OVERWRITE.value)
+    output.check()
     compilation.enable_cache()
-    console, mesh = Console(), make_mesh()
+    console = Console()
     console.width = table_width(console) or console.width
-    say = lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def show(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    mesh = make_mesh()
     with jax.set_mesh(mesh):
         run = open_run(WORKDIR.value, mesh, CHECKPOINT.value)
     report = label(
-        run, command_line.CONFIG.value, command_line.overrides("data"), count=CLUSTERS.value, by=BY.value, report=say
+        run,
+        command_line.CONFIG.value,
+        command_line.overrides("data"),
+        count=CLUSTERS.value,
+        by=BY.value,
+        report=show,
     )
-    written = target.write(report, SHEETS.value)
+    written = output.write(report, SHEETS.value)
     console.print(report.table())
     for line in (*report.lines(), written):
-        say(line)
+        show(line)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
-"""From one config to the parts of a run, everything checked before any long work."""
+"""From a config to the parts of a run, everything checked before any long work."""
 
 import dataclasses
 import inspect
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax import interface
 from ssl_jax.data import datasets
 from ssl_jax.data.rng import INIT, key_for
-from ssl_jax.data.source import Source
+from ssl_jax.data.source import Images, Source
 from ssl_jax.interface import Batch, RunFacts, TrainState
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.positives.instance import Instance
@@ -32,15 +34,15 @@ class Plan:
     """All parts of a run.
 
     Attributes:
-        settings: of the top level of the config.
-        source: of the data.
+        settings: the top level of the config.
+        source: the section `data`.
         record: all settings as plain dicts, as config.json keeps them.
         dataset: the images.
         facts: numbers that follow from the data and the length of the run.
         stages: in order.
-        evaluators: by name; none where nothing can be scored.
+        evaluators: by name; empty if the data have no labels to score with.
         notes: sentences for the user.
-        shapes: of the train state.
+        shapes: the train state as shapes.
     """
 
     settings: RunSettings
@@ -55,77 +57,106 @@ class Plan:
 
     @property
     def batch_size(self) -> int:
-        """Images a step, over all devices."""
+        """Images per step, over all devices."""
         return self.facts.batch_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches of an epoch."""
+        """Full batches per epoch."""
         return self.facts.steps_per_epoch
 
     @property
     def total_steps(self) -> int:
-        """Of the whole run."""
+        """Steps of the whole run."""
         return self.facts.total_steps
 
     def stage_at(self, step: int) -> Stage:
-        """The stage of the step that `step` steps came before (the last one at the end)."""
-        return next((s for s in self.stages if step < s.until), self.stages[-1])
+        """The stage of step `step`, counted from 0; the last one at the end of the run."""
+        return next((stage for stage in self.stages if step < stage.until), self.stages[-1])
 
     def due(self, step: int, every_epochs: int) -> bool:
-        """Is `step` the end of the run, or of every so many epochs?"""
+        """Whether `step` ends the run, or an epoch that is a multiple of `every_epochs`."""
         every = every_epochs * self.steps_per_epoch
         return step == self.total_steps or every > 0 and step > 0 and step % every == 0
 
 
 def build(config: ConfigDict | Mapping, dataset: datasets.Dataset | None = None) -> Plan:
-    """Data, methods, optimisers and evaluators of a config; of another `dataset` than the config's where one is given.
+    """Data, methods, optimisers and evaluators of a config.
+
+    Args:
+        config: as the files in `configs/` make it.
+        dataset: use this instead of reading the config's data.
 
     Raises:
         SettingError: one line on the first setting or file that cannot be used.
     """
-    settings, trains = completed(config), dataset is None
-    run, source = run_settings(settings), fill(Source, settings["data"], "data")
+    settings = completed(config)
+    run = run_settings(settings)
+    source = fill(Source, settings["data"], "data")
+    trains = dataset is None
     dataset = dataset or load_data(settings)
     facts = _facts(run, dataset)
     resident = dataset.resident(run.resident_gb)
     parts = stages(settings, facts, mean=dataset.mean, std=dataset.std, resident=resident)
-    evaluators, notes = {}, dataset.notes
+    evaluators = {}
+    notes = dataset.notes
     if dataset.classes and (dataset.test.labels >= 0).any():
         evaluators = evaluators_of(settings["evals"], dataset)
     elif settings["evals"]:
         lacking = "no labelled test images" if dataset.classes else "no labels"
-        notes += (f"{lacking}, so no scores ({', '.join(settings['evals'])}); watch the loss and train/spread",)
-    plan = Plan(run, source, settings, dataset, facts, parts, evaluators, notes)
+        notes += (
+            f"{lacking}, so no scores ({', '.join(settings['evals'])}); "
+            "watch the loss and train/spread",
+        )
+    plan = Plan(
+        settings=run,
+        source=source,
+        record=settings,
+        dataset=dataset,
+        facts=facts,
+        stages=parts,
+        evaluators=evaluators,
+        notes=notes,
+    )
     mesh = jax.sharding.get_mesh()
     mesh = make_mesh() if mesh.empty else mesh
     with jax.set_mesh(mesh):
         plan = dataclasses.replace(plan, shapes=_shapes(plan))
-    _check_memory(mesh, plan, (dataset.train, dataset.test) if trains and parts[0].resident else ())
+    resident_splits = (dataset.train, dataset.test) if trains and resident else ()
+    _check_memory(mesh, plan, resident_splits)
     check_features(plan)
     return plan
 
 
-def load_data(settings: Mapping) -> datasets.Dataset:
-    """The data set of complete settings, once all other settings are known to be in their ranges."""
+def load_data(settings: Mapping[str, Any]) -> datasets.Dataset:
+    """Reads the data set of complete settings, after checking all other settings.
+
+    Raises:
+        SettingError: one line on the first setting or file that cannot be used.
+    """
     check(settings)
-    source, largest = fill(Source, settings["data"], "data"), views_of(settings["augment"])[0].size
+    source = fill(Source, settings["data"], "data")
+    largest = views_of(settings["augment"])[0].size
     dataset = datasets.load_from(source)
     if source.name.startswith("tfds:") and dataset.train.images.shape[1] == source.size < largest:
-        raise SettingError(f"data.size={source.size} is below the largest view, {largest} pixels; raise it")
+        raise SettingError(
+            f"data.size={source.size} is below the largest view, {largest} pixels; raise it"
+        )
     return dataset
 
 
-def check(settings: Mapping) -> None:
-    """Builds all parts of complete settings without reading the data, which checks the range of every setting.
+def check(settings: Mapping[str, Any]) -> None:
+    """Checks the range of every setting, by building all parts without reading the data.
 
     Raises:
         SettingError: a setting that no data set could make valid.
     """
-    source, largest = fill(Source, settings["data"], "data"), views_of(settings["augment"])[0].size
+    source = fill(Source, settings["data"], "data")
+    largest = views_of(settings["augment"])[0].size
     if source.name == "folder" and source.size < largest:
         raise SettingError(
-            f"data.size={source.size} is below the largest view, {largest} pixels; raise it, or lower augment"
+            f"data.size={source.size} is below the largest view, {largest} pixels; raise it, or "
+            "lower the sizes in augment"
         )
     stages(settings, RunFacts(), mean=source.mean, std=source.std)
     _evaluators(settings["evals"], RunFacts())
@@ -133,13 +164,22 @@ def check(settings: Mapping) -> None:
 
 
 def _facts(run: RunSettings, dataset: datasets.Dataset) -> RunFacts:
-    """What the parts of a run are told."""
+    """The facts of a run, for its parts.
+
+    Raises:
+        SettingError: the batch is larger than the data, or the run too long.
+    """
     data = _facts_of_data(dataset)
     if run.batch_size > data.examples:
-        raise SettingError(f"batch_size={run.batch_size}: between 1 and the {data.examples} training images")
+        raise SettingError(
+            f"batch_size={run.batch_size}, but there are only {data.examples} training images; "
+            f"give --config.batch_size={data.examples} or less"
+        )
     steps = data.examples // run.batch_size
     if run.epochs * steps > ranges.INT32:
-        raise SettingError(f"epochs={run.epochs}: total steps beyond 2**31, with {steps} an epoch")
+        raise SettingError(
+            f"epochs={run.epochs}: more than 2**31 steps in total, with {steps} per epoch"
+        )
     return dataclasses.replace(
         data,
         batch_size=run.batch_size,
@@ -150,27 +190,29 @@ def _facts(run: RunSettings, dataset: datasets.Dataset) -> RunFacts:
 
 
 def _facts_of_data(dataset: datasets.Dataset) -> RunFacts:
-    """What evaluators are told; images that joined from the test split count as unlabelled."""
-    own = dataset.train.labels[: len(dataset.train) - dataset.joined]
+    """The facts for evaluators; images that joined from the test split count as unlabelled."""
+    labels = dataset.train.labels[: len(dataset.train) - dataset.joined]
     return RunFacts(
         examples=len(dataset.train),
-        labelled=int((own >= 0).sum()),
+        labelled=int((labels >= 0).sum()),
         classes=len(dataset.classes),
     )
 
 
-def _with_label(labels) -> bytes:
-    """A bit for each of `labels` [N], whether there is one; empty where all have one, or none has."""
-    known = np.asarray(labels) >= 0
-    return b"" if known.all() or not known.any() else np.packbits(known).tobytes()
+def _with_label(labels: np.ndarray) -> bytes:
+    """A bit per image, whether `labels` [N] has one; empty if all images or none have one."""
+    labelled = np.asarray(labels) >= 0
+    if labelled.all() or not labelled.any():
+        return b""
+    return np.packbits(labelled).tobytes()
 
 
-def evaluators_of(evals: Mapping, dataset: datasets.Dataset) -> dict[str, Any]:
+def evaluators_of(evals: Mapping[str, Any], dataset: datasets.Dataset) -> dict[str, Any]:
     """The evaluators of the section `evals` by name, for the images and classes of a data set."""
     return _evaluators(evals, _facts_of_data(dataset))
 
 
-def _evaluators(evals: Mapping, facts: RunFacts) -> dict[str, Any]:
+def _evaluators(evals: Mapping[str, Any], facts: RunFacts) -> dict[str, Any]:
     evaluators = {}
     for key, settings in evals.items():
         name = convert(section(settings, f"evals.{key}").get("name", key), str, f"evals.{key}.name")
@@ -179,119 +221,170 @@ def _evaluators(evals: Mapping, facts: RunFacts) -> dict[str, Any]:
     return evaluators
 
 
-def _where(error, method) -> str:
-    """The line of a method's file that an error came through, where it was not raised there; else nothing."""
-    own = inspect.getfile(type(method))
+def _location(error: Exception, method: interface.Method) -> str:
+    """The line of the method's file that called into the library raising `error`; else empty."""
+    file = inspect.getfile(type(method))
     frames = traceback.extract_tb(error.__traceback__)
-    through = [frame.lineno for frame in frames if frame.filename == own]
-    if not through or frames[-1].filename.startswith(str(Path(__file__).parent)) or frames[-1].filename == own:
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    raised_in = frames[-1].filename
+    if not lines or raised_in == file or raised_in.startswith(str(Path(__file__).parent)):
         return ""
-    return f" ({own}, line {through[-1]})"
+    return f" ({file}, line {lines[-1]})"
 
 
-def _shapes(plan) -> TrainState:
-    """The train state as shapes. Stages must agree on it, or optimiser and checkpoints would not fit."""
+def _shapes(plan: Plan) -> TrainState:
+    """The train state as shapes.
+
+    Raises:
+        SettingError: `init` of a method fails, or the stages do not agree on the state, so that
+            optimiser and checkpoints would not fit.
+    """
+    key = jax.random.key(0)
     try:
-        shapes = [jax.eval_shape(lambda k, s=s: init_state(plan, s, k), jax.random.key(0)) for s in plan.stages]
+        shapes = [jax.eval_shape(partial(init_state, plan, stage), key) for stage in plan.stages]
     except ValueError as error:
-        raise SettingError(f"method: {error}{_where(error, plan.stages[-1].method)}") from error
-    for stage, own in zip(plan.stages, shapes):
-        if not isinstance(own.params, dict) or "network" not in own.params:
+        location = _location(error, plan.stages[-1].method)
+        raise SettingError(f"method: {error}{location}") from error
+    for stage, state in zip(plan.stages, shapes):
+        if not isinstance(state.params, dict) or "network" not in state.params:
             raise SettingError(
-                f"method: init of {type(stage.method).__name__} returns params without a 'network'; the network's own "
-                "belong there, see ssl_jax/interface.py"
+                f"method: init of {type(stage.method).__name__} returns params without a "
+                "'network'; put the parameters of the network there, see ssl_jax/interface.py"
             )
-    differ = lambda a, b: jax.tree.structure(a) != jax.tree.structure(b) or jax.tree.leaves(a) != jax.tree.leaves(b)
-    if any(differ(stage, shapes[-1]) for stage in shapes):
-        raise SettingError("stages: a stage changes the shape of the train state; it may change only how it moves")
+    if any(_differ(state, shapes[-1]) for state in shapes):
+        raise SettingError(
+            "stages: a stage changes the shape of the train state; it may only change how the "
+            "state is updated"
+        )
     for stage in plan.stages:
-        own = jax.eval_shape(lambda k, s=stage: _positives_state(plan, s, k), jax.random.key(0))
-        if jax.tree.leaves(own) and differ(own, shapes[-1].positives):
+        positives = jax.eval_shape(partial(_positives_state, plan, stage), key)
+        if jax.tree.leaves(positives) and _differ(positives, shapes[-1].positives):
             raise SettingError("stages: positives of two stages keep states of different shapes")
     return shapes[-1]
 
 
-def _check_memory(mesh, plan, splits):
-    """The train state, with the memory bank in it, fits the devices; and with it the `splits` that are to lie there."""
-    taken, limit = bytes_per_device(mesh, plan.shapes), device_memory()
-    state, images = sum(taken.values()), sum(split.images.nbytes for split in splits)
-    if state + images <= limit:
-        return
-    largest, size = max(taken.items(), key=lambda item: item[1]), lambda number: f"{number / 1e9:,.1f} GB"
-    if state <= limit:
-        raise SettingError(
-            f"the images take {size(images)} on each device, and the train state {size(state)}, of {size(limit)}; "
-            f"lower resident_gb, which is {plan.settings.resident_gb:g}: 0 leaves them on the host"
-        )
-    raise SettingError(
-        f"the train state takes {size(sum(taken.values()))} on each of {mesh.size} devices, which have "
-        f"{size(limit)} ({largest[0]} alone: {size(largest[1])}); use more devices, a smaller head.dim or model.width, "
-        "or fewer images (data.limit)"
+def _differ(a: Any, b: Any) -> bool:
+    """Whether two trees differ in structure or in the shape of a leaf."""
+    return jax.tree.structure(a) != jax.tree.structure(b) or jax.tree.leaves(a) != jax.tree.leaves(
+        b
     )
 
 
-def check_features(plan: Plan) -> None:
-    """Evaluators read features that the network has, and what the method keeps.
+def _check_memory(mesh: Mesh, plan: Plan, splits: Sequence[Images]) -> None:
+    """Checks that the train state, with its memory bank, and the resident `splits` fit a device.
 
     Raises:
-        SettingError: names the first that is not there.
+        SettingError: they do not.
+    """
+    sizes = bytes_per_device(mesh, plan.shapes)
+    limit = device_memory()
+    state = sum(sizes.values())
+    images = sum(split.images.nbytes for split in splits)
+    if state + images <= limit:
+        return
+    if state <= limit:
+        raise SettingError(
+            f"the images take {_gigabytes(images)} on each device, and the train state "
+            f"{_gigabytes(state)}, of {_gigabytes(limit)}; lower resident_gb "
+            f"({plan.settings.resident_gb:g}; 0 keeps the images on the host)"
+        )
+    largest = max(sizes, key=sizes.get)
+    raise SettingError(
+        f"the train state takes {_gigabytes(state)} on each of {mesh.size} devices, which have "
+        f"{_gigabytes(limit)} ({largest} alone: {_gigabytes(sizes[largest])}); use more devices, a "
+        "smaller head.dim or model.width, or fewer images (data.limit)"
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"
+
+
+def check_features(plan: Plan) -> None:
+    """Checks that the method has all features and fields that the evaluators read.
+
+    Raises:
+        SettingError: names the first that is missing.
     """
     stage = plan.stages[-1]
-    size, channels = stage.views[0].size, plan.dataset.train.images.shape[-1]
-    images, method = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32), plan.record["method"]["name"]
+    size = stage.views[0].size
+    channels = plan.dataset.train.images.shape[-1]
+    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    method = plan.record["method"]["name"]
     for key, evaluator in plan.evaluators.items():
         try:
             names = tuple(evaluator.needs)
-            jax.eval_shape(lambda s, x, names=names: stage.method.features(s, x, names), plan.shapes, images)
+            jax.eval_shape(
+                lambda s, x, names=names: stage.method.features(s, x, names), plan.shapes, images
+            )
         except KeyError as error:
-            maps = f"a map (stage1 to stage5) that model.name={plan.record['model']['name']!r} has"
-            named = "backbone, embedding, query (of methods with two networks)"
-            choice = f"choose {named} or {maps}" if _chosen(evaluator) else "leave it out"
-            raise SettingError(f"evals.{key}: {method} has no feature {error}; {choice}") from error
+            if _has_feature_setting(evaluator):
+                way_out = (
+                    "choose backbone, embedding, query (of methods with two networks) or a map "
+                    f"(stage1 to stage5) that model.name={plan.record['model']['name']!r} has"
+                )
+            else:
+                way_out = "omit this evaluator"
+            raise SettingError(
+                f"evals.{key}: {method} has no feature {error}; {way_out}"
+            ) from error
         for name in evaluator.reads:
             if name not in _fields(plan.shapes.method):
-                raise SettingError(f"evals.{key} reads the method's {name}, and {method} keeps none")
+                raise SettingError(f"evals.{key} reads the method's {name}, but {method} has none")
 
 
-def _chosen(evaluator):
-    """Whether its features are a setting."""
+def _has_feature_setting(evaluator: interface.Evaluator) -> bool:
+    """Whether the features that an evaluator reads are a setting."""
     return bool({"feature", "features"} & _fields(evaluator))
 
 
-def _fields(value) -> set[str]:
-    return {f.name for f in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
+def _fields(value: Any) -> set[str]:
+    if not dataclasses.is_dataclass(value):
+        return set()
+    return {field.name for field in dataclasses.fields(value)}
 
 
-def init_state(plan: Plan, stage: Stage, key) -> TrainState:
-    """A fresh train state; pure."""
+def init_state(plan: Plan, stage: Stage, key: jax.Array) -> TrainState:
+    """A fresh train state; pure.
+
+    Raises:
+        ValueError: `init` of the method does not return three values, or fails.
+    """
     channels = plan.dataset.train.images.shape[-1]
-    sizes = [v.size for v in stage.views for _ in range(v.count)]
+    sizes = [view.size for view in stage.views for _ in range(view.count)]
     views = tuple(jnp.zeros((1, size, size, channels)) for size in sizes)
     method_key, positives_key = jax.random.split(key)
-    made = stage.method.init(method_key, Batch(views, np.zeros(1, np.int32)))
-    if not isinstance(made, tuple) or len(made) != 3:
-        raise ValueError(f"init of {type(stage.method).__name__} returns params, batch_stats and a method state")
-    params, batch_stats, method = made
-    # Stages whose positives keep nothing carry the state of those that do.
-    states = [_positives_state(plan, s, positives_key) for s in plan.stages]
+    initial = stage.method.init(method_key, Batch(views, np.zeros(1, np.int32)))
+    if not isinstance(initial, tuple) or len(initial) != 3:
+        raise ValueError(
+            f"init of {type(stage.method).__name__} must return params, batch_stats and a method "
+            "state"
+        )
+    params, batch_stats, method = initial
+    # Stages whose positives have no state carry the state of those that do.
+    states = [_positives_state(plan, other, positives_key) for other in plan.stages]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=stage.tx.init(params),
         method=method,
-        positives=next((s for s in states if jax.tree.leaves(s)), ()),
+        positives=next((state for state in states if jax.tree.leaves(state)), ()),
     )
 
 
-def fresh_state(plan: Plan, key, shardings=None) -> TrainState:
+def fresh_state(plan: Plan, key: jax.Array, shardings: Any = None) -> TrainState:
     """The state that a run with the random key `key` begins with, laid out as `shardings`."""
     # Many small random draws: on a CPU most of the time would go into optimising their code.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    make = lambda key: init_state(plan, plan.stages[0], key)
-    return jax.jit(make, out_shardings=shardings, compiler_options=options)(key_for(key, INIT))
+    init = jax.jit(
+        partial(init_state, plan, plan.stages[0]),
+        out_shardings=shardings,
+        compiler_options=options,
+    )
+    return init(key_for(key, INIT))
 
 
-def _positives_state(plan, stage, key):
-    chosen = stage.method.positives or Instance()
-    return chosen.init(key, len(plan.dataset.train), plan.record["head"]["dim"])
+def _positives_state(plan: Plan, stage: Stage, key: jax.Array) -> Any:
+    positives = stage.method.positives or Instance()
+    return positives.init(key, len(plan.dataset.train), plan.record["head"]["dim"])

@@ -4,9 +4,9 @@
     D embedding        K prototypes/clusters H clusterings           P positives
     Q queue            M keys                C channels or classes
 
-A *method* is a frozen dataclass of hyper-parameters whose functions are pure; the loop owns gradient,
-optimiser, step count and keys. `Positives` says which rows of a batch attract each other; an
-*evaluator* reads features and labels. Training never sees a label.
+A *method* is a frozen dataclass of hyper-parameters with pure functions; the loop owns gradient,
+optimiser, step count and keys. `Positives` choose which rows of a batch attract each other; an
+*evaluator* scores features with labels. Training never sees a label.
 """
 
 import dataclasses
@@ -16,40 +16,48 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 from flax import struct
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 Embed = Callable[[str], jax.Array]
-"""`embed(name) -> [N, D]`: a named feature of the clean training images, in data set order, on every device."""
+"""`embed(name) -> [N, D]`: a named feature of the clean training images.
+
+In data set order, replicated on all devices.
+"""
+
+Report = Callable[[str], None]
+"""`report(text)`: takes a progress line of a long refresh or evaluation."""
 
 
-def unlike_contract(cls, contract: type) -> str:
-    """What keeps a class from being a part of this kind, `Method` say; nothing where it is one."""
+def unlike_contract(cls: Any, contract: type) -> str:
+    """Why `cls` does not fulfil a contract such as `Method`; empty if it does."""
     name = f"ssl_jax.interface.{contract.__name__}"
     if not isinstance(cls, type) or contract not in cls.__mro__:
         return f"{cls!r} does not inherit from {name}"
     if "__dataclass_fields__" not in vars(cls) or not cls.__dataclass_params__.frozen:
-        return f"{cls.__name__} is not a frozen dataclass; put @dataclasses.dataclass(frozen=True) above it"
+        remedy = "put @dataclasses.dataclass(frozen=True) above it"
+        return f"{cls.__name__} is not a frozen dataclass; {remedy}"
     return ""
 
 
 def no_progress(text: str) -> None:
-    """Takes a progress line of a long refresh or evaluation and shows it nowhere."""
+    """A `Report` that discards the line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """What a run tells its parts: what follows from its data and its length, and is no setting.
+    """Facts of a run that follow from its data and length, not from settings.
 
-    Before the data are read none of them is known, and all have their defaults.
+    All have their defaults until the data are read.
 
     Attributes:
-        examples: N, the images trained on.
-        labelled: those of them with a label; test images that `data.whole` adds do not count.
-        classes: C; 0 where the data have none.
+        examples: N, the number of training images.
+        labelled: how many of them have a label, not counting test images that `data.whole` adds.
+        classes: C; 0 if the data have none.
         batch_size: B, over all devices.
-        steps_per_epoch: full batches of an epoch.
+        steps_per_epoch: full batches in an epoch.
         total_steps: of the run.
-        first_step: of the stage that the part belongs to.
-        with_label: a bit for each image, whether it has a label; empty where all have one, or none.
+        first_step: of the part's stage.
+        with_label: one bit per image, set if it has a label; empty if all or none have one.
     """
 
     examples: int = 0
@@ -66,7 +74,8 @@ class TrainState(struct.PyTreeNode):
     """Everything that survives a step; arrays only.
 
     `method` and `positives` are typed structs of their owners: banks, queues, target networks,
-    neighbour lists. Nothing random or countable is here: order, keys, rounds and stages follow from `step`.
+    neighbour lists. Random keys, data order, rounds and stages all follow from `step` and are not
+    stored.
     """
 
     step: jax.Array
@@ -78,14 +87,25 @@ class TrainState(struct.PyTreeNode):
 
 
 class Batch(struct.PyTreeNode):
-    """`views`: V arrays [B, H, W, C], largest first. `index`: [B] int32 rows of the data set. No labels."""
+    """Views of a batch, without labels.
+
+    Attributes:
+        views: V arrays [B, H, W, C], largest first.
+        index: [B] int32 rows of the data set.
+    """
 
     views: tuple
     index: jax.Array
 
 
 class Aux(struct.PyTreeNode):
-    """What `loss` returns beside its value: new `batch_stats`, a `carry` for `post_step`, scalar `metrics`."""
+    """What `loss` returns besides its value.
+
+    Attributes:
+        batch_stats: updated running statistics.
+        carry: input of `post_step`.
+        metrics: scalars for the log.
+    """
 
     batch_stats: Any
     carry: Any = ()
@@ -93,9 +113,12 @@ class Aux(struct.PyTreeNode):
 
 
 class PositiveSet(struct.PyTreeNode):
-    """`rows` [B, P] int32, rows of this batch; `weight` [B, P], 0 = no positive. A row of zeros: example left out.
+    """The positives of each example of a batch.
 
-    `counted`: examples that a loss divides by; None for those that are not left out.
+    Attributes:
+        rows: [B, P] int32 rows of this batch.
+        weight: [B, P]; 0 for no positive. An all-zero row leaves the example out.
+        counted: number of examples that a loss divides by; None for those not left out.
     """
 
     rows: jax.Array
@@ -103,23 +126,26 @@ class PositiveSet(struct.PyTreeNode):
     counted: int | None = struct.field(pytree_node=False, default=None)
 
 
-def laid_out(spec, **options):
-    """A field of a method's state whose array lies over the devices as `spec` says, ROWS or COLUMNS of `ops.mesh`.
+def laid_out(spec: Any, **options: Any) -> Any:
+    """A field of a method's state that is sharded over the devices; other fields are replicated.
 
-    Without it an array has a copy on every device. `options` are those of `flax.struct.field`.
+    Args:
+        spec: ROWS or COLUMNS of `ops.mesh`.
+        **options: of `flax.struct.field`.
     """
     return struct.field(metadata={"layout": spec}, **options)
 
 
 class Method(Protocol):
-    """A self-supervised method: a frozen dataclass that inherits from this. Its file ends with `Method = ...`.
+    """A self-supervised method: a frozen dataclass that inherits from this class.
 
-    `build` fills the fields `network`, `positives` and `facts: RunFacts = RunFacts()` where the
-    class declares them; all others are settings of `config.method`. What is not abstract here need
-    not be written.
+    Its file ends with `Method = ...`. `build` fills the fields `network`, `positives` and
+    `facts: RunFacts = RunFacts()` where the class declares them; all other fields are settings of
+    `config.method`. Functions that are not abstract here are optional.
 
     Attributes:
-        positives: which rows of a batch attract each other, of methods that have a field for it; else None.
+        positives: which rows of a batch attract each other, for methods that declare the field;
+            else None.
     """
 
     positives: "Positives | None" = None
@@ -128,60 +154,73 @@ class Method(Protocol):
         """Called before the data are read.
 
         Raises:
-            ValueError: settings that do not fit the batch size or the length of the run, in one line.
+            ValueError: settings that do not fit the batch size or the length of the run, in one
+                line.
         """
 
     def check(self, facts: RunFacts) -> None:
-        """Called once, after the data were read; ranges of settings alone are for `__post_init__`.
+        """Called once after the data are read; check ranges of settings in `__post_init__`.
 
         Raises:
             ValueError: settings that do not fit the run, in one line.
         """
 
     @abstractmethod
-    def init(self, key, batch: Batch) -> tuple[Any, Any, Any]:
+    def init(self, key: PRNGKeyArray, batch: Batch) -> tuple[Any, Any, Any]:
         """Fresh params, batch_stats and method state, for batches shaped like `batch`.
 
-        `params` is {"network": those of `network`, ...}, which `export` and warm starts read. Fields of the state that
-        grow with the training set are declared with `laid_out`.
+        `params` is {"network": parameters of `network`, ...}; `export` and warm starts read that
+        entry. Declare state fields that grow with the training set with `laid_out`.
         """
 
     @abstractmethod
-    def loss(self, state: TrainState, batch: Batch, key) -> tuple[jax.Array, Aux]:
+    def loss(self, state: TrainState, batch: Batch, key: PRNGKeyArray) -> tuple[jax.Array, Aux]:
         """The scalar loss, differentiated with respect to `state.params`."""
 
     @abstractmethod
     def post_step(self, state: TrainState, aux: Aux, batch: Batch) -> TrainState:
-        """After the optimiser, in the same jit: moving averages, bank scatter, queue push, prototype norms."""
+        """Runs after the optimiser, in the same jit.
+
+        For moving averages, bank scatter, queue push, prototype norms.
+        """
 
     @abstractmethod
-    def features(self, state: TrainState, images, names: tuple[str, ...]) -> dict[str, jax.Array]:
-        """Named features of clean images in evaluation mode: `backbone`, `embedding`, `scores`, `stage1`.. `stage5`.
+    def features(
+        self, state: TrainState, images: Float[Array, "B H W C"], names: tuple[str, ...]
+    ) -> dict[str, jax.Array]:
+        """Named features of clean images in evaluation mode.
 
-        Methods with a target network have `query`, too: the online network's embedding.
+        `backbone`, `embedding`, `scores`, `stage1`.. `stage5`. Methods with a target network also
+        have `query`, the online network's embedding.
 
         Raises:
-            KeyError: the first name that is not there.
+            KeyError: the first unknown name.
         """
 
     def refresh_at(self, step: int) -> bool:
         """On the host: is `refresh` due before the batch of this step?"""
         return False
 
-    def refresh(self, state: TrainState, embed: Embed, key, report=no_progress) -> tuple[TrainState, Mapping[str, Any]]:
-        """Clustering or neighbourhood discovery: a pure function of state and step. `report` takes progress lines."""
+    def refresh(
+        self, state: TrainState, embed: Embed, key: PRNGKeyArray, report: Report = no_progress
+    ) -> tuple[TrainState, Mapping[str, Any]]:
+        """Clustering or neighbourhood discovery: a pure function of state and step, and metrics."""
         return state, {}
 
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
-        """On the host, from metrics averaged over an epoch or so: one line if training has collapsed, with remedies."""
+        """On the host: one line with remedies if training has collapsed.
+
+        Args:
+            metrics: averages over about an epoch.
+        """
         return None
 
 
 class Positives(Protocol):
     """Which rows of a batch are each example's positives.
 
-    A frozen dataclass that inherits from this. A class that declares a field
-    `facts: RunFacts = RunFacts()` has it filled by `build`; all others are settings of
+    A frozen dataclass that inherits from this class. `build` fills the field
+    `facts: RunFacts = RunFacts()` if the class declares it; all other fields are settings of
     `config.positives`.
     """
 
@@ -189,48 +228,63 @@ class Positives(Protocol):
         """Called before the data are read.
 
         Raises:
-            ValueError: settings that do not fit the batch size or the length of the run, in one line.
+            ValueError: settings that do not fit the batch size or the length of the run, in one
+                line.
         """
 
     def check(self, facts: RunFacts) -> None:
-        """Called once, after the data were read.
+        """Called once after the data are read.
 
         Raises:
             ValueError: settings that do not fit the run, in one line.
         """
 
-    def init(self, key, examples: int, dim: int) -> Any:
-        """Fresh state (cluster labels, centroids); `()` where there is none."""
+    def init(self, key: PRNGKeyArray, examples: int, dim: int) -> Any:
+        """Fresh state (cluster labels, centroids); `()` without state."""
         return ()
 
     @abstractmethod
-    def select(self, pos_state, keys, index, step) -> PositiveSet:
+    def select(
+        self,
+        pos_state: Any,
+        keys: Float[Array, "B D"],
+        index: Int[Array, " B"],
+        step: int | Int[Array, ""],
+    ) -> PositiveSet:
         """Positives among the target features `keys` [B, D] of the examples `index` [B]."""
 
-    def metrics(self, pos_state, chosen: PositiveSet) -> Mapping[str, jax.Array]:
-        """Scalars for the log: how many examples stay, what the state tells."""
+    def metrics(self, pos_state: Any, chosen: PositiveSet) -> Mapping[str, jax.Array]:
+        """Scalars for the log, such as the share of examples kept."""
         return {}
 
     def refresh_at(self, step: int) -> bool:
         """On the host: is `refresh` due before the batch of this step?"""
         return False
 
-    def refresh(self, pos_state, embed: Embed, key) -> tuple[Any, Mapping[str, Any]]:
-        """New state from the embeddings of the whole training set."""
+    def refresh(
+        self, pos_state: Any, embed: Embed, key: PRNGKeyArray
+    ) -> tuple[Any, Mapping[str, Any]]:
+        """New state, from the embeddings of the whole training set, and metrics."""
         return pos_state, {}
 
 
 Draw = Callable[..., Mapping[str, jax.Array]]
-"""`draw(key, rows, names, scale=..., ratio=..., flip=...) -> {name: [B, D]}`: features of a random crop of each image
-`rows` [B] of a split, at the size of the largest view trained on; the settings are those of `data.augment.View`."""
+"""`draw(key, rows, names, scale=..., ratio=..., flip=...) -> {name: [B, D]}`.
+
+Features of a random crop of each image `rows` [B] of a split, at the size of the largest training
+view; the settings are those of `data.augment.View`.
+"""
 
 
 class Split(NamedTuple):
-    """One split as evaluators see it: `features` by name [n, D], `labels` [n] int32 (-1: unlabelled), and `draw`.
+    """One split, as evaluators see it.
 
-    Maps (`stage1`..) are pooled to about 9,000 numbers (`models.pooling.flat`). `features` are of clean images and made
-    once for all evaluators. `draw` makes those of random crops, for the evaluators that train on augmented images, when
-    it is called; it is None where the features are no encoder's (raw pixels).
+    Attributes:
+        features: by name [n, D], of clean images, computed once for all evaluators. Maps
+            (`stage1`..) are pooled to about 9,000 numbers (`models.pooling.flat`).
+        labels: [n] int32, -1 if unlabelled.
+        draw: computes features of random crops on demand, for evaluators that train on augmented
+            images; None where no encoder made the features (raw pixels).
     """
 
     features: Mapping[str, Any]
@@ -239,20 +293,20 @@ class Split(NamedTuple):
 
 
 class Evaluator(Protocol):
-    """A score of features: a frozen dataclass that inherits from this, filled from `config.evals`.
+    """A score of features: a frozen dataclass that inherits from this class.
 
-    Its file ends with `Evaluator = ...`. A class that declares a field
-    `facts: RunFacts = RunFacts()` has it filled by `build`, with `examples`, `labelled` and
-    `classes` of the data that are scored, and nothing else.
+    Its file ends with `Evaluator = ...`; its fields are settings of `config.evals`. `build` fills
+    the field `facts: RunFacts = RunFacts()` if the class declares it, but only with `examples`,
+    `labelled` and `classes` of the scored data.
 
     Attributes:
-        reads: names of fields of `state.method` that the evaluator cannot do without, such as "bank".
+        reads: fields of `state.method` that the evaluator requires, such as "bank".
     """
 
     reads: tuple[str, ...] = ()
 
     def check(self, facts: RunFacts) -> None:
-        """Called once, after the data were read.
+        """Called once after the data are read.
 
         Raises:
             ValueError: settings that do not fit the data, in one line.
@@ -261,14 +315,17 @@ class Evaluator(Protocol):
     @property
     @abstractmethod
     def needs(self) -> tuple[str, ...]:
-        """Names of the features that it reads."""
+        """Names of the features it reads."""
 
     @abstractmethod
-    def run(self, splits: Mapping[str, Split], state, report=no_progress) -> Iterator[tuple[str, float]]:
+    def run(
+        self, splits: Mapping[str, Split], state: TrainState | None, report: Report = no_progress
+    ) -> Iterator[tuple[str, float]]:
         """Yields (name, value) from the splits `train`, `test` and `trained`.
 
         Args:
-            splits: `trained`, everything that was trained on, is `train` unless `data.whole` adds the test images.
-            state: None for baselines, and on other data than the run's.
+            splits: `trained` holds everything trained on: `train`, plus the test images if
+                `data.whole` is set.
+            state: None for baselines, and on data other than the run's.
             report: takes progress lines.
         """

@@ -1,8 +1,12 @@
-"""Draws what the augmentations of a config do:  python -m ssl_jax.preview --config=configs/swav.py:cifar10
+"""Draws the augmentations of a config.
 
-Writes a PNG grid: a row for each image, first as it is stored, then its views. Small views are drawn small;
-everything is enlarged by whole numbers until the largest view is easy to see.
+    python -m ssl_jax.preview --config=configs/swav.py:cifar10
+
+Writes a PNG grid with one row per image: the stored image, then its views. Small views are drawn
+small; everything is enlarged by an integer factor until the largest view is easy to see.
 """
+
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -10,34 +14,47 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from ssl_jax.build import completed, load_data
-from ssl_jax.data.augment import draw_views
+from ssl_jax.data.augment import View, draw_views
 from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
 from ssl_jax.settings.paths import check_writable, user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import views_of
 
-OUT = flags.DEFINE_string("out", "preview.png", "The PNG that is written.")
-IMAGES = flags.DEFINE_integer("images", 8, "Images (rows) to show, spread over the training set.", lower_bound=1)
+OUT = flags.DEFINE_string("out", "preview.png", "PNG file to write.")
+IMAGES = flags.DEFINE_integer(
+    "images", 8, "Number of images (rows), spread evenly over the training set.", lower_bound=1
+)
 
-_VISIBLE, _GAP, _TOP = 96, 4, 18  # pixels: least side of the largest view, space between cells, line of headings
+# All in pixels.
+_MIN_SIDE = 96  # of the largest view
+_GAP = 4  # between cells
+_TOP = 18  # height of the headings
 
 
-def grid(images, views, key, names) -> np.ndarray:
-    """The picture: uint8 [height, width, 3].
+def grid(
+    images: np.ndarray, views: tuple[View, ...], key: jax.Array, names: Sequence[str]
+) -> np.ndarray:
+    """The picture, uint8 [height, width, 3].
 
     Args:
         images: [n, H, W, C] uint8.
-        views: `View`s, larger first.
+        views: settings of the views, largest first.
         key: random key of the views.
         names: a heading for each view.
     """
     channels = images.shape[-1]
-    drawn = jax.jit(draw_views, static_argnums=(2, 3, 4))(key, images, views, (0.0,) * channels, (1.0,) * channels)
-    columns = [images, *(np.asarray(np.clip(v, 0, 1) * 255 + 0.5, np.uint8) for v in drawn)]
-    factor = max(1, -(-_VISIBLE // views[0].size))
-    columns = [np.repeat(c.repeat(factor, 1).repeat(factor, 2), 3 // channels, 3) for c in columns]
-    height, widths = max(c.shape[1] for c in columns) + _GAP, [c.shape[2] + _GAP for c in columns]
+    drawn = jax.jit(draw_views, static_argnums=(2, 3, 4))(
+        key, images, views, (0.0,) * channels, (1.0,) * channels
+    )
+    pixels = [images, *(np.asarray(np.clip(v, 0, 1) * 255 + 0.5, np.uint8) for v in drawn)]
+    factor = max(1, -(-_MIN_SIDE // views[0].size))
+    columns = []
+    for column in pixels:
+        enlarged = column.repeat(factor, 1).repeat(factor, 2)
+        columns.append(enlarged.repeat(3 // channels, 3))
+    height = max(column.shape[1] for column in columns) + _GAP
+    widths = [column.shape[2] + _GAP for column in columns]
     canvas = np.full((_TOP + len(images) * height, sum(widths) + _GAP, 3), 255, np.uint8)
     lefts = _GAP + np.cumsum([0, *widths[:-1]])
     for left, column in zip(lefts, columns):
@@ -47,18 +64,20 @@ def grid(images, views, key, names) -> np.ndarray:
     return _headed(canvas, lefts, [f"stored {images.shape[1]}", *names])
 
 
-def _headed(canvas, lefts, names):
+def _headed(canvas: np.ndarray, lefts: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The canvas with a heading at the top of each column."""
     picture = Image.fromarray(canvas)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=12)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=12)
     for left, name in zip(lefts, names):
         draw.text((int(left), 2), name, fill=(0, 0, 0), font=font)
     return np.asarray(picture)
 
 
-def main():
+def main() -> None:
     out = user_path(OUT.value, "--out")
     if out.suffix.lower() != ".png" or not out.absolute().parent.is_dir():
-        raise SettingError(f"--out={out}: give a file that ends in .png, in a folder that exists")
+        raise SettingError(f"--out={out}: give a .png file in an existing folder")
     check_writable(out, "--out")
     config = completed(command_line.CONFIG.value)
     views = views_of(config["augment"])

@@ -1,11 +1,15 @@
-"""One page on one run or several, in a single file:  python -m ssl_jax.report RUN [RUN ...] [--out=FILE.html]
+"""Writes one HTML page on one or several runs:
 
-Scores beside their baselines, curves, the figures that fit each method, settings, and where and when the runs trained.
-Of one run it becomes RUN/report/index.html, of several report.html. Data that have moved: --config.data.dir=DIR. What
-cannot be made is named, and the rest is there.
+    python -m ssl_jax.report RUN [RUN ...] [--out=FILE.html]
+
+The page shows scores beside their baselines, training curves, the figures that fit each method,
+settings, and when and on what devices the runs trained. It is a single file and loads nothing. The
+default is RUN/report/index.html for one run, report.html for several. If the data have moved, give
+their new place: --config.data.dir=DIR. The page lists any part that could not be made.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -16,34 +20,47 @@ from ssl_jax.settings.paths import check_writable, user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
-OUT = flags.DEFINE_string("out", "", "The file; default RUN/report/index.html, of several runs report.html.")
+OUT = flags.DEFINE_string(
+    "out", "", "HTML file to write; default RUN/report/index.html, or report.html for several runs."
+)
 IMAGES = flags.DEFINE_integer(
-    "images", 10_000, "Training images to embed, at most, drawn by a fixed seed.", lower_bound=50
+    "images",
+    10_000,
+    "Maximum number of training images to embed, drawn with a fixed seed.",
+    lower_bound=50,
 )
 
 
-def with_runs(argv) -> list[str]:
-    """`argv` with --config naming the settings of the first run; flags first, as absl wants them, then the runs."""
-    given = command_line.joined(argv[1:], r"out|images|config\.data\.(name|dir|cache)")
-    is_run = lambda arg: not arg.startswith("-") or Path(arg, "config.json").is_file()
-    runs = [str(user_path(arg, "RUN")) for arg in given if is_run(arg)]
-    if any(re.match("--?config(=|$)", arg) for arg in given):
-        raise SettingError("a report takes the settings of its runs; leave out --config")
-    settings = [arg for arg in given if not is_run(arg)]
-    if not runs:
-        raise SettingError("name a run folder, or several: python -m ssl_jax.report RUN [RUN ...]")
-    config = [f"--config={command_line.RUN_CONFIG}:{runs[0]}::"] if runs else []
-    return [argv[0], *config, *settings, "--", *runs]
-
-
-def target(runs) -> Path:
-    """The file that is written, its folder there.
+def with_runs(argv: list[str]) -> list[str]:
+    """Adds a --config with the settings of the first run, and moves the flags before the runs.
 
     Raises:
-        SettingError: it cannot be.
+        SettingError: no run, or a --config.
     """
-    own = Path(runs[0]) / "report" / "index.html" if len(runs) == 1 else Path("report.html")
-    path = user_path(OUT.value, "--out") if OUT.value else own
+    args = command_line.joined(argv[1:], r"out|images|config\.data\.(name|dir|cache)")
+    runs = [str(user_path(arg, "RUN")) for arg in args if _is_run(arg)]
+    if any(re.match("--?config(=|$)", arg) for arg in args):
+        raise SettingError("a report takes the settings of its runs; leave out --config")
+    if not runs:
+        raise SettingError("name one or more run folders: python -m ssl_jax.report RUN [RUN ...]")
+    config = f"--config={command_line.RUN_CONFIG}:{runs[0]}::"
+    return [argv[0], config, *(arg for arg in args if not _is_run(arg)), "--", *runs]
+
+
+def _is_run(arg: str) -> bool:
+    """Whether an argument is a run folder, even one whose name looks like a flag."""
+    return not arg.startswith("-") or Path(arg, "config.json").is_file()
+
+
+def target(runs: Sequence[str]) -> Path:
+    """The file to write; creates its folder inside a run if needed.
+
+    Raises:
+        SettingError: the file cannot be written.
+    """
+    path = Path(runs[0]) / "report" / "index.html" if len(runs) == 1 else Path("report.html")
+    if OUT.value:
+        path = user_path(OUT.value, "--out")
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise SettingError(f"--out={path}: give a file that ends in .html")
     if OUT.value and not path.absolute().parent.is_dir():
@@ -56,7 +73,7 @@ def target(runs) -> Path:
     return path
 
 
-def main(folders):
+def main(folders: Sequence[str]) -> None:
     from functools import partial
 
     from ml_collections import config_flags
@@ -65,17 +82,22 @@ def main(folders):
     from ssl_jax.reporting import make, record
     from ssl_jax.runtime import compilation
 
-    runs, path = record.read(folders), target(folders)
-    given = config_flags.get_override_values(flags.FLAGS["config"])
-    if other := [name for name in given if not name.startswith("data.")]:
-        raise SettingError(f"--config.{other[0]}: a report takes only where its data are, as in --config.data.dir=DIR")
+    runs = record.read(folders)
+    path = target(folders)
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    for name in overrides:
+        if not name.startswith("data."):
+            raise SettingError(
+                f"--config.{name}: a report takes only settings of its data, such as "
+                "--config.data.dir=DIR"
+            )
     compilation.enable_cache()
-    say = partial(Console().print, markup=False, highlight=False, soft_wrap=True)
+    show = partial(Console().print, markup=False, highlight=False, soft_wrap=True)
     try:
-        make.write(runs, path, given=given, most=IMAGES.value, say=say)
+        make.write(runs, path, given=overrides, most=IMAGES.value, say=show)
     except OSError as error:
         raise SettingError(f"--out={path} cannot be written ({error.strerror or error})") from error
-    say(f"wrote {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
+    show(f"wrote {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

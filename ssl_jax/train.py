@@ -1,17 +1,21 @@
-"""The train step, and runs of it: the only place that knows all the rest."""
+"""The train step, and runs of it: where all other parts come together."""
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from rich.console import Console
 
-from ssl_jax.build import build, completed, init_state
+from ssl_jax.build import Plan, build, completed, init_state
 from ssl_jax.data.augment import draw_views
 from ssl_jax.data.rng import LOSS, VIEWS, key_for
-from ssl_jax.interface import Batch
+from ssl_jax.interface import Aux, Batch, Method, TrainState
 from ssl_jax.ops.mesh import ROWS, constrain, make_mesh
 from ssl_jax.runs import checkpoint_files, warm_start
 from ssl_jax.runs.run_folder import claim, steps_in, with_kept_settings
@@ -25,18 +29,29 @@ from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import Stage
 from ssl_jax.training.loop import Loop, NotFinite
 
-__all__ = ["build", "init_state", "train_step", "jit_step", "run", "NotFinite", "OutOfMemory", "StorageError"]
+__all__ = [
+    "build",
+    "init_state",
+    "train_step",
+    "jit_step",
+    "run",
+    "NotFinite",
+    "OutOfMemory",
+    "StorageError",
+]
 
 
-def train_step(stage: Stage, state, images, index, key):
+def train_step(
+    stage: Stage, state: TrainState, images: jax.Array, index: jax.Array, key: jax.Array
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of any method; pure.
 
     Args:
-        stage: method, optimiser and views, static.
-        state: `TrainState` before the step.
-        images: [N, H, W, C] uint8, the resident data set; or this batch's own, in the order of `index`, with further
-            ones at the end where B does not divide by the devices.
-        index: [B] int32 rows of this batch.
+        stage: method, optimiser and views; static.
+        state: before the step.
+        images: [N, H, W, C] uint8, the resident data set; or only the images of this batch, in the
+            order of `index`, padded at the end if B does not divide by the devices.
+        index: [B] int32, rows of this batch.
         key: of the run; streams are folded out of it with the step.
 
     Returns:
@@ -48,7 +63,10 @@ def train_step(stage: Stage, state, images, index, key):
     batch = Batch(views, index)
 
     def loss(params):
-        return stage.method.loss(state.replace(params=params), batch, key_for(key, LOSS, state.step))
+        loss_key = key_for(key, LOSS, state.step)
+        result = stage.method.loss(state.replace(params=params), batch, loss_key)
+        _check_loss(stage.method, result)
+        return result
 
     (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = stage.tx.update(grads, state.opt_state, state.params)
@@ -59,98 +77,156 @@ def train_step(stage: Stage, state, images, index, key):
         opt_state=opt_state,
         batch_stats=aux.batch_stats,
     )
-    return stage.method.post_step(state, aux, batch), metrics
+    state = stage.method.post_step(state, aux, batch)
+    if not isinstance(state, TrainState):
+        name = type(stage.method).__name__
+        raise SettingError(f"{name}.post_step returns {type(state).__name__}; return a TrainState")
+    return state, metrics
 
 
-def jit_step(mesh, shardings):
-    """`train_step`, jitted over `mesh` with the state donated and laid out as `shardings`."""
-    out = (shardings, replicated(mesh))
-    options = convolution_options()
-    return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=out, compiler_options=options)
+def _check_loss(method: Method, result: Any) -> None:
+    """Raises SettingError unless a method's `loss` returned a scalar and an `Aux`."""
+    name = type(method).__name__
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Aux)):
+        raise SettingError(
+            f"{name}.loss returns {type(result).__name__}; return a scalar and an Aux"
+        )
+    if jnp.shape(result[0]) != ():
+        shape = jnp.shape(result[0])
+        raise SettingError(
+            f"{name}.loss returns an array of shape {shape}; return a scalar, such as its mean"
+        )
+
+
+def jit_step(mesh: Mesh, shardings: Any) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """`train_step`, jitted over `mesh`, with the state donated and laid out as `shardings`."""
+    return jax.jit(
+        train_step,
+        static_argnums=0,
+        donate_argnums=1,
+        out_shardings=(shardings, replicated(mesh)),
+        compiler_options=convolution_options(),
+    )
 
 
 def run(
-    config, workdir, *, console: Console | None = None, given=(), checkpoint="latest", may_exit=False
+    config,
+    workdir: Path | str,
+    *,
+    console: Console | None = None,
+    given: Collection[str] = (),
+    checkpoint: str = "latest",
+    may_exit: bool = False,
 ) -> dict[str, float]:
-    """Trains as `config` says in the folder `workdir`, or goes on where it stopped, and returns the last scores.
+    """Trains `config` in the folder `workdir`, or resumes it there; returns the last scores.
 
     Args:
         config: a ConfigDict, as the files in `configs/` make it.
         workdir: the run folder; one folder belongs to one config.
         console: where to print; standard output by default.
-        given: names of settings that were given by hand; a run that is older than one of them does not drop it.
-        checkpoint: "latest", or "previous": a last checkpoint that is damaged is set aside first.
-        may_exit: a signal may end this process where an evaluation keeps it too long, with all saved; for commands.
+        given: names of settings given by hand, which a run older than the setting must not ignore.
+        checkpoint: "latest"; or "previous", which first sets a damaged last checkpoint aside.
+        may_exit: for commands: a signal may end this process during an evaluation that takes too
+            long, with everything saved.
 
     Raises:
         SettingError: something in the config, the data or the folder cannot be used.
         NotFinite: the loss became NaN or infinite.
-        StorageError: the disk is full, or fails.
-        OutOfMemory: a device, or this host, has no memory left.
+        StorageError: the disk is full or failing.
+        OutOfMemory: a device or this host ran out of memory.
         preemption.Stopped: Ctrl-C or SIGTERM; the state is saved.
         processes.Agreed: with several processes, a SettingError of any of them, raised by all.
     """
     try:
         return _run(config, workdir, console, given, checkpoint, may_exit)
     except Exception as error:
-        # A SettingError on another place, such as the cache, says already where the disk is full.
+        # A SettingError about another folder, such as the cache, already names the full disk.
         elsewhere = isinstance(error, SettingError) and f"workdir {workdir}" not in str(error)
         if (failure := storage_failure(error)) and not elsewhere:
             raise StorageError(
-                f"{failure} in {workdir}; {_last_good(workdir)}; free space and rerun the same command"
+                f"{failure} in {workdir}; {_last_good(workdir)}; "
+                "free space and rerun the same command"
             ) from error
         if not isinstance(error, SettingError) and (failure := memory_failure(error)):
-            raise OutOfMemory(_less_memory(failure, config, workdir)) from error
+            raise OutOfMemory(_out_of_memory(failure, config, workdir)) from error
         raise
 
 
-def _last_good(workdir) -> str:
+def _last_good(workdir: Path | str) -> str:
     steps = steps_in(workdir)
-    return f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
-
-
-def _less_memory(failure, config, workdir) -> str:
-    """One line on a lack of memory, with the settings that need less of it and their present values."""
-    settings = completed(config)
-    model = settings["model"]
     return (
-        f"out of memory ({failure}); lower batch_size ({settings['batch_size']}), set model.dtype=bfloat16 "
-        f"({model['dtype']}) or model.remat=True ({model['remat']}), each in a new folder; or lower resident_gb "
-        f"({settings['resident_gb']:g}; 0 leaves the images on the host), or use more devices; {_last_good(workdir)} "
-        f"in {workdir}"
+        f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
     )
 
 
-def _run(config, workdir, console, given, checkpoint_wanted, may_exit):
-    console = (console or Console()) if processes.is_first() else Console(quiet=True, force_terminal=False)
+def _out_of_memory(failure: str, config, workdir: Path | str) -> str:
+    """One line with the settings that would need less memory, and their present values."""
+    settings = completed(config)
+    model = settings["model"]
+    return (
+        f"out of memory ({failure}); lower batch_size ({settings['batch_size']}), set "
+        f"model.dtype=bfloat16 ({model['dtype']}) or model.remat=True ({model['remat']}), each in "
+        f"a new folder; or lower resident_gb ({settings['resident_gb']:g}; 0 keeps the images on "
+        f"the host), or use more devices; {_last_good(workdir)} in {workdir}"
+    )
+
+
+def _run(
+    config,
+    workdir: Path | str,
+    console: Console | None,
+    given: Collection[str],
+    checkpoint: str,
+    may_exit: bool,
+) -> dict[str, float]:
+    if not processes.is_first():
+        console = Console(quiet=True, force_terminal=False)
+    elif console is None:
+        console = Console()
     processes.check_devices()
     if "://" in str(workdir):
-        raise processes.Agreed(f"workdir {workdir}: a folder is wanted; mount the bucket as one")
-    workdir = processes.agree(lambda: user_path(workdir, "workdir"))
-    processes.agree(lambda: checkpoint_files.check_path(workdir))
-    folder, mesh = Path(workdir), make_mesh()
+        raise processes.Agreed(f"workdir {workdir}: must be a local path; mount the bucket")
+    folder = processes.agree(lambda: user_path(workdir, "workdir"))
+    processes.agree(lambda: checkpoint_files.check_path(folder))
+    mesh = make_mesh()
     settings, notes = processes.agree(lambda: with_kept_settings(completed(config), folder, given))
     plan = processes.agree(lambda: build(settings))
     plan = dataclasses.replace(plan, notes=plan.notes + notes)
     start_from = processes.agree(lambda: warm_start.find(plan, folder))
-    with contextlib.ExitStack() as held:
-        _claim(folder, plan, held)
-        if checkpoint_wanted == "previous":
-            set_aside = lambda: checkpoint_files.set_aside(folder) if processes.is_first() else ""
-            plan = dataclasses.replace(plan, notes=(*plan.notes, processes.agree(set_aside)))
-        stop = held.enter_context(preemption.StopRequest())
-        held.enter_context(jax.set_mesh(mesh))
+    with contextlib.ExitStack() as stack:
+        _claim(folder, plan, stack)
+        if checkpoint == "previous":
+            note = processes.agree(
+                lambda: checkpoint_files.set_aside(folder) if processes.is_first() else ""
+            )
+            plan = dataclasses.replace(plan, notes=(*plan.notes, note))
+        stop = stack.enter_context(preemption.StopRequest())
+        stack.enter_context(jax.set_mesh(mesh))
         shardings = state_shardings(mesh, plan.shapes)
         step_fn = jit_step(mesh, shardings)
-        return Loop(plan, folder, mesh, shardings, step_fn, console, stop, start_from, may_exit).run()
+        loop = Loop(
+            plan, folder, mesh, shardings, step_fn, console, stop, start_from, may_exit=may_exit
+        )
+        return loop.run()
 
 
-def _claim(folder, plan, held):
-    """The run folder for this run, until `held` is closed; all hosts see it, and have the same config and data."""
-    known = processes.agree(lambda: (plan.dataset.fingerprint(), plan.dataset.facts()))
+def _claim(folder: Path, plan: Plan, stack: contextlib.ExitStack) -> None:
+    """Claims the run folder until `stack` closes.
+
+    Also checks that all hosts see the folder and have the same config and data.
+    """
+    fingerprint, facts = processes.agree(lambda: (plan.dataset.fingerprint(), plan.dataset.facts()))
     settings = {name: value for name, value in plan.record.items() if name != "data"}
-    settings |= dict(folder=folder.name, resident=plan.stages[0].resident)  # which makes other programs
+    # The compiled programs depend on `resident`, too.
+    settings |= dict(folder=folder.name, resident=plan.stages[0].resident)
     processes.same(settings, "its config; give all processes the same flags")
-    processes.same(known, "its images; data.dir must hold the same data set on every host")
-    processes.agree(lambda: held.enter_context(claim(folder, plan.record, *known)) if processes.is_first() else None)
+    processes.same(
+        (fingerprint, facts), "its images; data.dir must hold the same data set on every host"
+    )
+
+    def claim_on_first() -> None:
+        if processes.is_first():
+            stack.enter_context(claim(folder, plan.record, fingerprint, facts))
+
+    processes.agree(claim_on_first)
     processes.check_shared(folder)

@@ -24,7 +24,13 @@ def load(tmp_path):
 
 
 def test_rows_and_labels_stay(load):
-    data = load(images=IMAGES, labels=LABELS, test_images=IMAGES[:8], test_labels=LABELS[:8], classes=list("abcd"))
+    data = load(
+        images=IMAGES,
+        labels=LABELS,
+        test_images=IMAGES[:8],
+        test_labels=LABELS[:8],
+        classes=list("abcd"),
+    )
     np.testing.assert_array_equal(data.train.images, IMAGES)
     np.testing.assert_array_equal(data.train.labels, LABELS)
     np.testing.assert_array_equal(data.test.images, IMAGES[:8])
@@ -34,16 +40,28 @@ def test_rows_and_labels_stay(load):
 
 
 def test_names_of_keras(load, tmp_path):
-    data = load(x_train=IMAGES[..., 0], y_train=LABELS[:, None], x_test=IMAGES[:3, ..., 0], y_test=LABELS[:3, None])
+    data = load(
+        x_train=IMAGES[..., 0],
+        y_train=LABELS[:, None],
+        x_test=IMAGES[:3, ..., 0],
+        y_test=LABELS[:3, None],
+    )
     assert data.train.images.shape == (40, 6, 5, 1)
     np.testing.assert_array_equal(data.test.labels, LABELS[:3])
     assert data.classes == ("0", "1", "2", "3")
-    np.testing.assert_array_equal(datasets.load("array", dir=str(tmp_path)).train.images, data.train.images)
+    np.testing.assert_array_equal(
+        datasets.load("array", dir=str(tmp_path)).train.images, data.train.images
+    )
 
 
 def test_a_stratified_share_is_held_out_without_a_test_split(load):
     partly = np.where(np.arange(40) < 20, LABELS, -1)
-    for labels, share, each in ((LABELS, 0.2, 2), (partly, 0.4, 2), (LABELS, 0.001, 1), (LABELS, 0.999, 9)):
+    for labels, share, each in (
+        (LABELS, 0.2, 2),
+        (partly, 0.4, 2),
+        (LABELS, 0.001, 1),
+        (LABELS, 0.999, 9),
+    ):
         data = load(dict(test_share=share), images=IMAGES, labels=labels)
         np.testing.assert_array_equal(np.bincount(data.test.labels), [each] * 4)
         assert len(data.train) + len(data.test) == 40
@@ -52,7 +70,11 @@ def test_a_stratified_share_is_held_out_without_a_test_split(load):
 
 
 def test_without_labels(load):
-    for settings, labels in (({}, {}), ({}, {"labels": np.full(40, -1)}), ({"labels": "none"}, {"labels": LABELS})):
+    for settings, labels in (
+        ({}, {}),
+        ({}, {"labels": np.full(40, -1)}),
+        ({"labels": "none"}, {"labels": LABELS}),
+    ):
         data = load(settings, images=IMAGES, **labels)
         assert data.classes == ()
         assert data.test.images.shape == (0, 6, 5, 3)
@@ -69,32 +91,56 @@ def test_own_statistics(load):
 @pytest.mark.parametrize(
     ("arrays", "settings", "message"),
     [
-        (dict(pictures=IMAGES), {}, "has the keys pictures; wanted: images, .*x_train"),
-        (dict(images=IMAGES, label=LABELS), {}, "has the keys images, label; wanted"),
-        (dict(images=IMAGES, x_train=IMAGES), {}, "has the keys images, x_train; wanted"),
-        (dict(images=IMAGES / 255), {}, r"images are float64; save uint8 .*\(255 \* images\).round"),
+        (dict(pictures=IMAGES), {}, "has the keys pictures; expected images .*x_train"),
+        (dict(images=IMAGES, label=LABELS), {}, "has the keys images, label; expected"),
+        (dict(images=IMAGES, x_train=IMAGES), {}, "has the keys images, x_train; expected"),
+        (
+            dict(images=IMAGES / 255),
+            {},
+            r"images are float64; save uint8 .*\(255 \* images\).round",
+        ),
         (dict(images=IMAGES.astype(int)), {}, "images are int64; save uint8"),
-        (dict(images=IMAGES[0, 0]), {}, r"images have shape \(5, 3\); wanted \[N, H, W\]"),
+        (dict(images=IMAGES[0, 0]), {}, r"images have shape \(5, 3\); save \[N, H, W\]"),
         (dict(images=IMAGES.transpose(0, 3, 1, 2)), {}, r"images have shape \(40, 3, 6, 5\)"),
-        (dict(images=IMAGES[:0]), {}, "there is not one pixel"),
+        (dict(images=IMAGES[:0]), {}, "so no pixels; save some images"),
         (dict(images=np.array([None, 1])), {}, "images holds Python objects"),
-        (dict(images=IMAGES, labels=LABELS[:39]), {}, r"labels have shape \(39,\), and there are 40 images"),
-        (dict(images=IMAGES, labels=LABELS / 2), {}, "labels are float64; save whole numbers"),
+        (
+            dict(images=IMAGES, labels=LABELS[:39]),
+            {},
+            r"labels have shape \(39,\) for 40 images",
+        ),
+        (dict(images=IMAGES, labels=LABELS / 2), {}, "labels are float64; save integers"),
         (dict(images=IMAGES, labels=LABELS - 2), {}, "labels run from -2 to 1"),
         (dict(images=IMAGES, labels=LABELS * 100), {}, "labels reach 300 with 40 images"),
-        (dict(images=IMAGES, labels=LABELS, classes=["a", "b"]), {}, "labels reach 3, but there are 2 classes"),
+        (
+            dict(images=IMAGES, labels=LABELS, classes=["a", "b"]),
+            {},
+            "labels reach 3, but there are 2 classes",
+        ),
         (dict(images=IMAGES, labels=LABELS, classes=[1, 2, 3, 4]), {}, "classes are int64"),
-        (dict(images=IMAGES, test_images=IMAGES[:, 1:]), {}, "make them alike"),
+        (dict(images=IMAGES, test_images=IMAGES[:, 1:]), {}, "give both the same shape"),
         (
             dict(images=IMAGES, labels=LABELS, test_images=IMAGES[:2], test_labels=[4, 0]),
             {},
             "test_labels reach 4, but there are 4 classes",
         ),
-        (dict(images=IMAGES, labels=LABELS * 0), {}, "all 40 training images of .* are of one class, '0'"),
-        (dict(images=IMAGES, labels=np.sort(LABELS)), {"limit": 5}, "the first 5 training images .* of one class, '0'"),
-        (dict(images=IMAGES), {"mean": (0.5,)}, r"data.mean=\(0.5,\): the images have 3 channels; give 3 numbers"),
+        (
+            dict(images=IMAGES, labels=LABELS * 0),
+            {},
+            "all 40 training images of .* are of one class, '0'",
+        ),
+        (
+            dict(images=IMAGES, labels=np.sort(LABELS)),
+            {"limit": 5},
+            "the first 5 training images .* of one class, '0'",
+        ),
+        (
+            dict(images=IMAGES),
+            {"mean": (0.5,)},
+            r"data.mean=\(0.5,\): the images have 3 channels; give 3 numbers",
+        ),
         (dict(images=IMAGES), {"std": (0.5, 0.0, 1.0)}, r"data.std=\(0.5, 0.0, 1.0\): above 0"),
-        (dict(images=IMAGES), {"mean": (120.0, 110.0, 100.0)}, "data.mean=.*: within 0 and 1"),
+        (dict(images=IMAGES), {"mean": (120.0, 110.0, 100.0)}, "data.mean=.*: between 0 and 1"),
     ],
 )
 def test_mistakes_end_in_one_line(load, arrays, settings, message):
@@ -109,11 +155,11 @@ def test_files_that_are_none(tmp_path):
     path = tmp_path / "a.npz"
     for content in (b"", b"PK\x03\x04 and then nothing", b"text"):
         path.write_bytes(content)
-        with pytest.raises(SettingError, match=r"a.npz is not a .npz file that can be read"):
+        with pytest.raises(SettingError, match=r"a.npz is not a readable .npz file"):
             datasets.load("array", dir=str(path))
     np.savez(path, images=IMAGES)
     path.write_bytes(path.read_bytes()[:900] + bytes(50) + path.read_bytes()[950:])
-    with pytest.raises(SettingError, match=r"a.npz is not a .npz file that can be read"):
+    with pytest.raises(SettingError, match=r"a.npz is not a readable .npz file"):
         datasets.load("array", dir=str(path))
     np.save(tmp_path / "b.npy", IMAGES)
     with pytest.raises(SettingError, match="holds a single array"):
@@ -155,37 +201,61 @@ LONG = b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little")
     [
         (
             {"images.npy": array(IMAGES), "labels": b"0 1 2"},
-            r"labels cannot be read \(it is no .npy array\); save it anew",
+            r"labels cannot be read \(it is not a .npy array\); save it again",
         ),
-        ({"images.npy": array(IMAGES), "readme.txt": b"x"}, "has the keys images, readme.txt; wanted"),
-        ({f"{i:099}": b"" for i in range(9)}, r"has the keys 0+, 0+1\.\.\.; wanted"),
+        (
+            {"images.npy": array(IMAGES), "readme.txt": b"x"},
+            "has the keys images, readme.txt; expected",
+        ),
+        ({f"{i:099}": b"" for i in range(9)}, r"has the keys 0+, 0+1\.\.\.; expected"),
         (
             {"images.npy": (array(IMAGES), dict(compress_type=zipfile.ZIP_BZIP2))},
-            "images is compressed as numpy never does",
+            "images has a compression that numpy never writes",
         ),
-        ({"images.npy": (array(IMAGES), dict(flag_bits=1))}, "images is encrypted; save it anew with np.savez"),
+        (
+            {"images.npy": (array(IMAGES), dict(flag_bits=1))},
+            "images is encrypted; save it again with np.savez",
+        ),
         (
             {"images.npy": LONG},
-            r"images cannot be read \(its header has 2,147,483,648 characters; at most 10,000 are read",
+            r"images cannot be read \(its header has 2,147,483,648 bytes, more than 10,000\)",
         ),
-        ({"images.npy": b"\x93NUMPY\x01\x00\x04\x00(((("}, r"images cannot be read \(its header is damaged\)"),
-        ({"images.npy": b"\x93NUMPY\x01\x00\x99"}, r"images cannot be read \(its header is cut short\)"),
-        ({"images.npy": b"\x93NUMPY\x09\x00" + bytes(99)}, r"images cannot be read \(it is .npy of version 9\)"),
+        (
+            {"images.npy": b"\x93NUMPY\x01\x00\x04\x00(((("},
+            r"images cannot be read \(its header is damaged\)",
+        ),
+        (
+            {"images.npy": b"\x93NUMPY\x01\x00\x99"},
+            r"images cannot be read \(its header is truncated\)",
+        ),
+        (
+            {"images.npy": b"\x93NUMPY\x09\x00" + bytes(99)},
+            r"images cannot be read \(its .npy version is 9\)",
+        ),
         ({"images.npy": array(IMAGES, shape=(-40, 6, 5, 3))}, "its header is damaged"),
         (
             {"images.npy": array(IMAGES, shape=(2**62, 2**62, 3))},
-            "images has 3,728 bytes, and 63,.* by its header; save it",
+            "images has 3,728 bytes, but its header says 63,.*; save it again",
         ),
-        ({"images.npy": array(IMAGES) + b"more"}, "images has 3,732 bytes, and 3,728 by its header; save it anew"),
+        (
+            {"images.npy": array(IMAGES) + b"more"},
+            "images has 3,732 bytes, but its header says 3,728; save it again",
+        ),
         ({"images.npy": (HUGE, PACKED), "labels.npy": array([0.5] * 3000)}, "labels are float64"),
         (
             {"images.npy": (HUGE, PACKED), "labels.npy": array([0] * 7)},
-            r"labels have shape \(7,\), and there are 3000 images",
+            r"labels have shape \(7,\) for 3000 images",
         ),
         ({"images.npy": (HUGE, PACKED), "classes.npy": array([1, 2])}, "classes are int64"),
-        ({"images.npy": (HUGE, PACKED), "test_images.npy": array(IMAGES)}, "make them alike"),
+        (
+            {"images.npy": (HUGE, PACKED), "test_images.npy": array(IMAGES)},
+            "give both the same shape",
+        ),
         ({"images.npy": (array(np.zeros((900, 32, 32))), PACKED)}, "images are float64"),
-        ({"images.npy": (array(np.zeros(2**20, np.uint8)), PACKED)}, r"images have shape \(1048576,\)"),
+        (
+            {"images.npy": (array(np.zeros(2**20, np.uint8)), PACKED)},
+            r"images have shape \(1048576,\)",
+        ),
     ],
 )
 def test_files_are_refused_by_their_headers(tmp_path, monkeypatch, members, message):
@@ -195,7 +265,9 @@ def test_files_are_refused_by_their_headers(tmp_path, monkeypatch, members, mess
             file.writestr(name, content, facts.get("compress_type"))
             file.getinfo(name).flag_bits |= facts.get("flag_bits", 0)
     read, inflated = zipfile.ZipExtFile.read, []
-    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda *args: (inflated.append(read(*args)), inflated[-1])[1])
+    monkeypatch.setattr(
+        zipfile.ZipExtFile, "read", lambda *args: (inflated.append(read(*args)), inflated[-1])[1]
+    )
     with pytest.raises(SettingError, match=message) as caught:
         datasets.load("array", dir=str(tmp_path / "a.npz"))
     assert "\n" not in str(caught.value)
@@ -206,7 +278,8 @@ def test_files_that_the_memory_cannot_hold(load, monkeypatch):
     monkeypatch.setattr(arrays, "memory", lambda: 4000)
     load(images=IMAGES)
     with pytest.raises(
-        SettingError, match="holds 4,176 bytes of arrays, and this machine has 4,000 bytes of memory; save"
+        SettingError,
+        match="holds 4,176 bytes of arrays, but this machine has 4,000 bytes of memory; save",
     ):
         load(images=IMAGES, labels=LABELS)
 
@@ -216,19 +289,25 @@ def test_classes_that_are_no_text(tmp_path):
         file.writestr("images.npy", array(IMAGES))
         file.writestr("labels.npy", array(LABELS))
         file.writestr("classes.npy", array(np.frombuffer(b"\xff" * 16, "<U1")))
-    with pytest.raises(SettingError, match="classes hold what are no characters of Unicode; save strings"):
+    with pytest.raises(SettingError, match="classes hold invalid Unicode; save strings"):
         datasets.load("array", dir=str(tmp_path / "a.npz"))
 
 
 def test_arrays_in_any_form_that_numpy_saves(load, tmp_path):
-    order = dict(images=np.asfortranarray(IMAGES), labels=LABELS.astype(">i2"), classes=list("abcd"))
+    order = dict(
+        images=np.asfortranarray(IMAGES), labels=LABELS.astype(">i2"), classes=list("abcd")
+    )
     expected = load(**order)
     np.savez_compressed(tmp_path / "b.npz", **order)
     found = datasets.load("array", dir=str(tmp_path / "b.npz"))
     for data in (found, expected):
         rows = [int(name.removeprefix("images[").removesuffix("]")) for name in data.names()]
-        np.testing.assert_array_equal(np.concatenate([data.train.images, data.test.images]), IMAGES[rows])
-        np.testing.assert_array_equal(np.concatenate([data.train.labels, data.test.labels]), LABELS[rows])
+        np.testing.assert_array_equal(
+            np.concatenate([data.train.images, data.test.images]), IMAGES[rows]
+        )
+        np.testing.assert_array_equal(
+            np.concatenate([data.train.labels, data.test.labels]), LABELS[rows]
+        )
 
 
 def test_pipes_beside_a_file_do_not_count(tmp_path):

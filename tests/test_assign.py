@@ -1,4 +1,4 @@
-"""Images into clusters: own prototypes, k-means, names of images, the table and the sheets, what is refused."""
+"""Images into clusters: prototypes, k-means, names, table and contact sheets, refused input."""
 
 import csv
 import io
@@ -55,7 +55,9 @@ def pictures(tmp_path):
     for i in range(12):
         pixels = np.clip(RNG.normal(40 + 170 * (i % 2), 15, (10, 14, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i:02}, [a].png")
-    return dict(name="folder", dir=str(tmp_path / "pictures"), cache=str(tmp_path / "cache"), size=8)
+    return dict(
+        name="folder", dir=str(tmp_path / "pictures"), cache=str(tmp_path / "cache"), size=8
+    )
 
 
 def labelled(run, given, **settings):
@@ -84,7 +86,9 @@ def test_nearest_centroid_rank_and_margin():
 
 def test_perplexity_counts_even_clusters():
     of = lambda labels: (
-        assignment.ClusterAssignment(np.array(labels), np.zeros(4), np.zeros(4), np.zeros((5, 2))).perplexity
+        assignment.ClusterAssignment(
+            np.array(labels), np.zeros(4), np.zeros(4), np.zeros((5, 2))
+        ).perplexity
     )
     assert of([0, 0, 0, 0]) == pytest.approx(1.0)
     assert of([0, 1, 2, 4]) == pytest.approx(4.0)
@@ -110,24 +114,42 @@ def test_own_prototypes_are_the_arg_max_of_the_scores(swav):
         (None, dict(by="mean"), "by='mean': choose own or kmeans"),
         (None, dict(), "clusters=0: k-means needs a number"),
         (None, dict(clusters=11), "clusters=11: between 2 and the 10 images"),
-        (np.eye(4), dict(by="own", clusters=3), "clusters=3: the encoder's own are 4"),
+        (
+            np.eye(4),
+            dict(by="own", clusters=3),
+            "clusters=3: the encoder has 4 clusters of its own",
+        ),
     ],
 )
 def test_clusters_that_do_not_fit(prototypes, settings, message):
     with pytest.raises(ValueError, match=message):
-        assignment.assign(SimpleNamespace(prototypes=prototypes), np.zeros((10, 2, 2, 1), np.uint8), **settings)
+        assignment.assign(
+            SimpleNamespace(prototypes=prototypes), np.zeros((10, 2, 2, 1), np.uint8), **settings
+        )
 
 
 @pytest.mark.parametrize("count", [2, 12])
 def test_scores_with_fewer_and_more_clusters_than_classes(count):
     labels = np.where(RNG.random(90) < 0.3, -1, np.arange(90) % 3)
-    logits = RNG.standard_normal((90, count)) + 3 * (np.arange(count) == (np.arange(90) % 3)[:, None] % count)
-    logits = np.concatenate([logits, np.full((90, 1), -9.0)], axis=1).astype(np.float32)  # one that nobody takes
-    splits, known, own = {"trained": Split({"scores": logits}, labels)}, labels >= 0, logits.argmax(1)
+    logits = RNG.standard_normal((90, count)) + 3 * (
+        np.arange(count) == (np.arange(90) % 3)[:, None] % count
+    )
+    logits = np.concatenate([logits, np.full((90, 1), -9.0)], axis=1).astype(
+        np.float32
+    )  # an empty cluster
+    splits, known, own = (
+        {"trained": Split({"scores": logits}, labels)},
+        labels >= 0,
+        logits.argmax(1),
+    )
     found = dict(OwnClusters().run(splits, None))
     table = sklearn_metrics.cluster.contingency_matrix(labels[known], own[known])
-    assert found["nmi"] == pytest.approx(sklearn_metrics.normalized_mutual_info_score(labels[known], own[known]))
-    assert found["ari"] == pytest.approx(sklearn_metrics.adjusted_rand_score(labels[known], own[known]))
+    assert found["nmi"] == pytest.approx(
+        sklearn_metrics.normalized_mutual_info_score(labels[known], own[known])
+    )
+    assert found["ari"] == pytest.approx(
+        sklearn_metrics.adjusted_rand_score(labels[known], own[known])
+    )
     assert table.max() / known.sum() < found["acc"] <= table.max(0).sum() / known.sum()
     assert found["used"] == len(set(own)) / (count + 1)
     assert found["largest"] == np.bincount(own).max() / 90
@@ -138,17 +160,25 @@ def test_k_means_of_fewer_clusters_than_classes_and_unlabelled_rows():
     points = np.eye(3, 4, dtype=np.float32)[np.minimum(classes, 1)] * RNG.uniform(1, 9, (90, 1))
     splits = {"trained": Split({"embedding": points}, np.where(np.arange(90) % 2, classes, -1))}
     found = dict(Clustering(clusters=2, restarts=2, iterations=5).run(splits, None))
-    assert found["acc"] == pytest.approx(2 / 3)  # two classes fall together, and one of them matches nothing
-    assert found["nmi"] == pytest.approx(sklearn_metrics.normalized_mutual_info_score(classes, np.minimum(classes, 1)))
+    assert found["acc"] == pytest.approx(
+        2 / 3
+    )  # two classes fall together, and one of them matches nothing
+    assert found["nmi"] == pytest.approx(
+        sklearn_metrics.normalized_mutual_info_score(classes, np.minimum(classes, 1))
+    )
 
 
 def test_the_evaluator_needs_prototypes(swav, byol, tmp_path):
     found = scores(swav.folder, evals=("assignment",))["assignment"]
     assert set(found) == {f"assignment/{name}" for name in ("acc", "nmi", "ari", "used", "largest")}
-    np.savez(tmp_path / "a.npz", images=RNG.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), labels=np.arange(20) % 2)
+    np.savez(
+        tmp_path / "a.npz",
+        images=RNG.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8),
+        labels=np.arange(20) % 2,
+    )
     config = tiny("byol")
     config.evals, config.best = dict(assignment={}), "eval/assignment/acc"
-    message = "evals.assignment: byol has no feature 'scores'; leave it out"
+    message = "evals.assignment: byol has no feature 'scores'; omit this evaluator"
     with pytest.raises(SettingError, match=message):
         build(config)
     with pytest.raises(SettingError, match=message):
@@ -167,7 +197,9 @@ def test_images_have_names(tmp_path, pictures):
     np.savez(tmp_path / "a.npz", images=images, labels=np.arange(20) % 2)
     data = datasets.load("array", dir=str(tmp_path / "a.npz"))
     rows = [int(name.removeprefix("images[").removesuffix("]")) for name in data.names()]
-    np.testing.assert_array_equal(np.concatenate([data.train.images, data.test.images]), images[rows])
+    np.testing.assert_array_equal(
+        np.concatenate([data.train.images, data.test.images]), images[rows]
+    )
     data = datasets.load(**pictures)
     bright = data.train.images.mean((1, 2, 3)) > 128
     assert [int(name[:2]) % 2 for name in data.names()] == bright.tolist()
@@ -179,11 +211,15 @@ def test_a_table_of_the_runs_own_data(swav):
     head, *rows = report.records()
     assert head == ("split", "row", "cluster", "similarity", "margin", "rank", "label")
     assert [row[1] for row in rows] == sorted(row[1] for row in rows)
-    images = np.round(load_digits().images[[row[1] for row in rows]] * 255 / 16).astype(np.uint8)[..., None]
+    images = np.round(load_digits().images[[row[1] for row in rows]] * 255 / 16).astype(np.uint8)[
+        ..., None
+    ]
     found = assignment.assign(of_run(swav), images)
     np.testing.assert_array_equal([row[2] for row in rows], found.labels)
     np.testing.assert_allclose([float(row[3]) for row in rows], found.similarity, atol=1e-4)
-    np.testing.assert_array_equal([int(row[6]) for row in rows], load_digits().target[[row[1] for row in rows]])
+    np.testing.assert_array_equal(
+        [int(row[6]) for row in rows], load_digits().target[[row[1] for row in rows]]
+    )
     assert any(line.startswith("against the labels: ACC") for line in report.lines())
 
 
@@ -191,23 +227,40 @@ def test_a_flat_folder_by_k_means(byol, pictures, tmp_path):
     report = labelled(byol, pictures, count=2)  # the run's limit of 40 says nothing of these
     target = OutputFiles(tmp_path / "c.csv", overwrite=False)
     written = target.write(report, most=5)
-    assert written == f"wrote {target.out}: 12 images, and {target.folder}/ with overview.png and 2 sheets"
+    assert (
+        written
+        == f"wrote {target.out}: 12 images, and {target.folder}/ with overview.png and 2 sheets"
+    )
     with open(tmp_path / "c.csv", newline="") as file:
         head, *rows = csv.reader(file)
     assert head == ["file", "cluster", "similarity", "margin", "rank"]
     assert [row[0] for row in rows] == [f"{i:02}, [a].png" for i in range(12)]
     assert len({row[1] for row in rows[::2]}) == len({row[1] for row in rows[1::2]}) == 1
-    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["cluster_0.png", "cluster_1.png", "overview.png"]
-    assert "2 clusters, 0 of them empty; as even as 2.0 of one size" in next(report.lines())
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [
+        "cluster_0.png",
+        "cluster_1.png",
+        "overview.png",
+    ]
+    assert "2 clusters, 0 of them empty; perplexity 2.0 (2 if all were equally large)" in next(
+        report.lines()
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [
-        (dict(), {}, "--clusters is missing: k-means has no classes to count here; give --clusters=K"),
+        (
+            dict(),
+            {},
+            "--clusters is missing: the data have no classes to take the number from",
+        ),
         (dict(count=13), {}, "--clusters=13: between 2 and the 12 images"),
         (dict(by="own"), {}, "--by='own': this encoder has no prototypes"),
-        (dict(count=2), dict(name="digits", dir=""), "data.name='digits' has 1 colours, the run was trained on 3"),
+        (
+            dict(count=2),
+            dict(name="digits", dir=""),
+            "data.name='digits' has 1 channel, the run was trained on 3",
+        ),
         (dict(count=2), dict(dir="cache"), "no images to train on in data.dir="),
     ],
 )
@@ -220,7 +273,9 @@ def test_pictures_that_do_not_fit(settings, change, message, byol, pictures, tmp
 
 
 def test_grey_runs_take_no_pictures(swav, pictures):
-    with pytest.raises(SettingError, match="data.name='folder' has 3 colours, the run was trained on 1"):
+    with pytest.raises(
+        SettingError, match="data.name='folder' has 3 channels, the run was trained on 1"
+    ):
         labelled(swav, pictures)
 
 
@@ -229,20 +284,37 @@ def reports():
     labels, similarity = np.arange(30) % 3, np.linspace(0, 1, 30)
     found = assignment.ClusterAssignment(labels, similarity, similarity, np.eye(4))
     images = Images(RNG.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8), np.full(30, -1))
-    return ClusterReport(found, Dataset(images, Images(images.images[:0], images.labels[:0]), (), (0.5,), (0.5,)))
+    return ClusterReport(
+        found, Dataset(images, Images(images.images[:0], images.labels[:0]), (), (0.5,), (0.5,))
+    )
 
 
-ODD = ["=1+1.png", "+a.png", "-a/b.png", "@x.png", "\tx.png", "\rx.png", "＝x.png", "＋x.png", "－x.png", "＠x.png"]
+ODD = [
+    "=1+1.png",
+    "+a.png",
+    "-a/b.png",
+    "@x.png",
+    "\tx.png",
+    "\rx.png",
+    "＝x.png",
+    "＋x.png",
+    "－x.png",
+    "＠x.png",
+]
 ODD += ["a\nb.png", 'q"u,o.png', "caf\udce9.png", "a\u2028b.png", " x.png", "x=1.png", "[red]x.png"]
 
 
 def odd_report(names, classes):
     """Of grey images with these names, one after another of each class."""
     count = len(names)
-    found = assignment.ClusterAssignment(np.arange(count) % 2, np.linspace(-1, 1, count), np.zeros(count), np.eye(2))
+    found = assignment.ClusterAssignment(
+        np.arange(count) % 2, np.linspace(-1, 1, count), np.zeros(count), np.eye(2)
+    )
     images = Images(np.zeros((count, 8, 8, 1), np.uint8), np.arange(count) % len(classes))
     none = Images(images.images[:0], images.labels[:0])
-    return ClusterReport(found, Dataset(images, none, tuple(classes), (0.5,), (0.5,), listed=lambda: names))
+    return ClusterReport(
+        found, Dataset(images, none, tuple(classes), (0.5,), (0.5,), listed=lambda: names)
+    )
 
 
 def test_no_cell_of_the_table_is_a_formula(tmp_path):
@@ -251,9 +323,13 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path):
     text = (tmp_path / "c.csv").read_bytes().decode("utf-8")
     head, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     assert {len(row) for row in rows} == {len(head)} == {6}
-    expected = [f"./{name}" for name in ODD[:10]] + [name.replace("\udce9", r"\xe9") for name in ODD[10:]]
+    expected = [f"./{name}" for name in ODD[:10]] + [
+        name.replace("\udce9", r"\xe9") for name in ODD[10:]
+    ]
     labels = ["'=cmd|' /C calc'!A0", "'@a", "'-1", r"caf\xe9", "a,b", "plain"]
-    assert {row[0]: row[5] for row in rows} == {name: labels[i % 6] for i, name in enumerate(expected)}
+    assert {row[0]: row[5] for row in rows} == {
+        name: labels[i % 6] for i, name in enumerate(expected)
+    }
     assert [row[0] for row in rows] == [name for _, name in sorted(zip(ODD, expected))]
     assert {row[2] for row in rows} >= {"-1.0000", "1.0000"}  # numbers stay numbers
     assert "\nx=1.png,1," in text  # ordinary names are not quoted
@@ -264,7 +340,10 @@ def test_odd_names_in_the_table_on_the_terminal_and_on_the_sheets(tmp_path):
     with open(tmp_path / "shown.txt", "w", encoding="utf-8") as file:
         console = Console(file=file, width=100)
         console.print(report.table())
-        for line in (*report.lines(), OutputFiles(tmp_path / "caf\udce9.csv", overwrite=False).write(report, most=9)):
+        for line in (
+            *report.lines(),
+            OutputFiles(tmp_path / "caf\udce9.csv", overwrite=False).write(report, most=9),
+        ):
             console.print(line, markup=False)
     assert "caf?.csv: 17 images" in (tmp_path / "shown.txt").read_text("utf-8")
 
@@ -278,7 +357,9 @@ def test_nothing_is_replaced_without_being_told(tmp_path, monkeypatch):
     OutputFiles(out, overwrite=False).write(report, most=2)
     before = files(tmp_path)
     assert set(before) == {"c.csv", "c/overview.png", "c/cluster_0.png", "c/cluster_1.png"}
-    with pytest.raises(SettingError, match=r"c.csv is there already; --overwrite replaces table and sheets"):
+    with pytest.raises(
+        SettingError, match=r"c.csv already exists; --overwrite replaces table and sheets"
+    ):
         OutputFiles(out, overwrite=False).check()
 
     def full(self, path, **options):
@@ -296,10 +377,14 @@ def test_nothing_is_replaced_without_being_told(tmp_path, monkeypatch):
     assert set(files(tmp_path)) == {"c.csv"}
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "mine.png").write_bytes(b"")
-    with pytest.raises(SettingError, match=r"which holds other files \(mine.png\); give another name"):
+    with pytest.raises(
+        SettingError, match=r"which holds other files \(mine.png\); give another name"
+    ):
         OutputFiles(out, overwrite=True).check()
     for bad in (tmp_path / "c.txt", tmp_path / "nowhere" / "c.csv"):
-        with pytest.raises(SettingError, match="give a file that ends in .csv, in a folder that exists"):
+        with pytest.raises(
+            SettingError, match="give a file that ends in .csv, in a folder that exists"
+        ):
             OutputFiles(bad, overwrite=False).check()
 
 
@@ -315,7 +400,9 @@ def test_pages_show_the_most_typical():
     np.testing.assert_array_equal(
         page[top + step + 18, 16 + contact_sheet.SIDE // 2 :: step, 0][:3], [*shades[6:], 255]
     )
-    tall = np.asarray(contact_sheet.overview([("a", ("b" * 90,), [np.zeros((90, 30, 3), np.uint8)], [""])]))
+    tall = np.asarray(
+        contact_sheet.overview([("a", ("b" * 90,), [np.zeros((90, 30, 3), np.uint8)], [""])])
+    )
     assert (
         tall[16 : 16 + contact_sheet.SIDE, 16 + 190 + contact_sheet.SIDE // 2] == 0
     ).all()  # upright, in the middle of its square
@@ -347,7 +434,9 @@ def test_the_command(swav, tmp_path):
         "--sheets=1",
         "--data.whole",
     ]
-    done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run(
+        call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "on digits: 16 prototypes of its own" in done.stdout
     assert "wrote c.csv: 616 images, and c/ with overview.png and 1 sheet" in done.stdout

@@ -25,7 +25,11 @@ from ssl_jax.data.augment import (
 )
 
 RNG = np.random.default_rng(0)
-PHOTO = np.asarray(Image.fromarray(RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8)).resize((40, 48), Image.BICUBIC))
+PHOTO = np.asarray(
+    Image.fromarray(RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8)).resize(
+        (40, 48), Image.BICUBIC
+    )
+)
 
 
 def pillow(image, box, size):
@@ -41,7 +45,9 @@ def pillow(image, box, size):
 @pytest.mark.parametrize("size", [8, 24, 60])
 def test_resized_crop_against_pillow(box, size):
     expected = pillow(PHOTO, box, size)
-    found = jax.jit(resized_crop, static_argnums=2)(jnp.float32(PHOTO) / 255, jnp.float32(box), size)
+    found = jax.jit(resized_crop, static_argnums=2)(
+        jnp.float32(PHOTO) / 255, jnp.float32(box), size
+    )
     np.testing.assert_allclose(found, expected, atol=2e-6)
     flipped = resized_crop(jnp.float32(PHOTO) / 255, jnp.float32(box), size, flip=True)
     np.testing.assert_allclose(flipped, expected[:, ::-1], atol=2e-6)
@@ -61,7 +67,8 @@ def test_crop_boxes_are_torchvisions(key):
     assert share.max() < 0.82
     assert ratio.min() > 0.7
     assert ratio.max() < 1.42
-    # Area is even in its range, ratio even in its logarithm (large wide crops that do not fit are drawn again).
+    # Area is even in its range, ratio even in its logarithm (large wide crops that do not fit are
+    # drawn again).
     small = share < 0.5
     np.testing.assert_allclose(np.mean(share < 0.35), 0.27, atol=0.03)
     np.testing.assert_allclose(np.log(ratio[small]).mean(), 0.0, atol=0.02)
@@ -70,7 +77,9 @@ def test_crop_boxes_are_torchvisions(key):
 
 def test_crop_falls_back_to_the_centre(key):
     # No crop of twice the width fits a tall image: the widest of the allowed ratio, centred.
-    box = np.asarray(jnp.stack(crop_box(jax.random.uniform(key, (22,)), (100, 10), (0.9, 1.0), (2.0, 2.0))))
+    box = np.asarray(
+        jnp.stack(crop_box(jax.random.uniform(key, (22,)), (100, 10), (0.9, 1.0), (2.0, 2.0)))
+    )
     np.testing.assert_array_equal(box, [47, 0, 5, 10])
 
 
@@ -102,10 +111,14 @@ def test_colour_jitter_is_its_four_transforms_in_every_order():
     low, high = np.array([0.6, 0.5, 0.2]), np.array([1.4, 1.5, 1.8])
     factors, hue = low + (high - low) * drawn[:3], 0.2 * (2 * drawn[3] - 1)
     orders = np.array(list(itertools.permutations(range(4))))
-    u = np.concatenate([np.argsort(orders, axis=1) / 4, np.broadcast_to(drawn, (24, 4))], axis=1).astype(np.float32)
+    u = np.concatenate(
+        [np.argsort(orders, axis=1) / 4, np.broadcast_to(drawn, (24, 4))], axis=1
+    ).astype(np.float32)
     found = np.asarray(jax.vmap(lambda u: colour_jitter(u, image, 0.4, 0.5, 0.8, 0.2))(u))
     for order, result in zip(orders, found):
-        np.testing.assert_allclose(result, reference_jitter(np.asarray(image), order, factors, hue), atol=3e-6)
+        np.testing.assert_allclose(
+            result, reference_jitter(np.asarray(image), order, factors, hue), atol=3e-6
+        )
     assert np.abs(found - found[:1]).max() > 0.01
 
 
@@ -119,8 +132,12 @@ def test_single_blends_against_pillow(factor):
     for kind, name in enumerate(("Brightness", "Contrast", "Color")):
         u = jnp.full(8, 0.5).at[4 + kind].set(factor / 2)
         strengths = [1.0 if k == kind else 0.0 for k in range(3)]
-        expected = np.float32(getattr(ImageEnhance, name)(Image.fromarray(PHOTO)).enhance(factor)) / 255
-        np.testing.assert_allclose(colour_jitter(u, FLOATS, *strengths, 0.0), expected, atol=2 * BYTE)
+        expected = (
+            np.float32(getattr(ImageEnhance, name)(Image.fromarray(PHOTO)).enhance(factor)) / 255
+        )
+        np.testing.assert_allclose(
+            colour_jitter(u, FLOATS, *strengths, 0.0), expected, atol=2 * BYTE
+        )
 
 
 def test_grey_against_pillow():
@@ -132,7 +149,15 @@ def test_grey_against_pillow():
 
 
 def test_solarisation_against_pillow():
-    view = View(size=40, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, solarize=1.0)
+    view = View(
+        size=40,
+        scale=(1.0, 1.0),
+        ratio=(1.0, 1.0),
+        flip=0.0,
+        jitter=0.0,
+        grayscale=0.0,
+        solarize=1.0,
+    )
     square = PHOTO[:40]
     expected = np.float32(ImageOps.solarize(Image.fromarray(square))) / 255
     np.testing.assert_allclose(draw_view(jnp.full(_DRAWS, 0.5), square, view), expected, atol=1e-6)
@@ -142,7 +167,8 @@ def test_solarisation_against_pillow():
 def test_blur_against_scipy_and_dm_pix(sigma, taps):
     square = FLOATS[:40]
     found = np.asarray(jax.jit(gaussian_blur, static_argnums=2)(square, sigma, taps))
-    # scipy's "mirror" is torchvision's "reflect"; both cut the kernel at taps // 2 and normalise it.
+    # scipy's "mirror" is torchvision's "reflect"; both cut the kernel at taps // 2 and normalise
+    # it.
     expected = np.float64(square)
     for axis in (0, 1):
         expected = gaussian_filter1d(expected, sigma, axis, mode="mirror", radius=taps // 2)
@@ -160,17 +186,23 @@ def test_blur_of_zero_changes_nothing():
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
 def test_blur_is_near_pillows_box_approximation(sigma):
-    # Pillow's three box passes only resemble a Gaussian, in bytes, and repeat the edge instead of reflecting it.
+    # Pillow's three box passes only resemble a Gaussian, in bytes, and repeat the edge instead of
+    # reflecting it.
     expected = np.float32(Image.fromarray(PHOTO[:40]).filter(ImageFilter.GaussianBlur(sigma))) / 255
     found = np.asarray(gaussian_blur(FLOATS[:40], sigma, 13))
     assert np.abs(found - expected)[4:-4, 4:-4].mean() < 0.004
     assert np.abs(found - expected)[4:-4, 4:-4].max() < 0.03
-    assert np.abs(FLOATS[:40] - expected)[4:-4, 4:-4].max() > 2 * np.abs(found - expected)[4:-4, 4:-4].max()
+    assert (
+        np.abs(FLOATS[:40] - expected)[4:-4, 4:-4].max()
+        > 2 * np.abs(found - expected)[4:-4, 4:-4].max()
+    )
 
 
 def test_transforms_come_as_often_as_asked(key):
     images = np.broadcast_to(PHOTO[:40], (400, 40, 40, 3))
-    plain = dict(size=40, count=1, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0)
+    plain = dict(
+        size=40, count=1, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0
+    )
     for name in ("flip", "grayscale", "blur", "solarize"):
         draw = jax.jit(draw_views, static_argnums=(2, 3, 4))
         views = draw(key, images, (View(**plain | {name: 0.3}),), (0.0,) * 3, (1.0,) * 3)[0]
@@ -179,9 +211,14 @@ def test_transforms_come_as_often_as_asked(key):
 
 
 def test_multi_crop_of_real_sizes(key):
-    groups = (View(size=32, scale=(0.2, 1.0)), View(size=18, count=6, scale=(0.05, 0.14), blur=0.5, solarize=0.1))
+    groups = (
+        View(size=32, scale=(0.2, 1.0)),
+        View(size=18, count=6, scale=(0.05, 0.14), blur=0.5, solarize=0.1),
+    )
     images = RNG.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    views = jax.jit(draw_views, static_argnums=(2, 3, 4))(key, images, groups, (0.0,) * 3, (1.0,) * 3)
+    views = jax.jit(draw_views, static_argnums=(2, 3, 4))(
+        key, images, groups, (0.0,) * 3, (1.0,) * 3
+    )
     assert [v.shape[1] for v in views] == [32] * 2 + [18] * 6
     for v in views:
         assert float(v.min()) >= -1e-6
@@ -190,7 +227,9 @@ def test_multi_crop_of_real_sizes(key):
 
 def test_grey_images_pass(key):
     image = RNG.integers(0, 256, (8, 8, 1), dtype=np.uint8)
-    view = draw_view(jax.random.uniform(key, (_DRAWS,)), image, View(size=6, jitter=1.0, grayscale=1.0, hue=0.5))
+    view = draw_view(
+        jax.random.uniform(key, (_DRAWS,)), image, View(size=6, jitter=1.0, grayscale=1.0, hue=0.5)
+    )
     assert view.shape == (6, 6, 1)
     assert np.isfinite(view).all()
 
@@ -233,9 +272,13 @@ def test_every_image_and_every_view_has_its_own_key(key):
 
 def test_clean_images_are_whole():
     x = clean(PHOTO[None], 24, (0.0,) * 3, (1.0,) * 3)
-    np.testing.assert_allclose(x[0], resized_crop(jnp.float32(PHOTO) / 255, (0.0, 0.0, 48.0, 40.0), 24), atol=1e-6)
+    np.testing.assert_allclose(
+        x[0], resized_crop(jnp.float32(PHOTO) / 255, (0.0, 0.0, 48.0, 40.0), 24), atol=1e-6
+    )
     square = PHOTO[None, :40]
-    np.testing.assert_allclose(clean(square, 40, (0.0,) * 3, (1.0,) * 3), np.float32(square) / 255, atol=1e-6)
+    np.testing.assert_allclose(
+        clean(square, 40, (0.0,) * 3, (1.0,) * 3), np.float32(square) / 255, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Local Aggregation and Anchor Neighbourhood Discovery: what they do at a refresh, and what they refuse."""
+"""Local Aggregation and Anchor Neighbourhood Discovery: their refreshes and refusals."""
 
 import dataclasses
 
@@ -20,8 +20,12 @@ from ssl_jax.ops.vectors import unit
 from ssl_jax.optim.schedules import drops, repeated
 
 
+def no_embeddings(name):
+    pytest.fail("these methods refresh from the bank alone")
+
+
 def refreshed(name, step, key, **changes):
-    """Method and state after the refresh before `step`, from a bank with a shape to it."""
+    """Method, state and metrics after the refresh before `step`, from a bank with ten clusters."""
     stage = methods.stage(name)
     stage = dataclasses.replace(stage, method=dataclasses.replace(stage.method, **changes))
     state = methods.fresh_state(stage, key)
@@ -30,7 +34,7 @@ def refreshed(name, step, key, **changes):
     bank = state.method.bank.at[: len(points)].set(points)
     state = state.replace(step=jnp.int32(step), method=state.method.replace(bank=bank))
     assert stage.method.refresh_at(step)
-    found, values = stage.method.refresh(state, None, key)
+    found, values = stage.method.refresh(state, no_embeddings, key)
     assert jax.tree.structure(found) == jax.tree.structure(state)
     shapes = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
     assert shapes(found) == shapes(state)
@@ -43,7 +47,9 @@ def test_every_clustering_is_its_own_and_finds_the_blobs(key):
     assert len({tuple(row) for row in labels}) == 5
     close = method._close(state.method, jnp.arange(methods.EXAMPLES))
     blobs = np.arange(70)[:, None] // 7 == np.arange(70)[None] // 7
-    assert (np.asarray(close) & blobs).sum() > 0.95 * blobs.sum()  # some clustering holds each blob together
+    assert (
+        np.asarray(close) & blobs
+    ).sum() > 0.95 * blobs.sum()  # some clustering holds each blob together
     assert values["cluster_size_min"] >= 1
     assert values["cluster_size_min"] <= values["cluster_size_median"] <= values["cluster_size_max"]
 
@@ -59,7 +65,9 @@ def test_close_by_neighbours_are_the_nearest_rows_and_oneself(key):
 
 def test_clusters_are_refreshed_by_epochs_or_steps_counted_from_the_stage():
     method = methods.stage("aggregation").method
-    due = lambda **changes: [s for s in range(40) if dataclasses.replace(method, **changes).refresh_at(s)]
+    due = lambda **changes: [
+        s for s in range(40) if dataclasses.replace(method, **changes).refresh_at(s)
+    ]
     assert due() == [0, 8, 16, 24, 32]
     later = dataclasses.replace(methods.FACTS, first_step=3)
     assert due(refresh_epochs=2.0, facts=later) == [3, 19, 35]
@@ -98,7 +106,9 @@ def test_anchor_counts_are_exact():
 
 def test_the_rate_starts_anew_each_round():
     schedule = repeated(drops(1.0, 8, at_steps=(5,), factor=0.1), 8)
-    np.testing.assert_allclose([schedule(s) for s in (0, 4, 5, 7, 8, 12, 13)], [1, 1, 0.1, 0.1, 1, 1, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(
+        [schedule(s) for s in (0, 4, 5, 7, 8, 12, 13)], [1, 1, 0.1, 0.1, 1, 1, 0.1], rtol=1e-6
+    )
 
 
 def test_nce_estimates_its_normaliser_once(key):
@@ -125,7 +135,9 @@ def test_untrained_instance_discrimination_is_at_chance(key):
 
 
 def test_bank_rows_have_expected_length_one(key):
-    np.testing.assert_allclose(jnp.mean(jnp.sum(init_bank(key, 4000, 32) ** 2, axis=1)), 1.0, atol=0.02)
+    np.testing.assert_allclose(
+        jnp.mean(jnp.sum(init_bank(key, 4000, 32) ** 2, axis=1)), 1.0, atol=0.02
+    )
 
 
 def test_consistency_counts_labelled_pairs():
@@ -149,17 +161,49 @@ def test_neighbourhood_evaluator(key):
 
 
 BAD = (
-    (InstanceDiscrimination, dict(objective="nce", samples=11), "samples=11: between 1 and the 10 training images"),
-    (InstanceDiscrimination, dict(objective="nec"), "objective='nec': choose one of softmax, nce, sampled"),
+    (
+        InstanceDiscrimination,
+        dict(objective="nce", samples=11),
+        "samples=11: between 1 and the 10 training images",
+    ),
+    (
+        InstanceDiscrimination,
+        dict(objective="nec"),
+        "objective='nec': choose one of softmax, nce, sampled",
+    ),
     (InstanceDiscrimination, dict(normaliser=-1.0), "normaliser=-1.0: above 0"),
-    (LocalAggregation, dict(background=11), r"background=11: between 0 \(all\) and the 10 training images"),
-    (LocalAggregation, dict(background=5, clusters=11), "clusters=11: between 2 and the 10 training images"),
-    (LocalAggregation, dict(background=5, close="neighbors"), "close='neighbors': choose clusters or neighbours"),
-    (LocalAggregation, dict(background=5, close="neighbours", close_neighbours=11), "close_neighbours=11: between 1"),
+    (
+        LocalAggregation,
+        dict(background=11),
+        r"background=11: between 0 \(all\) and the 10 training images",
+    ),
+    (
+        LocalAggregation,
+        dict(background=5, clusters=11),
+        "clusters=11: between 2 and the 10 training images",
+    ),
+    (
+        LocalAggregation,
+        dict(background=5, close="neighbors"),
+        "close='neighbors': choose clusters or neighbours",
+    ),
+    (
+        LocalAggregation,
+        dict(background=5, close="neighbours", close_neighbours=11),
+        "close_neighbours=11: between 1",
+    ),
     (LocalAggregation, dict(background=5, clusters=5, clusterings=0), "clusterings=0"),
-    (LocalAggregation, dict(background=5, clusters=5, objective="nce"), "samples=4096: between 1 and the 10"),
+    (
+        LocalAggregation,
+        dict(background=5, clusters=5, objective="nce"),
+        "samples=4096: between 1 and the 10",
+    ),
     (AnchorNeighbourhood, dict(neighbours=10), "neighbours=10: between 1 and the 9 other images"),
-    (AnchorNeighbourhood, dict(share=0.3), "share=0.3: of all images, for each of 4 rounds, so between 0 and 0.25"),
+    (
+        AnchorNeighbourhood,
+        dict(share=0.3),
+        "share=0.3: of all images, for each of 4 rounds, so between 0 and 0.25",
+    ),
     (AnchorNeighbourhood, dict(share=-0.1), "share=-0.1"),
     (AnchorNeighbourhood, dict(rounds=0), "rounds=0: at least 1"),
 )
@@ -176,9 +220,9 @@ def test_rounds_that_do_not_divide_the_epochs():
         AnchorNeighbourhood(methods.network()).check_config(batch_size=8, epochs=12)
 
 
-def test_progress_of_the_clusterings_is_told(key):
+def test_progress_of_the_clusterings_is_reported(key):
     stage = methods.stage("aggregation")
-    told = []
-    stage.method.refresh(methods.fresh_state(stage, key), None, key, told.append)
-    assert told == ["clustering 1 of 3", "clustering 2 of 3", "clustering 3 of 3"]
+    lines = []
+    stage.method.refresh(methods.fresh_state(stage, key), no_embeddings, key, lines.append)
+    assert lines == ["clustering 1 of 3", "clustering 2 of 3", "clustering 3 of 3"]
     assert np.isfinite(losses.aggregation_nll(jnp.zeros(1)))

@@ -1,4 +1,4 @@
-"""No step gathers the bank: what travels between devices does not grow with the number of images."""
+"""No step gathers the bank: traffic between devices does not grow with the number of images."""
 
 import functools
 import importlib.util
@@ -25,7 +25,7 @@ spec.loader.exec_module(bench_bank)
 
 @functools.cache
 def travels(name, rows):
-    """Bytes of the collectives in the compiled step, and the share of the bank that one of two devices holds."""
+    """Bytes of the compiled step's collectives, and of the bank on one of two devices."""
     mesh = make_mesh()
     with jax.set_mesh(mesh):
         step, state, _ = bench_bank.compiled_step(name, rows, mesh, methods.network(bench_bank.DIM))
@@ -80,7 +80,9 @@ def test_clustering_over_devices_is_clustering(key):
         whole = jax.device_put((key, points, start), replicated(mesh))
         padded = jax.device_put(np.pad(points, ((0, 1), (0, 0))), batch_sharding(mesh))
         of_whole = kmeans(*whole[:2], 12, init=whole[2], **settings)
-        of_parts = jax.jit(lambda k, p, s: kmeans(k, p[:203], 12, init=s, **settings))(whole[0], padded, whole[2])
+        of_parts = jax.jit(lambda k, p, s: kmeans(k, p[:203], 12, init=s, **settings))(
+            whole[0], padded, whole[2]
+        )
     for found in (of_whole, of_parts):
         np.testing.assert_array_equal(found.labels, one.labels)
         np.testing.assert_allclose(found.centroids, one.centroids, atol=1e-6)

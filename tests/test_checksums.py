@@ -68,10 +68,16 @@ def test_a_damaged_checkpoint_is_named(what, folder):
     else:
         (place / checksums.FILE).write_text("{")
         said = "checksums.json cannot be read"
-    line = rf"^checkpoint 16 of .*run is damaged \({said}\); --checkpoint=previous sets it aside and goes on from 8$"
+    line = (
+        rf"^checkpoint 16 of .*run is damaged \({said}\); "
+        "--checkpoint=previous sets it aside and resumes from step 8$"
+    )
     with pytest.raises(SettingError, match=line):
         train.run(two_epochs(), folder, console=quiet())
-    with pytest.raises(SettingError, match=rf"^workdir=.*: checkpoint 16 is damaged \({said}\); there are also \[8\]"):
+    with pytest.raises(
+        SettingError,
+        match=rf"^workdir=.*: checkpoint 16 is damaged \({said}\); other checkpoints: \[8\]",
+    ):
         CheckpointReader(folder, setting="workdir")
     assert CheckpointReader(folder, 8).step == 8
 
@@ -81,20 +87,22 @@ def test_previous_goes_on_from_the_checkpoint_before(finished, folder):
     flip(max((p for p in place.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size), 12345)
     console = quiet()
     train.run(two_epochs(), folder, console=console, checkpoint="previous")
-    said = f"checkpoint 16 is set aside in {folder}/damaged/16; going on from 8"
+    said = f"checkpoint 16 was set aside in {folder}/damaged/16; resuming from step 8"
     assert said in console.file.getvalue()
     assert checksums.damage(folder / "damaged" / "16")
     assert_same_run(folder, finished, last=16)
-    assert "is sound, so nothing is set aside" in checkpoint_files.set_aside(folder)
+    assert "is intact; nothing was set aside" in checkpoint_files.set_aside(folder)
 
 
 def test_previous_needs_an_earlier_checkpoint(folder):
     shutil.rmtree(folder / "checkpoints" / "8")
     (folder / "checkpoints" / "16" / checksums.FILE).write_text("[]")
-    with pytest.raises(SettingError, match="has no checkpoint before 16; name another folder with --workdir"):
+    with pytest.raises(
+        SettingError, match="has no checkpoint before 16; choose another folder with --workdir"
+    ):
         checkpoint_files.set_aside(folder)
     shutil.rmtree(folder / "checkpoints" / "16")
-    with pytest.raises(SettingError, match="has no checkpoint yet; leave it out"):
+    with pytest.raises(SettingError, match="has no checkpoint yet; omit this flag"):
         checkpoint_files.set_aside(folder)
 
 
@@ -108,15 +116,23 @@ def test_checkpoints_of_earlier_versions_are_read_with_a_note(folder, capsys):
 
 @pytest.mark.parametrize(
     ("found", "said"),
-    [({}, "its arrays are others"), (ValueError('Error opening "zarr" driver\nand more'), "Error opening")],
+    [
+        ({}, "its arrays differ"),
+        (ValueError('Error opening "zarr" driver\nand more'), "Error opening"),
+    ],
 )
-def test_a_first_checkpoint_that_is_not_found_again_ends_the_run(found, said, tmp_path, monkeypatch):
+def test_a_first_checkpoint_that_is_not_found_again_ends_the_run(
+    found, said, tmp_path, monkeypatch
+):
     def read_back(folder):
         if isinstance(found, Exception):
             raise found
         return found
 
     monkeypatch.setattr(sealing, "read_back", read_back)
-    line = rf"^checkpoint 8 was written and cannot be read back \({said}.*\); name another folder than .*run with "
+    line = (
+        rf"^checkpoint 8 was written but cannot be read back \({said}.*\); "
+        "choose another folder than .*run with "
+    )
     with pytest.raises(StorageError, match=line):
         train.run(two_epochs(), tmp_path / "run", console=quiet())

@@ -45,7 +45,11 @@ class Method:
 
 def said(values, steps_per_epoch, every=10):
     watch = CollapseMonitor(steps_per_epoch)
-    return {every * (i + 1): s for i, v in enumerate(values) if (s := watch.add(every * (i + 1), {"x": v}, Method()))}
+    return {
+        every * (i + 1): s
+        for i, v in enumerate(values)
+        if (s := watch.add(every * (i + 1), {"x": v}, Method()))
+    }
 
 
 def test_watch_speaks_after_two_windows_and_once():
@@ -79,10 +83,20 @@ def test_swav_tells_its_two_collapses_apart():
     assert method.diagnose(well) is None
     text = method.diagnose(well | {"loss_over_ln_k": 0.999})
     assert text.startswith("the loss sits at ln K = 2.485")
-    for remedy in ("epsilon=0.03", "frozen_epochs", "learning_rate", "augment", "hard=True", "batch_norm", "queue"):
+    for remedy in (
+        "epsilon=0.03",
+        "frozen_epochs",
+        "learning_rate",
+        "augment",
+        "hard=True",
+        "batch_norm",
+        "queue",
+    ):
         assert remedy in text
     assert "\n" not in text
-    assert method.diagnose(well | {"spread": 0.01}).startswith("the embeddings have collapsed (spread 0.010")
+    assert method.diagnose(well | {"spread": 0.01}).startswith(
+        "the embeddings have collapsed (spread 0.010"
+    )
 
 
 def test_instance_discrimination_tells_of_collapse():
@@ -98,7 +112,9 @@ def test_methods_with_targets_tell_of_one_point_and_of_few_clusters(name):
     assert metrics["clusters_used"] == 1.0  # before the first clustering
     well = metrics | {"spread": 0.7}
     assert method.diagnose(well) is None
-    assert method.diagnose(well | {"spread": 0.02}).startswith("the embeddings have collapsed (spread 0.020")
+    assert method.diagnose(well | {"spread": 0.02}).startswith(
+        "the embeddings have collapsed (spread 0.020"
+    )
     few = method.diagnose(well | {"clusters_used": 0.3})
     assert few.startswith("the embeddings fall into 30% of the clusters")
     assert "\n" not in few
@@ -107,20 +123,23 @@ def test_methods_with_targets_tell_of_one_point_and_of_few_clusters(name):
 def test_evenness_counts_clusters_in_use():
     np.testing.assert_allclose(evenness(jnp.array([5, 5, 5, 5])), 1.0, rtol=1e-6)
     np.testing.assert_allclose(evenness(jnp.array([7, 7, 0, 0])), 0.5, rtol=1e-6)
-    assert evenness(jnp.array([997, 1, 1, 1])) < 0.3  # filled again by k-means with a row each
+    assert evenness(jnp.array([997, 1, 1, 1])) < 0.3  # refilled by k-means with a row each
     assert evenness(jnp.array([0, 0])) == 0.5  # no rows: no NaN
 
 
 def test_a_collapsed_run_says_so_and_what_to_try(tmp_path):
     config = tiny()
-    config.epochs, config.evals, config.stages = 26, {}, {}
-    config.checkpoint_epochs, config.method.epsilon = 26, 50.0  # codes so soft that they say nothing
+    config.epochs = 26
+    config.checkpoint_epochs = 26
+    config.evals = {}
+    config.stages = {}
+    config.method.epsilon = 50.0  # makes the codes uniform
     text = io.StringIO()
     train.run(config, tmp_path, console=Console(file=text, width=200))
     notes = [r for r in read_records(tmp_path) if "note" in r]
     assert [r["step"] for r in notes] == [200]
     assert notes[0]["note"].startswith("warning: the loss sits at ln K = 2.773")
-    assert text.getvalue().count(notes[0]["note"]) == 2  # when it is found, and at the end
+    assert text.getvalue().count(notes[0]["note"]) == 2  # when detected, and at the end
     again = io.StringIO()
     train.run(config, tmp_path, console=Console(file=again, width=200))
     assert notes[0]["note"] in again.getvalue()

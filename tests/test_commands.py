@@ -28,7 +28,9 @@ def here(tmp_path, monkeypatch):
 
 def call(folder, *args):
     command = [sys.executable, "-m", "ssl_jax", *args]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, cwd=folder)
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=120, cwd=folder
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -66,8 +68,14 @@ def test_a_script_of_the_same_name_is_no_config(here):
     ("name", "message"),
     [
         ("swva", "--config=swva: there is no such file; did you mean swav"),
-        ("elsewhere/swav.py", "--config=elsewhere/swav.py: there is no such file; did you mean swav"),
-        ("zzz", "there is no such file; the configs are anchor_neighbourhood, byol, .*; or give the path of your own"),
+        (
+            "elsewhere/swav.py",
+            "--config=elsewhere/swav.py: there is no such file; did you mean swav",
+        ),
+        (
+            "zzz",
+            "no such file; the configs are anchor_neighbourhood, byol, .*; or give the path",
+        ),
         (".", "--config=. is a folder; name one of the config files in it"),
         ("__init__", "there is no such file"),
         ("", "--config is missing; choose one of: anchor_neighbourhood, byol"),
@@ -79,7 +87,9 @@ def test_a_config_that_is_not_there(here, name, message):
 
 
 def test_the_name_becomes_the_path_and_keeps_its_variant(here):
-    argv, path = command_line.with_config_path(["main", "--config.epochs=3", "--config", "conr:digits+moco"])
+    argv, path = command_line.with_config_path(
+        ["main", "--config.epochs=3", "--config", "conr:digits+moco"]
+    )
     assert argv == ["main", f"--config={CONFIGS / 'conr.py'}:digits+moco", "--config.epochs=3"]
     assert path == CONFIGS / "conr.py"
 
@@ -88,11 +98,23 @@ WRONG = {
     "syntax": ("def get_config(:\n", "--config=own.py, line 1: invalid syntax"),
     "null": ("def get_config():\n    pass\0\n", "own.py"),
     "none": ("x = 3\n", "--config=own.py defines no function get_config"),
-    "dict": ("def get_config():\n    return dict(a=1)\n", "get_config returns a value of type dict, not a ConfigDict"),
-    "division": ("def get_config():\n    return 1 / 0\n", "--config=own.py: ZeroDivisionError: division by zero"),
+    "dict": (
+        "def get_config():\n    return dict(a=1)\n",
+        "get_config returns a value of type dict, not a ConfigDict",
+    ),
+    "division": (
+        "def get_config():\n    return 1 / 0\n",
+        "--config=own.py: ZeroDivisionError: division by zero",
+    ),
     "key": ("def get_config():\n    return {}['x']\n", "--config=own.py: KeyError: 'x'"),
-    "value": ("def get_config():\n    raise ValueError('bad')\n", "--config=own.py: ValueError: bad"),
-    "import": ("import nowhere\ndef get_config():\n    pass\n", "ModuleNotFoundError: No module named 'nowhere'"),
+    "value": (
+        "def get_config():\n    raise ValueError('bad')\n",
+        "--config=own.py: ValueError: bad",
+    ),
+    "import": (
+        "import nowhere\ndef get_config():\n    pass\n",
+        "ModuleNotFoundError: No module named 'nowhere'",
+    ),
     "arguments": ("def get_config(a, b):\n    pass\n", "missing 2 required positional arguments"),
     "no function": ("get_config = 5\n", "'int' object is not callable"),
 }
@@ -107,7 +129,9 @@ def test_a_wrong_config_file_is_one_line(here):
             "command_line.parse(['main', '--config=own.py'], command_line.with_base)\n"
         )
         command = [sys.executable, "-c", script]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, cwd=here)
+        done = subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=120, cwd=here
+        )
         assert done.returncode == 2, (kind, done.stderr)
         (line,) = done.stderr.splitlines()
         assert line.startswith("error: "), kind
@@ -120,7 +144,10 @@ def test_a_wrong_config_file_is_one_line(here):
         ([], "--config is missing; choose one of: anchor_neighbourhood, byol"),
         (["--config.epochs=3"], "--config is missing; choose one of: anchor_neighbourhood, byol"),
         (["--config"], "--config is missing"),
-        (["--config=swav", "--config=moco"], "--config is given twice: --config=swav and --config=moco; leave one out"),
+        (
+            ["--config=swav", "--config=moco"],
+            "--config is given twice: --config=swav and --config=moco; leave one out",
+        ),
     ],
 )
 def test_config_is_given_once(flags, message):
@@ -129,7 +156,9 @@ def test_config_is_given_once(flags, message):
 
 
 def test_commands_on_runs_take_no_config():
-    with pytest.raises(SettingError, match="--config: this command takes the settings of the run; leave it out"):
+    with pytest.raises(
+        SettingError, match="--config: this command takes the settings of the run; leave it out"
+    ):
         command_line.with_run(["evaluate", "--workdir=a", "--config=swav"])
 
 
@@ -160,7 +189,11 @@ def test_without_a_command_they_are_listed(tmp_path):
 
 
 def test_an_unknown_command_is_one_line(tmp_path):
-    assert call(tmp_path, "tran") == (2, "", "error: 'tran' is not a command; did you mean 'train'?\n")
+    assert call(tmp_path, "tran") == (
+        2,
+        "",
+        "error: 'tran' is not a command; did you mean 'train'?\n",
+    )
 
 
 def test_help_shows_this_projects_flags_and_configs(tmp_path):
@@ -188,11 +221,15 @@ def test_help_of_commands_on_runs(name, tmp_path):
 def test_mistakes_of_a_command_are_one_line(tmp_path):
     code, out, err = call(tmp_path, "train", "--config=swav:nothing")
     assert (code, out) == (2, "")
-    assert err == f"error: variant 'nothing' is not known; choose one of: {', '.join(swav.VARIANTS)}\n"
+    assert (
+        err == f"error: variant 'nothing' is not known; choose one of: {', '.join(swav.VARIANTS)}\n"
+    )
 
 
 def test_the_wheel_and_the_console_script_are_declared():
     project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())
     assert project["project"]["scripts"] == {"ssl-jax": "ssl_jax.__main__:main"}
-    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {"configs": "ssl_jax/configs"}
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {
+        "configs": "ssl_jax/configs"
+    }
     assert (TESTS.parent / "ssl_jax" / "py.typed").is_file()

@@ -25,10 +25,16 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
     ],
 )
 def test_where_programs_are_kept(changes, place, tmp_path):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))}
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))
+    }
     env |= {"PYTHONPATH": str(TESTS.parent), "XDG_CACHE_HOME": str(tmp_path / "home")}
     env |= {k: str(tmp_path / v) if k.endswith("DIR") else v for k, v in changes.items()}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     kept = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert bool(kept) == bool(place)

@@ -1,4 +1,4 @@
-"""Every config and variant: complete, overridable, buildable on images of its size; and the numbers of the recipes."""
+"""Every config and variant is complete, overridable and buildable; recipes match the papers."""
 
 import dataclasses
 import runpy
@@ -27,14 +27,30 @@ def test_a_backbone_takes_those_of_the_model_settings_that_it_has(name, tmp_path
     config.model.update(name=name, width=4, hidden=(8,))
     config.data.update(name="array", dir=str(tmp_path / "a.npz"))
     images, labels = np.zeros((4096, 8, 8, 3), np.uint8), np.arange(4096) % 10
-    np.savez(tmp_path / "a.npz", images=images, labels=labels, test_images=images[:20], test_labels=labels[:20])
+    np.savez(
+        tmp_path / "a.npz",
+        images=images,
+        labels=labels,
+        test_images=images[:20],
+        test_labels=labels[:20],
+    )
     stages = ("stage1", "stage2", "stage3", "stage4", "stage5")
-    config.evals, config.best = dict(probe=dict(features=stages), augmented=dict(features=stages)), "eval/probe/top1"
+    config.evals, config.best = (
+        dict(probe=dict(features=stages), augmented=dict(features=stages)),
+        "eval/probe/top1",
+    )
     plan = build(config)
     backbone = plan.stages[-1].method.network.backbone
-    assert (backbone.width, backbone.hidden, backbone.stem, backbone.dtype) == (4, (8,), "imagenet", "bfloat16")
+    assert (backbone.width, backbone.hidden, backbone.stem, backbone.dtype) == (
+        4,
+        (8,),
+        "imagenet",
+        "bfloat16",
+    )
     config.model.stem = "stl"
-    with pytest.raises(SettingError, match="model.stem='stl': choose one of imagenet, (narrow, )?cifar"):
+    with pytest.raises(
+        SettingError, match="model.stem='stl': choose one of imagenet, (narrow, )?cifar"
+    ):
         build(config)
 
 
@@ -43,7 +59,9 @@ def test_a_view_lists_every_setting():
     assert {k: v for k, v in defaults.view(8).items() if k != "size"} == ours
 
 
-@pytest.mark.parametrize(("name", "variant"), [(n, v) for n, variants in VARIANTS.items() for v in variants])
+@pytest.mark.parametrize(
+    ("name", "variant"), [(n, v) for n, variants in VARIANTS.items() for v in variants]
+)
 def test_every_field_of_every_view_can_be_overridden(name, variant):
     config = completed(config_of(name, variant))
     for group in config["augment"].values():
@@ -52,7 +70,9 @@ def test_every_field_of_every_view_can_be_overridden(name, variant):
 
 
 def test_unknown_variants_are_listed():
-    with pytest.raises(SettingError, match="choose one of: digits, cifar10, cifar10_multicrop, cifar100, folder"):
+    with pytest.raises(
+        SettingError, match="choose one of: digits, cifar10, cifar10_multicrop, cifar100, folder"
+    ):
         config_of("swav", "cifar")
 
 
@@ -82,7 +102,12 @@ def test_small_swav_recipes_build(variant, tmp_path):
 def test_recipes_build_at_a_small_width(name, changes, tmp_path):
     config, small = config_of(*name.split(":")), dict(width=4, hidden=(8,))
     backbone = config.model.name
-    plan = plan_of(*name.split(":"), tmp_path, model=dict(config.model, **small), method=dict(config.method, **changes))
+    plan = plan_of(
+        *name.split(":"),
+        tmp_path,
+        model=dict(config.model, **small),
+        method=dict(config.method, **changes),
+    )
     assert type(plan.stages[-1].method.network.backbone).__module__.endswith(backbone)
     assert plan.stages[-1].views[0].size == config.augment[next(iter(config.augment))].size
 
@@ -95,12 +120,40 @@ def imagenet(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
 
 
 IMAGENET = {
-    # views (count, size, smallest crop), batch, epochs, steps an epoch; parameters, added up from the papers' layers;
-    # the rate at the first step of these epochs, counted from 0
-    "swav:imagenet": (((2, 224, 0.14), (6, 96, 0.05)), 4096, 800, 312, 28_354_752, {0: 0.3, 10: 4.8, 405: 2.4024}),
-    "instance:imagenet_resnet18": (((1, 224, 0.2),), 256, 200, 5004, 11_242_176, {119: 3e-2, 120: 3e-3, 160: 3e-4}),
-    "instance:imagenet_resnet50": (((1, 224, 0.2),), 256, 200, 5004, 23_770_304, {119: 3e-2, 159: 3e-3, 199: 3e-4}),
-    "byol:imagenet": (((1, 224, 0.08),) * 2, 4096, 1000, 312, 35_066_944, {0: 3.2 / 3120, 10: 3.2, 505: 1.6}),
+    # views (count, size, smallest crop), batch, epochs, steps an epoch; parameters, added up from
+    # the papers' layers; the rate at the first step of these epochs, counted from 0
+    "swav:imagenet": (
+        ((2, 224, 0.14), (6, 96, 0.05)),
+        4096,
+        800,
+        312,
+        28_354_752,
+        {0: 0.3, 10: 4.8, 405: 2.4024},
+    ),
+    "instance:imagenet_resnet18": (
+        ((1, 224, 0.2),),
+        256,
+        200,
+        5004,
+        11_242_176,
+        {119: 3e-2, 120: 3e-3, 160: 3e-4},
+    ),
+    "instance:imagenet_resnet50": (
+        ((1, 224, 0.2),),
+        256,
+        200,
+        5004,
+        23_770_304,
+        {119: 3e-2, 159: 3e-3, 199: 3e-4},
+    ),
+    "byol:imagenet": (
+        ((1, 224, 0.08),) * 2,
+        4096,
+        1000,
+        312,
+        35_066_944,
+        {0: 3.2 / 3120, 10: 3.2, 505: 1.6},
+    ),
     "simsiam:imagenet": (((2, 224, 0.2),), 512, 100, 2502, 38_199_360, {0: 0.1, 50: 0.05}),
     "moco:imagenet": (((2, 224, 0.2),), 256, 200, 5004, 27_966_656, {0: 0.03, 100: 0.015}),
     "local_aggregation:imagenet_resnet18": (
@@ -133,12 +186,35 @@ def test_imagenets_recipes_are_the_published_ones(name):
 
 def test_imagenets_methods_and_data_are_the_published_ones():
     swav, instance, byol = (config_of(*n.split(":")) for n in list(IMAGENET)[:4] if "50" not in n)
-    assert (swav.data.std[0], swav.method.prototypes, swav.optim.schedule.final) == (0.228, 3000, 0.0048)
+    assert (swav.data.std[0], swav.method.prototypes, swav.optim.schedule.final) == (
+        0.228,
+        3000,
+        0.0048,
+    )
     m = instance.method
-    assert (m.objective, m.samples, m.temperature, m.momentum, m.normaliser) == ("nce", 4096, 0.07, 0.5, 0.0)
+    assert (m.objective, m.samples, m.temperature, m.momentum, m.normaliser) == (
+        "nce",
+        4096,
+        0.07,
+        0.5,
+        0.0,
+    )
     o, v = instance.optim, instance.augment.one
-    assert (o.name, o.learning_rate, o.momentum, o.nesterov, o.weight_decay) == ("sgd", 0.03, 0.9, False, 1e-4)
-    assert (v.jitter, v.brightness, v.hue, v.grayscale, v.flip, v.blur) == (1.0, 0.4, 0.4, 0.2, 0.5, 0.0)
+    assert (o.name, o.learning_rate, o.momentum, o.nesterov, o.weight_decay) == (
+        "sgd",
+        0.03,
+        0.9,
+        False,
+        1e-4,
+    )
+    assert (v.jitter, v.brightness, v.hue, v.grayscale, v.flip, v.blur) == (
+        1.0,
+        0.4,
+        0.4,
+        0.2,
+        0.5,
+        0.0,
+    )
     assert (instance.evals.knn.k, instance.evals.knn.temperature) == (200, 0.07)
     first, second = byol.augment.first, byol.augment.second
     assert [(v.blur, v.solarize) for v in (first, second)] == [(1.0, 0.0), (0.1, 0.2)]
@@ -147,20 +223,37 @@ def test_imagenets_methods_and_data_are_the_published_ones():
     for name in ("simsiam", "moco"):
         config = config_of(name, "imagenet")
         v, o = config.augment.pair, config.optim
-        assert (v.jitter, v.brightness, v.saturation, v.hue, v.grayscale, v.blur) == (0.8, 0.4, 0.4, 0.1, 0.2, 0.5)
-        assert (o.momentum, o.weight_decay, tuple(config.data.mean)) == (0.9, 1e-4, (0.485, 0.456, 0.406))
+        assert (v.jitter, v.brightness, v.saturation, v.hue, v.grayscale, v.blur) == (
+            0.8,
+            0.4,
+            0.4,
+            0.1,
+            0.2,
+            0.5,
+        )
+        assert (o.momentum, o.weight_decay, tuple(config.data.mean)) == (
+            0.9,
+            1e-4,
+            (0.485, 0.456, 0.406),
+        )
     assert config_of("simsiam", "imagenet").model.zero_init_residual
 
 
 def test_imagenet_bs256_has_a_queue():
     config = ConfigDict(completed(config_of("swav", "imagenet_bs256")))
     assert (config.method.queue_length, config.method.queue_starts_epoch) == (3840, 15.0)
-    assert (config.batch_size, config.optim.learning_rate, config.optim.schedule.final) == (256, 0.6, 0.0006)
+    assert (config.batch_size, config.optim.learning_rate, config.optim.schedule.final) == (
+        256,
+        0.6,
+        0.0006,
+    )
     assert config.optim.schedule.warmup_epochs == 0
 
 
 def test_the_rate_scales_with_the_batch(tmp_path):
-    plan = plan_of("swav", "folder", tmp_path, batch_size=32, model=TINY_MODEL, optim={"base_batch_size": 128})
+    plan = plan_of(
+        "swav", "folder", tmp_path, batch_size=32, model=TINY_MODEL, optim={"base_batch_size": 128}
+    )
     assert float(plan.stages[0].schedule(0)) == pytest.approx(2e-3 * 32 / 128)
     with pytest.raises(SettingError, match="base_batch_size=-1: at least 0"):
         plan_of("swav", "folder", tmp_path, optim={"base_batch_size": -1})
@@ -169,7 +262,9 @@ def test_the_rate_scales_with_the_batch(tmp_path):
 def test_prototypes_default_to_ten_per_class(tmp_path):
     plan = plan_of("swav", "digits", tmp_path, model=TINY_MODEL, method={"prototypes": 0})
     assert plan.stages[0].method.clusters == 128
-    changed = plan_of("swav", "folder", tmp_path, batch_size=64, model=TINY_MODEL, data={"labels": "none"})
+    changed = plan_of(
+        "swav", "folder", tmp_path, batch_size=64, model=TINY_MODEL, data={"labels": "none"}
+    )
     assert changed.stages[0].method.clusters == 512
     assert changed.evaluators == {}
     assert "no labels" in changed.notes[-1]
@@ -199,11 +294,33 @@ def test_labels_without_labelled_test_images_give_no_scores(test, tmp_path):
 
 
 PUBLISHED = {
-    # variant: view (blur, brightness, hue, scale), optimiser (name, rate, decay, trust, clip), K, frozen, queue, epochs
+    # variant: view (blur, brightness, hue, scale), optimiser (name, rate, decay, trust, clip), K,
+    # frozen, queue, epochs
     "cifar10": ((0.0, 0.4, 0.1, (0.14, 1.0)), ("adam", 1e-3, 1e-6, 0.001, False), 512, 1.0, 0, 200),
-    "cifar100": ((0.5, 0.8, 0.2, (0.08, 1.0)), ("larc", 0.6, 1e-6, 0.02, True), 3000, 2.0, 3840, 1000),
-    "imagenet": ((0.5, 0.8, 0.2, (0.14, 1.0)), ("larc", 4.8, 1e-6, 0.001, False), 3000, 1.0, 0, 800),
-    "imagenet_bs256": ((0.5, 0.8, 0.2, (0.14, 1.0)), ("larc", 0.6, 1e-6, 0.001, False), 3000, 1.0, 3840, 400),
+    "cifar100": (
+        (0.5, 0.8, 0.2, (0.08, 1.0)),
+        ("larc", 0.6, 1e-6, 0.02, True),
+        3000,
+        2.0,
+        3840,
+        1000,
+    ),
+    "imagenet": (
+        (0.5, 0.8, 0.2, (0.14, 1.0)),
+        ("larc", 4.8, 1e-6, 0.001, False),
+        3000,
+        1.0,
+        0,
+        800,
+    ),
+    "imagenet_bs256": (
+        (0.5, 0.8, 0.2, (0.14, 1.0)),
+        ("larc", 0.6, 1e-6, 0.001, False),
+        3000,
+        1.0,
+        3840,
+        400,
+    ),
 }
 
 
@@ -220,28 +337,71 @@ def test_recipes_are_the_published_ones(variant):
         config.epochs,
     )
     assert found == PUBLISHED[variant]
-    assert (m.temperature, m.epsilon, m.sinkhorn_iterations, tuple(m.assign)) == (0.1, 0.05, 3, (0, 1))
+    assert (m.temperature, m.epsilon, m.sinkhorn_iterations, tuple(m.assign)) == (
+        0.1,
+        0.05,
+        3,
+        (0, 1),
+    )
     assert (v.jitter, v.grayscale, v.flip, tuple(v.sigma)) == (0.8, 0.2, 0.5, (0.1, 2.0))
 
 
 def test_instance_recipe_is_the_released_one():
     config = ConfigDict(completed(config_of("instance", "cifar10")))
     v, o = config.augment.one, config.optim
-    assert (tuple(v.scale), v.flip, v.jitter, v.brightness, v.hue, v.grayscale) == ((0.2, 1.0), 0.0, 1.0, 0.4, 0.4, 0.2)
+    assert (tuple(v.scale), v.flip, v.jitter, v.brightness, v.hue, v.grayscale) == (
+        (0.2, 1.0),
+        0.0,
+        1.0,
+        0.4,
+        0.4,
+        0.2,
+    )
     assert (o.name, o.learning_rate, o.momentum, o.weight_decay) == ("sgd", 0.03, 0.9, 5e-4)
-    assert (o.schedule.name, tuple(o.schedule.at_epochs), o.schedule.factor) == ("drops", (120.0, 160.0), 0.1)
-    assert (config.batch_size, config.epochs, config.method.temperature, config.method.momentum) == (128, 200, 0.1, 0.5)
+    assert (o.schedule.name, tuple(o.schedule.at_epochs), o.schedule.factor) == (
+        "drops",
+        (120.0, 160.0),
+        0.1,
+    )
+    assert (
+        config.batch_size,
+        config.epochs,
+        config.method.temperature,
+        config.method.momentum,
+    ) == (128, 200, 0.1, 0.5)
 
 
 BASES = {
-    # optimiser (name, rate, for a batch of, decay), schedule, epochs, batch, head (dim, hidden), view's smallest crop
+    # optimiser (name, rate, for a batch of, decay), schedule, epochs, batch, head (dim, hidden),
+    # view's smallest crop
     "byol:cifar10": (("sgd", 0.05, 256, 5e-4), "line_cosine", 1000, 512, (256, (4096,)), 0.08),
     "byol:imagenet": (("lars", 0.2, 256, 1.5e-6), "line_cosine", 1000, 4096, (256, (4096,)), 0.08),
     "simsiam:cifar10": (("sgd", 0.03, 256, 5e-4), "warmup_cosine", 800, 512, (2048, (2048,)), 0.2),
-    "simsiam:cifar10_propos": (("sgd", 0.06, 256, 5e-4), "line_cosine", 1000, 512, (2048, (2048,)), 0.08),
-    "simsiam:imagenet": (("sgd", 0.05, 256, 1e-4), "warmup_cosine", 100, 512, (2048, (2048, 2048)), 0.2),
+    "simsiam:cifar10_propos": (
+        ("sgd", 0.06, 256, 5e-4),
+        "line_cosine",
+        1000,
+        512,
+        (2048, (2048,)),
+        0.08,
+    ),
+    "simsiam:imagenet": (
+        ("sgd", 0.05, 256, 1e-4),
+        "warmup_cosine",
+        100,
+        512,
+        (2048, (2048, 2048)),
+        0.2,
+    ),
     "moco:cifar10": (("sgd", 0.06, 0, 5e-4), "warmup_cosine", 200, 512, (128, ()), 0.08),
-    "moco:cifar10_propos": (("sgd", 0.05, 256, 1e-4), "line_cosine", 1000, 512, (128, (512,)), 0.08),
+    "moco:cifar10_propos": (
+        ("sgd", 0.05, 256, 1e-4),
+        "line_cosine",
+        1000,
+        512,
+        (128, (512,)),
+        0.08,
+    ),
     "moco:imagenet": (("sgd", 0.03, 0, 1e-4), "warmup_cosine", 200, 256, (128, (2048,)), 0.2),
 }
 
@@ -268,16 +428,43 @@ def test_methods_of_conrs_bases_are_the_published_ones():
     m = byol.method
     assert (m.momentum, m.momentum_schedule, m.moves) == (0.996, "cosine", "after")
     assert (m.loss_scale, tuple(m.predictor)) == (2.0, (4096,))
-    assert (m.predictor_std, byol.optim.groups.predictor.factor, byol.data.whole) == (0.01, 10.0, True)
-    assert (paper.method.loss_scale, paper.method.fresh_target, paper.head.output_bias) == (4.0, True, False)
+    assert (m.predictor_std, byol.optim.groups.predictor.factor, byol.data.whole) == (
+        0.01,
+        10.0,
+        True,
+    )
+    assert (paper.method.loss_scale, paper.method.fresh_target, paper.head.output_bias) == (
+        4.0,
+        True,
+        False,
+    )
     plain = paper.optim.groups.plain
     assert (plain.name, plain.weight_decay) == ("sgd", 0.0)
     simsiam = ConfigDict(completed(config_of("simsiam", "cifar10")))
-    assert (simsiam.optim.groups.predictor.fixed_rate, tuple(simsiam.method.predictor)) == (True, (512,))
-    assert (simsiam.head.output_norm, simsiam.head.bias, simsiam.method.joint_views) == ("plain", False, False)
-    small, large = (ConfigDict(completed(config_of("moco", v))).method for v in ("cifar10", "imagenet"))
-    assert (small.queue_length, small.temperature, small.momentum, small.symmetric) == (4096, 0.1, 0.99, False)
-    assert (large.queue_length, large.temperature, large.momentum, large.shuffle) == (65536, 0.2, 0.999, True)
+    assert (simsiam.optim.groups.predictor.fixed_rate, tuple(simsiam.method.predictor)) == (
+        True,
+        (512,),
+    )
+    assert (simsiam.head.output_norm, simsiam.head.bias, simsiam.method.joint_views) == (
+        "plain",
+        False,
+        False,
+    )
+    small, large = (
+        ConfigDict(completed(config_of("moco", v))).method for v in ("cifar10", "imagenet")
+    )
+    assert (small.queue_length, small.temperature, small.momentum, small.symmetric) == (
+        4096,
+        0.1,
+        0.99,
+        False,
+    )
+    assert (large.queue_length, large.temperature, large.momentum, large.shuffle) == (
+        65536,
+        0.2,
+        0.999,
+        True,
+    )
 
 
 def test_bn_groups_divide_the_batch(tmp_path):
@@ -293,10 +480,17 @@ def rates(plan, *epochs):
 
 @pytest.mark.parametrize("variant", ["cifar10", "cifar100", "svhn"])
 def test_anchor_neighbourhoods_rounds_start_the_rate_anew(variant, tmp_path):
-    plan = plan_of("anchor_neighbourhood", variant, tmp_path, **({} if variant == "cifar10" else {"model": TINY_MODEL}))
+    plan = plan_of(
+        "anchor_neighbourhood",
+        variant,
+        tmp_path,
+        **({} if variant == "cifar10" else {"model": TINY_MODEL}),
+    )
     assert (plan.settings.epochs, plan.stages[0].method.rounds) == (1000, 4)
     expected = [0.03, 0.03, 0.003, 0.0003, 0.0003, 0.03, 0.03, 0.003]
-    np.testing.assert_allclose(rates(plan, 0, 119, 120, 160, 199, 200, 319, 320), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        rates(plan, 0, 119, 120, 160, 199, 200, 319, 320), expected, rtol=1e-5
+    )
     assert plan.record["optim"]["nesterov"]
     assert plan.evaluators["neighbourhood"].k == 1
 
@@ -327,9 +521,15 @@ def test_local_aggregation_warms_up_and_drops_as_published(tmp_path):
         found = rates(plan, 0, first - 1, first, second - 1, second, 199)
         np.testing.assert_allclose(found, [0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003], rtol=1e-5)
     config = config_of("local_aggregation", "imagenet_resnet18")
-    assert (config.method.clusters, config.method.clusterings, config.method.background) == (30_000, 10, 4096)
+    assert (config.method.clusters, config.method.clusterings, config.method.background) == (
+        30_000,
+        10,
+        4096,
+    )
 
 
 def test_local_aggregation_on_few_images_names_the_setting(tmp_path):
-    with pytest.raises(SettingError, match="clusters=30000: between 2 and the 4096 training images"):
+    with pytest.raises(
+        SettingError, match="clusters=30000: between 2 and the 4096 training images"
+    ):
         plan_of("local_aggregation", "imagenet_resnet18", tmp_path)

@@ -1,4 +1,4 @@
-"""CoNR as a run: two stages, presets on three bases, the ablation by override, and other runs to go on from."""
+"""CoNR as a run: stages, presets on three bases, ablation by override, continuing other runs."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from ssl_jax.settings.resolve import SettingError
 
 
 def config_of(name, variant):
-    """A config on the tests' own network: what stands here of stages is the same on any."""
+    """A config with a tiny network; stages do not depend on it."""
     config = published(name, variant)
     config.model.update(TINY_MODEL)
     return config
@@ -32,12 +32,20 @@ def test_paper_preset(tmp_path):
     assert (first.until, second.until) == (800 * per_epoch, 1000 * per_epoch)
     assert kinds(plan) == [Instance, Contextual]
     positives = second.method.positives
-    assert (positives.k, positives.k1, positives.k2, positives.alpha, positives.layers) == (10, 10, 2, 2.0, 2)
+    assert (positives.k, positives.k1, positives.k2, positives.alpha, positives.layers) == (
+        10,
+        10,
+        2,
+        2.0,
+        2,
+    )
     boundary = positives.boundary
     assert (boundary.keep, boundary.strict, boundary.count_left_out) == (0.8, False, False)
     assert boundary.fraction(1) == pytest.approx(0.801)
     assert boundary.fraction(200) == 1.0
-    assert [float(s.schedule(810 * per_epoch)) for s in plan.stages] == pytest.approx([0.00677] * 2, rel=0.01)
+    assert [float(s.schedule(810 * per_epoch)) for s in plan.stages] == pytest.approx(
+        [0.00677] * 2, rel=0.01
+    )
     assert first.views == second.views
     assert first.views[0].scale == (0.08, 1.0)
 
@@ -56,8 +64,15 @@ def test_released_preset(tmp_path):
 
 
 @pytest.mark.parametrize("base", ["byol", "simsiam", "moco"])
-def test_every_preset_stands_on_every_base(base, tmp_path):
-    for variant in ("digits", "paper_cifar10", "released_cifar10", "paper_cifar20", "stl10", "imagenet10"):
+def test_every_preset_works_with_every_base(base, tmp_path):
+    for variant in (
+        "digits",
+        "paper_cifar10",
+        "released_cifar10",
+        "paper_cifar20",
+        "stl10",
+        "imagenet10",
+    ):
         config = config_of("conr", f"{variant}+{base}")
         assert config.method.name == config.base == base
     plan = plan_of("conr", f"released_cifar10+{base}", tmp_path)
@@ -89,7 +104,10 @@ def test_the_base_is_chosen_on_the_command_line():
         "--config.base=moco",
     ]
     assert call("--config.base=moco", "--config=conr.py")[1] == "--config=conr.py:digits+moco"
-    assert call("--config=conr.py", "--config.epochs=2") == ["--config=conr.py", "--config.epochs=2"]
+    assert call("--config=conr.py", "--config.epochs=2") == [
+        "--config=conr.py",
+        "--config.epochs=2",
+    ]
     assert call("--config", "conr.py", "--config.base", "moco") == [
         "--config=conr.py:digits+moco",
         "--config.base=moco",
@@ -99,7 +117,10 @@ def test_the_base_is_chosen_on_the_command_line():
 def test_images_without_labels(tmp_path):
     config = config_of("conr", "digits")
     config.data.labels = "none"
-    with pytest.raises(SettingError, match=r"positives.boundary.clusters=0: .* has no classes, so give their number"):
+    with pytest.raises(
+        SettingError,
+        match=r"positives.boundary.clusters=0: .* has no classes, so give their number",
+    ):
         train.build(config)
     config.positives.boundary.clusters = 10
     assert kinds(train.build(config)) == [Instance, Contextual]
@@ -111,11 +132,17 @@ def test_images_without_labels(tmp_path):
 def test_purity_follows_the_settings_of_the_graph():
     config = config_of("conr", "imagenet_dogs")
     config.positives.k1, config.batch_size = 25, 64
-    assert (config.evals.purity.k1, config.evals.purity.k2, config.evals.purity.batch_size) == (25, 10, 64)
+    assert (config.evals.purity.k1, config.evals.purity.k2, config.evals.purity.batch_size) == (
+        25,
+        10,
+        64,
+    )
 
 
 def test_the_released_rates_follow_one_override(tmp_path):
-    plan = plan_of("conr", "released_cifar10", tmp_path, model=TINY_MODEL, optim={"learning_rate": 0.01})
+    plan = plan_of(
+        "conr", "released_cifar10", tmp_path, model=TINY_MODEL, optim={"learning_rate": 0.01}
+    )
     rates = [float(s.schedule(100 * plan.steps_per_epoch)) for s in plan.stages]
     assert rates[0] == pytest.approx(10 * rates[1])
 
@@ -137,13 +164,19 @@ def test_a_base_that_does_not_match_is_refused():
         ({"positives.k2": 11}, "positives.k2=11: between 2 and k1=10"),
         ({"positives.kk": 3}, "positives.kk is not a setting; did you mean 'k"),
         ({"positives.boundary.keep": 1.5}, "positives.boundary.keep=1.5: above 0 and at most 1"),
-        ({"positives.boundary.relax_epochs": 99.0}, "positives.boundary.relax_epochs=99.0: at least 0, and within"),
+        (
+            {"positives.boundary.relax_epochs": 99.0},
+            "positives.boundary.relax_epochs=99.0: at least 0, and within",
+        ),
         (
             {"stages.pretrain.until_epoch": 60.0},
-            "stages.pretrain.until_epoch=60.0: inside the 60 epochs; 0 leaves it out",
+            "stages.pretrain.until_epoch=60.0: must lie within the 60 epochs; 0 skips the stage",
         ),
-        ({"init_fresh": True}, "init_fresh and init_epoch go with init_from"),
-        ({"init_from": "nowhere"}, "init_from='nowhere' holds no checkpoint; give the folder of a run"),
+        ({"init_fresh": True}, "init_fresh and init_epoch need init_from"),
+        (
+            {"init_from": "nowhere"},
+            "init_from='nowhere' holds no checkpoint; give the folder of a run",
+        ),
     ],
 )
 def test_bad_settings_are_one_line_before_any_work(changes, message, tmp_path):
@@ -163,7 +196,7 @@ def test_bad_settings_are_one_line_before_any_work(changes, message, tmp_path):
 
 @pytest.fixture(scope="module")
 def donor(tmp_path_factory):
-    """A finished run of the base: two epochs, half of what the runs below have."""
+    """A finished run of the base: one epoch, half as long as the runs below."""
     folder = tmp_path_factory.mktemp("byol") / "run"
     config = short("byol")
     config.epochs = 1
@@ -179,7 +212,7 @@ def short(variant):
     return config
 
 
-def test_a_run_goes_on_from_another_ones_checkpoint(donor, tmp_path):
+def test_a_run_continues_from_another_runs_checkpoint(donor, tmp_path):
     config = short("byol")
     train.run(config, tmp_path / "whole", console=quiet())
     config.init_from = str(donor)
@@ -190,12 +223,13 @@ def test_a_run_goes_on_from_another_ones_checkpoint(donor, tmp_path):
         np.testing.assert_array_equal(ours[name], expected, err_msg=name)
 
 
-def test_neighbours_go_on_from_the_bases_checkpoint(donor, tmp_path):
+def test_neighbours_continue_from_the_bases_checkpoint(donor, tmp_path):
     config = short("conr")
     config.init_from = str(donor)
     train.run(config, tmp_path / "run", console=quiet())
     found = records(tmp_path / "run")
-    assert [r["step"] for r in found if "refresh" in r] == [8, 14]  # at once, and when the stage is an epoch old
+    # At once, and when the stage is an epoch old.
+    assert [r["step"] for r in found if "refresh" in r] == [8, 14]
     assert [r["train/kept"] for r in found if "train/kept" in r] == [0.5] * 8
 
 
@@ -208,7 +242,7 @@ def test_neighbours_from_the_first_epoch_on_a_finished_base(donor, tmp_path):
     assert [r["train/kept"] for r in records(tmp_path / "run") if "train/kept" in r] == [0.5] * 8
 
 
-def test_a_fresh_start_takes_the_networks_only(donor, tmp_path):
+def test_a_fresh_start_takes_only_the_networks(donor, tmp_path):
     config = short("byol")
     config.init_from, config.init_fresh = str(donor), True
     config.optim.learning_rate = 0.0
@@ -226,8 +260,11 @@ def test_a_fresh_start_takes_the_networks_only(donor, tmp_path):
     [
         (dict(method=dict(name="byol", predictor=(24,))), r"has \(16,\) for params/predictor/"),
         (dict(init_epoch=0.5), r"holds no checkpoint of step 4, only of \[8\]"),
-        (dict(epochs=1), "is at step 8, this run ends at 8; raise epochs, or init_fresh=True"),
-        (dict(batch_size=16), "had 8 steps an epoch, this run has 16; give its batch_size and data, or init_fresh"),
+        (dict(epochs=1), "is at step 8, this run ends at 8; raise epochs, or set init_fresh=True"),
+        (
+            dict(batch_size=16),
+            "had 8 steps per epoch, this run has 16; use its batch_size and data, or set",
+        ),
     ],
 )
 def test_another_run_that_does_not_fit(change, message, donor, tmp_path):

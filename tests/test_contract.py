@@ -1,4 +1,4 @@
-"""What every method must keep to, on one device and on two (and, some, on three: test_bank_scale)."""
+"""What every method must keep to, on one device and on two (test_bank_scale: on three)."""
 
 import collections
 import dataclasses
@@ -61,7 +61,9 @@ class Bench:
 
     def rows(self, step):
         """The batch of a step."""
-        order = epoch_order(self.key, step // methods.STEPS_PER_EPOCH, len(methods.IMAGES), methods.BATCH)
+        order = epoch_order(
+            self.key, step // methods.STEPS_PER_EPOCH, len(methods.IMAGES), methods.BATCH
+        )
         return np.asarray(order[step % methods.STEPS_PER_EPOCH])
 
     @functools.cached_property
@@ -74,9 +76,13 @@ class Bench:
         losses = []
         with jax.set_mesh(self.mesh):
             for step in range(first, first + steps):
-                self.state, _ = refresh(self.stage, self.state, self.images, self.shardings, step, self.key)
+                self.state, _ = refresh(
+                    self.stage, self.state, self.images, self.shardings, step, self.key
+                )
                 index = put(self.rows(step), replicated(self.mesh))
-                self.state, metrics = self.step_fn(self.stage, self.state, self.images, index, self.key)
+                self.state, metrics = self.step_fn(
+                    self.stage, self.state, self.images, index, self.key
+                )
                 losses.append(float(metrics["loss"]))
                 self.metrics = {name: float(value) for name, value in metrics.items()}
         return losses
@@ -88,7 +94,7 @@ def own(x):
 
 
 def follow(one, all_, steps=10):
-    """Step by step from one state: neighbours in context differ only where they are as good as tied."""
+    """Step by step from one state: contextual neighbours differ only where they nearly tie."""
     flips = 0
     for step in range(steps):
         before = jax.device_get(one.state)
@@ -114,8 +120,15 @@ def _margin(stage, key, state, index, step):
         metrics = positives.metrics
 
         def select(self, pos_state, keys, index, step):
-            plain, context = dot(keys, keys), contextual_features(keys, k1=positives.k1, k2=positives.k2)
-            for similarity, k in ((plain, positives.k1), (plain, positives.k2), (dot(context, context), positives.k)):
+            plain, context = (
+                dot(keys, keys),
+                contextual_features(keys, k1=positives.k1, k2=positives.k2),
+            )
+            for similarity, k in (
+                (plain, positives.k1),
+                (plain, positives.k2),
+                (dot(context, context), positives.k),
+            ):
                 top = jax.lax.top_k(similarity, k + 1)[0]
                 margins.append(jnp.min(top[:, k - 1] - top[:, k]))
             return positives.select(pos_state, keys, index, step)
@@ -141,7 +154,9 @@ def test_all_devices_train_like_one_and_in_one_trace(name, monkeypatch):
     pairs = zip(jax.tree_util.tree_leaves_with_path(one.state), jax.tree.leaves(all_.state))
     for (path, expected), found in pairs:
         # Ten steps let rounding grow; momenta are the first to show it.
-        np.testing.assert_allclose(own(found), own(expected), rtol=1e-4, atol=2e-4, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(
+            own(found), own(expected), rtol=1e-4, atol=2e-4, err_msg=jax.tree_util.keystr(path)
+        )
         if "bank" in jax.tree_util.keystr(path):
             assert found.addressable_shards[0].data.shape[0] == found.shape[0] // devices
     assert one.traces["step"] == 2  # one for each number of devices
@@ -149,7 +164,9 @@ def test_all_devices_train_like_one_and_in_one_trace(name, monkeypatch):
     assert jax.tree.structure(after) == jax.tree.structure(one.shapes)
     assert jax.tree.leaves(after) == jax.tree.leaves(one.shapes)
     assert int(one.state.step) == 10
-    assert isinstance(one.stage.method.diagnose(one.metrics), str | None)  # of the metrics that it logs itself
+    assert isinstance(
+        one.stage.method.diagnose(one.metrics), str | None
+    )  # of the metrics that it logs itself
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,16 +174,22 @@ def test_no_gradient_into_targets_banks_or_queues(name, key):
     stage, state = stage_of(name), jax.tree.map(jnp.asarray, fresh(name))
     rng = np.random.default_rng(1)
     # A queue that is full and a target that has moved: whatever the state holds, it is a constant.
-    moved = lambda x: x + 0.1 * rng.normal(size=x.shape) if x.dtype == np.float32 else rng.integers(0, 2, x.shape)
+    moved = lambda x: (
+        x + 0.1 * rng.normal(size=x.shape) if x.dtype == np.float32 else rng.integers(0, 2, x.shape)
+    )
     noise = lambda x: jnp.asarray(moved(x), x.dtype)
     state = state.replace(method=jax.tree.map(noise, state.method))
     views = tuple(
-        jnp.asarray(rng.normal(size=(8, v.size, v.size, 3)), jnp.float32) for v in stage.views for _ in range(v.count)
+        jnp.asarray(rng.normal(size=(8, v.size, v.size, 3)), jnp.float32)
+        for v in stage.views
+        for _ in range(v.count)
     )
     loss = lambda params, method: stage.method.loss(
         state.replace(params=params, method=method), Batch(views, jnp.arange(8)), key
     )[0]
-    of_params, of_method = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))(state.params, state.method)
+    of_params, of_method = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))(
+        state.params, state.method
+    )
     assert any(np.any(g) for g in jax.tree.leaves(of_params))
     assert not any(np.any(g) for g in jax.tree.leaves(of_method) if g.dtype == np.float32)
 
@@ -181,7 +204,9 @@ def test_step_lowers_for_accelerators(name):
         state = jax.tree.map(place, shapes, shardings)
         images = jax.ShapeDtypeStruct(methods.IMAGES.shape, jnp.uint8, sharding=replicated(mesh))
         index = jax.ShapeDtypeStruct((methods.BATCH,), jnp.int32, sharding=replicated(mesh))
-        traced = train.jit_step(mesh, shardings).trace(stage, state, images, index, jax.random.key(0))
+        traced = train.jit_step(mesh, shardings).trace(
+            stage, state, images, index, jax.random.key(0)
+        )
         text = traced.lower(lowering_platforms=("cuda", "tpu")).as_text()
     assert "stablehlo" in text
     assert "num_partitions = 2" in text

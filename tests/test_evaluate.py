@@ -41,14 +41,24 @@ def test_scores_are_those_of_the_run(run):
         for name, value in flat(scores(run, which)).items():
             assert value == pytest.approx(record[name], abs=1e-6), name
     best = max(evaluated, key=lambda r: r["eval/knn/top1"])
-    assert flat(scores(run, "best"))["eval/knn/top1"] == pytest.approx(best["eval/knn/top1"], abs=1e-6)
+    assert flat(scores(run, "best"))["eval/knn/top1"] == pytest.approx(
+        best["eval/knn/top1"], abs=1e-6
+    )
 
 
 def test_other_data_and_other_evaluators(run, tmp_path):
     rng, labels = np.random.default_rng(0), np.arange(60) % 3
     images = rng.integers(0, 256, (60, 9, 9, 1), dtype=np.uint8)
-    np.savez(tmp_path / "a.npz", images=images, labels=labels, test_images=images[:20], test_labels=labels[:20])
-    found = scores(run, evals=("knn", "clustering"), name="array", dir=str(tmp_path / "a.npz"), limit=0)
+    np.savez(
+        tmp_path / "a.npz",
+        images=images,
+        labels=labels,
+        test_images=images[:20],
+        test_labels=labels[:20],
+    )
+    found = scores(
+        run, evals=("knn", "clustering"), name="array", dir=str(tmp_path / "a.npz"), limit=0
+    )
     assert set(found) == {"knn", "clustering"}
     assert set(found["clustering"]) == {"clustering/acc", "clustering/nmi", "clustering/ari"}
 
@@ -82,7 +92,9 @@ def test_lines_of_scores(tmp_path):
 def test_features_of_views_and_of_maps(run):
     """Views drawn through the encoder: whole and unflipped they are the clean images."""
     config = config_for(run, ("probe", "augmented", "knn"))
-    config.evals.probe.update(features=("stage1", "backbone"), shares=(1.0,), steps=5, rates=(0.1,), decays=(0.0, 1.0))
+    config.evals.probe.update(
+        features=("stage1", "backbone"), shares=(1.0,), steps=5, rates=(0.1,), decays=(0.0, 1.0)
+    )
     config.evals.augmented.update(epochs=1, batch_size=256)
     lines = []
     with jax.set_mesh(make_mesh()):
@@ -95,14 +107,20 @@ def test_features_of_views_and_of_maps(run):
             drawn = split.draw(jax.random.key(1), rows, names, **whole)
             for name in names:
                 np.testing.assert_allclose(drawn[name], split.features[name][rows], atol=1e-4)
-        other = splits["train"].draw(jax.random.key(1), rows, ("backbone",), **whole | dict(scale=(0.2, 0.3)))
+        other = splits["train"].draw(
+            jax.random.key(1), rows, ("backbone",), **whole | dict(scale=(0.2, 0.3))
+        )
         assert np.abs(other["backbone"] - splits["train"].features["backbone"][rows]).max() > 1e-3
         found = dict(score(lines.append))
-    assert set(found["probe"]) == {f"probe/{n}_{f}" for n in ("top1", "held_out", "rate", "decay") for f in names}
+    assert set(found["probe"]) == {
+        f"probe/{n}_{f}" for n in ("top1", "held_out", "rate", "decay") for f in names
+    }
     assert 0 < found["augmented"]["augmented/top1"] <= 1
     assert "probe: stage1, 1 of the labels, step 5 of 5" in lines
     assert lines[0] == "features of 0 of 256 images"
-    assert any(line.startswith("augmented: epoch 1 of 1, 256 of 256 images, loss ") for line in lines)
+    assert any(
+        line.startswith("augmented: epoch 1 of 1, 256 of 256 images, loss ") for line in lines
+    )
 
 
 def test_a_failed_evaluator_does_not_lose_the_others(run, monkeypatch):
@@ -118,8 +136,11 @@ def test_a_failed_evaluator_does_not_lose_the_others(run, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(labels="none"), "data.name='digits' has no labelled test images, which knn, linear need"),
-        (dict(name="array", dir="COLOURS", limit=0), "has 3 colours, the run was trained on 1"),
+        (
+            dict(labels="none"),
+            "data.name='digits' has no labelled test images, which knn, linear need",
+        ),
+        (dict(name="array", dir="COLOURS", limit=0), "has 3 channels, the run was trained on 1"),
         (dict(limit=4), r"evals.knn.k=5: between 1 and the 4 training images"),
     ],
 )
@@ -135,6 +156,10 @@ def test_runs_that_cannot_be_read(run, tmp_path):
     with pytest.raises(SettingError, match="is not a run folder: it has no config.json"):
         config_of(tmp_path)
     (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    with pytest.raises(SettingError, match=f"none does not exist; .* has {tmp_path.name}"):
+        config_of(tmp_path.with_name("none"))
+    with pytest.raises(SettingError, match="--evals='knnn' is not known; .*; did you mean 'knn'"):
+        config_for(run, ["knnn"])
     for which, message in (
         ("latest", "holds no checkpoint"),
         ("best", "has no checkpoint with a score 'eval/knn/top1'; give latest or a step"),
@@ -181,6 +206,8 @@ def test_the_command_appends_to_the_run(run):
     grid = [f"knn_grid/top1_k{k}_t{t}" for t in (0.07, 0.1) for k in (3, 5)]
     assert list(record["scores"]) == ["knn/top1", *grid]
     assert f"{record['scores']['knn/top1']:.4f}" in done.stdout
-    bad = subprocess.run([*call[:3], "--evals=knn"], env=environment(), capture_output=True, text=True, timeout=300)
+    bad = subprocess.run(
+        [*call[:3], "--evals=knn"], env=environment(), capture_output=True, text=True, timeout=300
+    )
     assert bad.returncode == 2
     assert bad.stderr.count("\n") == 1

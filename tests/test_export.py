@@ -47,11 +47,16 @@ def test_an_exported_run_is_the_run(run, tmp_path):
     assert found.names == encoder.names == ("backbone", "embedding", "scores")
     assert (found.size, found.channels) == (8, 1)
     assert (found.mean, found.std) == (encoder.mean, encoder.std)
+    features = "features: backbone, embedding, scores"
+    assert repr(encoder) == f"Encoder(SwAV, ResNet, images [N, 8, 8, 1], {features})"
+    assert repr(found) == f"Encoder(ResNet, images [N, 8, 8, 1], {features})"
     theirs, ours = everything(found, IMAGES), everything(encoder, IMAGES)
     for name in found.names:
         np.testing.assert_allclose(theirs[name], ours[name], atol=1e-6, err_msg=name)
     alone = export(run, tmp_path / "b.safetensors")
-    assert set(alone) == {name for name in tensors if not name.startswith(("projection_head.", "prototypes."))}
+    assert set(alone) == {
+        name for name in tensors if not name.startswith(("projection_head.", "prototypes."))
+    }
     assert set(weight_files.read(tmp_path / "b.safetensors")) == set(alone)
 
 
@@ -62,7 +67,10 @@ def test_the_lines_for_torchvision(head, run, tmp_path, monkeypatch):
     export(run, "a.safetensors", head=head)
     stage = run.plan.stages[-1]
     x = np.array(clean(IMAGES, 8, stage.mean, stage.std)).transpose(0, 3, 1, 2)
-    lines, space = snippets.torchvision("a.safetensors", stage.method.network.backbone, 1, head=head), {}
+    lines, space = (
+        snippets.torchvision("a.safetensors", stage.method.network.backbone, 1, head=head),
+        {},
+    )
     with torch.no_grad():
         exec("\n".join(lines), space | {"images": torch.from_numpy(x)}, space)
     np.testing.assert_allclose(of_run(run)(IMAGES), space["features"].numpy(), atol=1e-5)
@@ -79,14 +87,17 @@ def test_refusals(tiny_run, tmp_path):
     out = tmp_path / "a.safetensors"
     writable(out, overwrite=False)
     for bad in (tmp_path / "a.pth", tmp_path / "nowhere" / "a.safetensors"):
-        with pytest.raises(SettingError, match="give a file that ends in .safetensors, in a folder that exists"):
+        with pytest.raises(
+            SettingError, match="give a file that ends in .safetensors, in a folder that exists"
+        ):
             writable(bad, overwrite=True)
     out.write_bytes(b"")
-    with pytest.raises(SettingError, match="is there already; --overwrite replaces a file"):
+    with pytest.raises(SettingError, match="already exists; --overwrite replaces a file"):
         writable(out, overwrite=False)
     writable(out, overwrite=True)
     with pytest.raises(
-        SettingError, match="model.name='plugins.models.tiny' has no names in torchvision; only resnet does"
+        SettingError,
+        match="model.name='plugins.models.tiny' has no names in torchvision; only resnet does",
     ):
         export(opened(tiny_run), out)
     assert out.read_bytes() == b""
@@ -94,12 +105,20 @@ def test_refusals(tiny_run, tmp_path):
 
 def test_heads_that_swavs_files_cannot_hold():
     x = jnp.zeros((2, 8))
-    for settings, known in ((dict(output_norm="plain"), False), (dict(output_norm="affine"), False), ({}, True)):
-        variables = Head(4, (6,), output_bias=False, **settings).init(jax.random.key(0), x, train=False)
+    for settings, known in (
+        (dict(output_norm="plain"), False),
+        (dict(output_norm="affine"), False),
+        ({}, True),
+    ):
+        variables = Head(4, (6,), output_bias=False, **settings).init(
+            jax.random.key(0), x, train=False
+        )
         if known:
             assert "projection_head.3.bias" not in torch_weights.head_to_torch(variables)
             continue
-        with pytest.raises(WeightsError, match="a head of the layers bn1, bn2, linear1, linear2 has no names"):
+        with pytest.raises(
+            WeightsError, match="a head of the layers bn1, bn2, linear1, linear2 has no names"
+        ):
             torch_weights.head_to_torch(variables)
 
 
@@ -111,12 +130,20 @@ def test_a_file_that_cannot_be_written(tmp_path):
 
 def test_files_that_lack_what_an_encoder_needs(run, tmp_path):
     tensors = export(run, tmp_path / "a.safetensors")
-    weight_files.write(tmp_path / "b.safetensors", tensors)  # without notes: ImageNet's three channels
-    with pytest.raises(WeightsError, match="is for images of 1 channels; give mean and std of 1 numbers each"):
+    weight_files.write(
+        tmp_path / "b.safetensors", tensors
+    )  # without notes: ImageNet's three channels
+    with pytest.raises(
+        WeightsError, match="is for images of 1 channels; give mean and std of 1 numbers each"
+    ):
         load_encoder(tmp_path / "b.safetensors")
     assert load_encoder(tmp_path / "b.safetensors", mean=(0.5,), std=(0.5,)).channels == 1
-    weight_files.write(tmp_path / "b.safetensors", tensors | {"conv1.weight": np.zeros((3, 2), np.float32)})
-    with pytest.raises(WeightsError, match=r"conv1.weight has shape \(3, 2\); a ResNet's has four dimensions"):
+    weight_files.write(
+        tmp_path / "b.safetensors", tensors | {"conv1.weight": np.zeros((3, 2), np.float32)}
+    )
+    with pytest.raises(
+        WeightsError, match=r"conv1.weight has shape \(3, 2\); a ResNet's has four dimensions"
+    ):
         load_encoder(tmp_path / "b.safetensors")
     with pytest.raises(ValueError, match="N >= 1"):
         load_encoder(tmp_path / "a.safetensors")(IMAGES[:0])
@@ -131,25 +158,50 @@ def test_checkpoints_that_cannot_be_read(tiny_run, tmp_path, monkeypatch):
         tmp_path / "foreign" / "checkpoints" / "8" / "state"
     )
     for name in ("unfinished", "foreign"):
-        with pytest.raises(SettingError, match=f"{name}': checkpoint 8 is unfinished or of another program"):
+        with pytest.raises(
+            SettingError,
+            match=f"{name}': checkpoint 8 is unfinished or was written by another program",
+        ):
             opened(tmp_path / name)
 
     def damaged(self, path, args):
-        raise ValueError("NOT_FOUND: Error opening \"zarr\" driver [tensorstore_spec='{...}']\nand more")
+        raise ValueError(
+            "NOT_FOUND: Error opening \"zarr\" driver [tensorstore_spec='{...}']\nand more"
+        )
 
     monkeypatch.setattr(ocp.Checkpointer, "restore", damaged)
-    with pytest.raises(SettingError, match=r"checkpoint 8 is damaged \(NOT_FOUND: Error opening .zarr. driver\)$"):
+    with pytest.raises(
+        SettingError, match=r"checkpoint 8 is damaged \(NOT_FOUND: Error opening .zarr. driver\)$"
+    ):
         opened(tiny_run)
 
 
 @pytest.mark.slow
 def test_the_command(run, tmp_path):
-    call = [sys.executable, "-m", "ssl_jax.export", "--workdir", str(run.folder), "--out=a.safetensors"]
-    done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    call = [
+        sys.executable,
+        "-m",
+        "ssl_jax.export",
+        "--workdir",
+        str(run.folder),
+        "--out=a.safetensors",
+    ]
+    done = subprocess.run(
+        call, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
     assert (done.returncode, done.stderr) == (0, "")
     size = (tmp_path / "a.safetensors").stat().st_size
-    learned = sum(x.size for name, x in export(run, tmp_path / "b.safetensors").items() if "running_" not in name)
-    assert done.stdout.startswith(f"wrote a.safetensors: 60 tensors, {learned:,} parameters, {size:,} bytes")
-    assert "of 8x8 pixels and 1 channel in 0..1, normalised with mean (0.305) and std (0.376)" in done.stdout
+    learned = sum(
+        x.size
+        for name, x in export(run, tmp_path / "b.safetensors").items()
+        if "running_" not in name
+    )
+    assert done.stdout.startswith(
+        f"wrote a.safetensors: 60 tensors, {learned:,} parameters, {size:,} bytes"
+    )
+    assert (
+        "of 8x8 pixels and 1 channel in 0..1, normalised with mean (0.305,) and std (0.376,)"
+        in done.stdout
+    )
     assert "\nencoder = ssl_jax.load_encoder('a.safetensors')\n" in done.stdout
     assert "\nmodel.load_state_dict(weights)\n" in done.stdout

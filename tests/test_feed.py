@@ -40,10 +40,17 @@ def test_a_run_from_the_host_is_the_run_from_the_device(tmp_path):
     for resident_gb in (8.0, 0.0):
         config = tiny("instance")
         config.epochs, config.resident_gb = 2, resident_gb
-        config.optim.learning_rate = 0.003  # two programs: what they round differently grows with the steps' length
+        config.optim.learning_rate = (
+            0.003  # two programs: what they round differently grows with the steps' length
+        )
         config.evals, config.eval_epochs, config.baselines = dict(knn=config.evals.knn), 2, False
-        scores.append(train.run(config, tmp_path / str(resident_gb), console=Console(file=io.StringIO())))
+        scores.append(
+            train.run(config, tmp_path / str(resident_gb), console=Console(file=io.StringIO()))
+        )
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
-    losses = [[r["train/loss"] for r in read_records(tmp_path / str(gb)) if "train/loss" in r] for gb in (8.0, 0.0)]
+    losses = [
+        [r["train/loss"] for r in read_records(tmp_path / str(gb)) if "train/loss" in r]
+        for gb in (8.0, 0.0)
+    ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     assert len(losses[0]) == 16

@@ -1,4 +1,4 @@
-"""Figures: the numbers behind them against plain numpy, what axes and legends say, and bad input."""
+"""Figures: their numbers against plain numpy, the texts of axes and legends, and bad input."""
 
 import re
 from pathlib import Path
@@ -23,10 +23,16 @@ def points():
 
 def texts(figure):
     """Everything that is written in a figure."""
-    found = [t.get_text() for ax in figure.axes for t in (ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label)]
+    found = [
+        t.get_text()
+        for ax in figure.axes
+        for t in (ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label)
+    ]
     found += [t.get_text() for ax in figure.axes for t in ax.texts]
     legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes if ax.get_legend())]
-    return [t for t in found if t] + [t.get_text() for legend in legends for t in legend.get_texts()]
+    return [t for t in found if t] + [
+        t.get_text() for legend in legends for t in legend.get_texts()
+    ]
 
 
 def test_densities_are_means_over_ranks(points):
@@ -37,10 +43,14 @@ def test_densities_are_means_over_ranks(points):
     np.testing.assert_allclose(background, similarity[:, 19:60].mean(1), atol=1e-5)
     some = density.local_and_background(x, k=7, background=(20, 60), rows=[3, 9])
     np.testing.assert_allclose(some, (local[[3, 9]], background[[3, 9]]), atol=1e-6)
-    assert density.local_and_background(2 * x, k=7)[0] == pytest.approx(local, abs=1e-5)  # of any length
+    assert density.local_and_background(2 * x, k=7)[0] == pytest.approx(
+        local, abs=1e-5
+    )  # of any length
 
 
-@pytest.mark.parametrize(("examples", "ranks"), [(1_281_167, (1000, 4096)), (50_000, (1000, 4096)), (1437, (88, 359))])
+@pytest.mark.parametrize(
+    ("examples", "ranks"), [(1_281_167, (1000, 4096)), (50_000, (1000, 4096)), (1437, (88, 359))]
+)
 def test_background_ranks_are_the_papers_where_there_are_so_many(examples, ranks):
     assert density.background_ranks(examples) == ranks
 
@@ -71,7 +81,9 @@ def test_neighbours_are_judged(points):
     _, labels = points
     images = np.random.default_rng(0).integers(0, 256, (240, 5, 7, 3), dtype=np.uint8)
     index, similarity = np.array([[4, 1], [5, 9]]), np.array([[0.91, 0.5], [1.0, -0.25]])
-    grid = figures.neighbour_grid(images, [0, 1], index, similarity, labels=labels, names=["cat", "dog", "emu", "fox"])
+    grid = figures.neighbour_grid(
+        images, [0, 1], index, similarity, labels=labels, names=["cat", "dog", "emu", "fox"]
+    )
     assert {"0.91", "0.50 \u00d7", "1.00", "-0.25", "cat", "dog"} <= set(texts(grid))
     colours = [p.get_edgecolor() for p in grid.axes[0].patches]
     assert len(set(colours)) == 2
@@ -89,7 +101,10 @@ def test_large_images_are_shown_small():
 
 def test_scaling_keeps_distances_of_a_plane():
     plane = np.random.default_rng(0).normal(size=(40, 2))
-    turned = np.pad(plane, ((0, 0), (0, 3))) @ np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
+    turned = (
+        np.pad(plane, ((0, 0), (0, 3)))
+        @ np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
+    )
     apart = lambda x: np.linalg.norm(x[:, None] - x[None], axis=-1)
     np.testing.assert_allclose(apart(maps.scaled(turned)), apart(plane), atol=1e-3)
 
@@ -98,7 +113,9 @@ def test_class_map(points):
     figure = figures.class_map(*points, [0, 2], names=["cat", "dog", "emu"])
     assert {"cat", "emu", "MDS 1 (no unit)", "120 images of 2 classes"} <= set(texts(figure))
     again = figures.class_map(*points, [0, 2])
-    np.testing.assert_array_equal(*(f.axes[0].collections[1].get_offsets() for f in (figure, again)))
+    np.testing.assert_array_equal(
+        *(f.axes[0].collections[1].get_offsets() for f in (figure, again))
+    )
 
 
 def test_tsne_draws_boundary_samples_small(points):
@@ -109,7 +126,7 @@ def test_tsne_draws_boundary_samples_small(points):
     sizes = np.concatenate([c.get_sizes() for c in whole.collections])
     assert (sizes == sizes.min()).sum() == near.sum()
     assert sum(len(c.get_offsets()) for c in alone.collections) == near.sum()
-    assert {"t-SNE 1 (no unit)", "the 48 near a boundary alone", "0", "3"} <= set(texts(figure))
+    assert {"t-SNE 1 (no unit)", "only the 48 near a boundary", "0", "3"} <= set(texts(figure))
 
 
 def test_classes_keep_their_colours():
@@ -122,15 +139,25 @@ def test_purity_curves():
     assert list(found.values()) == [{1: 0.9, 2: 0.8}, {1: 0.95}]
     figure = figures.purity_curves(found)
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), [[1, 90], [2, 80]])
-    assert {"by cosine", "neighbours of its class (%)"} <= set(texts(figure))
+    assert {"by cosine", "same-class neighbours (%)"} <= set(texts(figure))
 
 
 def anchor_records():
     entropies = dict(entropy_anchors_min=1.0, entropy_anchors_max=2.0, entropy_mean=2.5)
-    first = {"refresh/round": 1.0, "refresh/anchors": 50.0, **{f"refresh/{k}": v for k, v in entropies.items()}}
+    first = {
+        "refresh/round": 1.0,
+        "refresh/anchors": 50.0,
+        **{f"refresh/{k}": v for k, v in entropies.items()},
+    }
     return [
         {"step": 0, "epoch": 0.0, "pixels/knn/top1": 0.5},
-        {"step": 4, "epoch": 2.0, "eval/neighbourhood/all": 0.6, "eval/knn/top1": 0.7, "train/loss": 3.0},
+        {
+            "step": 4,
+            "epoch": 2.0,
+            "eval/neighbourhood/all": 0.6,
+            "eval/knn/top1": 0.7,
+            "train/loss": 3.0,
+        },
         {"step": 4, "epoch": 2.0, "refresh": True, **first},
         {"step": 8, "epoch": 4.0, "eval/neighbourhood/all": 0.7, "eval/neighbourhood/anchors": 0.8},
     ]
@@ -138,10 +165,16 @@ def anchor_records():
 
 def test_rounds():
     found = discovery.table(anchor_records())
-    assert (found["anchors"], found["entropy_anchors_max"], found["epoch"]) == ([50.0], [2.0], [2.0])
+    assert (found["anchors"], found["entropy_anchors_max"], found["epoch"]) == (
+        [50.0],
+        [2.0],
+        [2.0],
+    )
     assert np.isnan(found["entropy_instances_min"]).all()
     figure = figures.rounds({"one": anchor_records()})
-    assert {"entropy (nats)", "neighbours of the class (%)", "all images", "round", "epoch"} <= set(texts(figure))
+    assert {"entropy (nats)", "same-class neighbours (%)", "all images", "round", "epoch"} <= set(
+        texts(figure)
+    )
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     np.testing.assert_allclose(lines["all images"], [60, 70])
 
@@ -149,9 +182,14 @@ def test_rounds():
 def test_training_curves_have_their_baselines():
     records = anchor_records()
     other = [r | {"pixels/knn/top1": 0.4} if "pixels/knn/top1" in r else r for r in records]
-    for runs, levels in (({"a": records, "b": records}, [50]), ({"a": records, "b": other}, [50, 40])):
+    for runs, levels in (
+        ({"a": records, "b": records}, [50]),
+        ({"a": records, "b": other}, [50, 40]),
+    ):
         figure = figures.training_curves(runs)
-        assert {"test images right (%)", "epoch", "training loss", "raw pixels", "a", "b"} <= set(texts(figure))
+        assert {"test accuracy (%)", "epoch", "training loss", "raw pixels", "a", "b"} <= set(
+            texts(figure)
+        )
         flat = [line.get_ydata() for line in figure.axes[1].lines][2:]
         np.testing.assert_allclose([y[0] for y in flat], levels)
     assert "untrained encoder" not in texts(figure)
@@ -169,18 +207,32 @@ def test_prototypes():
     assert codes.perplexity(np.array([5, 0, 5])) == pytest.approx(2.0)
     records = [{"epoch": 1.0, "train/code_entropy": 0.5, "train/prototypes_used": 0.25}]
     figure = figures.prototypes(table, records=records)
-    assert {"2 of 4 in use, perplexity 2", "prototype, most used first", "share"} <= set(texts(figure))
+    assert {"2 of 4 in use, perplexity 2", "prototype, most used first", "share"} <= set(
+        texts(figure)
+    )
     assert len(figures.prototypes(table).axes) == 1
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: figures.neighbour_grid(np.zeros((2, 4, 4), np.uint8), [0], [[1]], [[1.0]]), "give uint8 of shape"),
-        (lambda: figures.neighbour_grid(np.zeros((2, 4, 4, 1), np.uint8), [0], [[1]], [1.0]), r"give \[Q\], \[Q, k\]"),
+        (
+            lambda: figures.neighbour_grid(np.zeros((2, 4, 4), np.uint8), [0], [[1]], [[1.0]]),
+            "give uint8 of shape",
+        ),
+        (
+            lambda: figures.neighbour_grid(np.zeros((2, 4, 4, 1), np.uint8), [0], [[1]], [1.0]),
+            r"give \[Q\], \[Q, k\]",
+        ),
         (lambda: figures.densities({}), "no features"),
-        (lambda: density.local_and_background(np.eye(5), k=5, background=(1, 4)), "between 1 and the 4 other rows"),
-        (lambda: figures.class_map(np.eye(5), np.zeros(5, int), [3]), r"class 3 has no images; there are \[0\]"),
+        (
+            lambda: density.local_and_background(np.eye(5), k=5, background=(1, 4)),
+            "between 1 and the 4 other rows",
+        ),
+        (
+            lambda: figures.class_map(np.eye(5), np.zeros(5, int), [3]),
+            r"class 3 has no images; there are \[0\]",
+        ),
         (lambda: figures.tsne(np.eye(9), np.zeros(8, int)), "9 features, 8 labels"),
         (lambda: figures.purity_curves({"a": {}}), "no purities"),
         (lambda: figures.rounds({"a": []}), "no record has eval/neighbourhood/all"),

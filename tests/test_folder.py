@@ -120,22 +120,33 @@ def test_links_that_loop_are_left_out(images, load):
     (images / "red" / "again").symlink_to(images / "red")
     assert len(load(labels="none").train) == 9
     draw(images / "red2" / "0.png")
-    (images / "red" / "those").symlink_to(images / "red2")  # a name that only begins alike, and is read already
+    # Already read, and its name only starts like the link's folder.
+    (images / "red" / "those").symlink_to(images / "red2")
     data = load(labels="none")
     assert len(data.train) == 10
-    assert data.notes[0].endswith(f"links to {images}/red, which is read already; 2 such links are left out")
+    assert data.notes[0].endswith(
+        f"links to {images}/red, which is already read; 2 such links are left out"
+    )
 
 
 @pytest.mark.parametrize(
     ("links", "count", "note"),
     [
-        ({"cat/d": "dog", "dog/c": "cat"}, 4, "{im}/cat/d links to {im}/dog, which is read already; 2 such links are "),
-        ({"cat/d": "dog", "cat/e": "dog", "dog/c": "cat", "dog/b": "cat"}, 4, "; 4 such links are left out"),
+        (
+            {"cat/d": "dog", "dog/c": "cat"},
+            4,
+            "{im}/cat/d links to {im}/dog, which is already read; 2 such links are ",
+        ),
+        (
+            {"cat/d": "dog", "cat/e": "dog", "dog/c": "cat", "dog/b": "cat"},
+            4,
+            "; 4 such links are left out",
+        ),
         ({"cat/up": ".."}, 4, "{im}/cat/up links to {top}, which contains the link; left out"),
         (
             {"kitty": "cat"},
             4,
-            "{im}/kitty links to {im}/cat, which is read already; left out; no image is left in the ",
+            "{im}/kitty links to {im}/cat, which is already read; left out; no image is left in ",
         ),
         ({"kitty": "cat"}, 4, "no image is left in the class folder kitty"),
         (
@@ -144,11 +155,15 @@ def test_links_that_loop_are_left_out(images, load):
             "1 link leads out of data.dir and is followed, the first: {im}/cat/far to {top}/far",
         ),
         ({"cat/f": "../far/a.png"}, 4, None),  # no image by its name
-        ({"cat/f.png": "../far/a.png", "dog/f.png": "cat/f.png"}, 6, "2 links lead out of data.dir and are followed, "),
+        (
+            {"cat/f.png": "../far/a.png", "dog/f.png": "cat/f.png"},
+            6,
+            "2 links lead out of data.dir and are followed, ",
+        ),
         (
             {"cat/x": "../far/in", "dog/y": "../far"},
             6,
-            "{im}/dog/y/in links to {im}/cat/x, which is read already; left",
+            "{im}/dog/y/in links to {im}/cat/x, which is already read; left",
         ),
         ({"cat/self": "cat/self", "cat/gone": "nowhere"}, 4, None),
     ],
@@ -203,13 +218,29 @@ def test_what_is_no_file_is_a_bad_file(images, load, kind, monkeypatch):
         ([], {}, "no images to train on in data.dir="),
         (["a/1.gif"], {}, "no images to train on"),
         (["val/a/1.png", "train/x.txt"], {}, "no images to train on"),
-        (["a/1.png", "a/2.png"], {}, "all 2 training images of .* are of one class, 'a'; .*data.labels=none"),
-        (["a/1.png", "b/2.png", "3.png"], {}, "3.png lies beside class folders; .*data.labels=none"),
-        (["train/a/1.png", "train/b/1.png", "val/c/1.png"], {}, "val/c is a class that train/ lacks"),
-        (["train/a/1.png", "train/b/1.png", "val/1.png"], {}, "val/1.png lies beside class folders"),
+        (
+            ["a/1.png", "a/2.png"],
+            {},
+            "all 2 training images of .* are of one class, 'a'; .*data.labels=none",
+        ),
+        (
+            ["a/1.png", "b/2.png", "3.png"],
+            {},
+            "3.png is outside the class folders; .*data.labels=none",
+        ),
+        (
+            ["train/a/1.png", "train/b/1.png", "val/c/1.png"],
+            {},
+            "val/c is a class that train/ lacks",
+        ),
+        (
+            ["train/a/1.png", "train/b/1.png", "val/1.png"],
+            {},
+            "val/1.png is outside the class folders",
+        ),
         (["1.png"], {"mean": (0.5,)}, "the images have 3 channels"),
         (["1.png"], {"size": 0}, "data.size=0: at least 1"),
-        (["1.png"], {"test_share": 1.0}, "data.test_share=1.0: between 0 and 1"),
+        (["1.png"], {"test_share": 1.0}, "data.test_share=1.0: strictly between 0 and 1"),
         (["1.png"], {"dir": ""}, "data.dir is empty"),
         (["1.png"], {"dir": "/nowhere"}, "data.dir=/nowhere is not a folder"),
         (["1.png"], {"labels": "coarse"}, "folder has no coarse labels"),
@@ -279,7 +310,9 @@ def test_pictures_are_turned_upright(tmp_path, orientation):
         8: pixels.transpose(1, 0, 2)[::-1],
     }[orientation]
     expected = decode.square(Image.fromarray(np.ascontiguousarray(upright)), 6)
-    np.testing.assert_allclose(decode.read(tmp_path / "x.png", 6).astype(int), expected.astype(int), atol=1)
+    np.testing.assert_allclose(
+        decode.read(tmp_path / "x.png", 6).astype(int), expected.astype(int), atol=1
+    )
 
 
 def test_the_central_square_is_kept_and_shrunk_without_aliasing(tmp_path):
@@ -288,7 +321,9 @@ def test_the_central_square_is_kept_and_shrunk_without_aliasing(tmp_path):
     np.testing.assert_array_equal(decode.read(png(tmp_path / "x.png", pixels), 8), pixels[:, 6:14])
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::2] = 255
-    assert np.ptp(decode.read(png(tmp_path / "stripes.png", stripes), 32)[4:-4, 4:-4].astype(int)) < 5
+    assert (
+        np.ptp(decode.read(png(tmp_path / "stripes.png", stripes), 32)[4:-4, 4:-4].astype(int)) < 5
+    )
     draw(tmp_path / "large.jpg", size=(900, 700))
     assert decode.read(tmp_path / "large.jpg", 50).shape == (50, 50, 3)
     draw(tmp_path / "small.jpg", size=(3, 2))
@@ -306,7 +341,12 @@ def damaged(images):
     huge.save(images / "huge.png")
     large = Image.new("1", (10_000, 9_500))  # Pillow only warns of it
     large.save(images / "large.png")
-    return {"cut.jpg": "truncated", "empty.png": "empty", "text.png": "not an image", "huge.png": "178,956,970 pixels"}
+    return {
+        "cut.jpg": "truncated",
+        "empty.png": "empty",
+        "text.png": "not an image",
+        "huge.png": "178,956,970 pixels",
+    }
 
 
 def test_bad_files_are_named_or_left_out(images, load):
@@ -316,14 +356,16 @@ def test_bad_files_are_named_or_left_out(images, load):
     for name, why in reasons.items():
         with pytest.raises(decode.CorruptError, match=why), decode._quiet():
             decode.read(images / name, 8)
-    with pytest.raises(SettingError, match=r"cannot be read \(.*\); data.skip_corrupt=True leaves such files out"):
+    with pytest.raises(
+        SettingError, match=r"cannot be read \(.*\); data.skip_corrupt=True skips such files"
+    ):
         load()
     data = load(skip_corrupt=True)
     assert len(data.train) == 11
     assert len(data.notes) == 1
-    assert data.notes[0].startswith("4 of 15 images cannot be read and are left out, the first: ")
+    assert data.notes[0].startswith("4 of 15 images cannot be read and are skipped; the first: ")
     assert load(skip_corrupt=True).notes == data.notes
-    with pytest.raises(SettingError, match="data.skip_corrupt=True leaves such files out"):
+    with pytest.raises(SettingError, match="data.skip_corrupt=True skips such files"):
         load()  # although they are left out of the cache
 
 
@@ -342,7 +384,9 @@ def test_labels_keep_their_images_where_files_are_left_out(images, load):
 def test_nothing_but_bad_files(images, load, tmp_path):
     for i in range(3):
         (images / f"{i}.png").touch()
-    with pytest.raises(SettingError, match="no training image of .* can be read, the first: .*the file is empty"):
+    with pytest.raises(
+        SettingError, match="no training image of .* can be read, the first: .*the file is empty"
+    ):
         load(skip_corrupt=True)
     assert list((tmp_path / "cache" / "folders").iterdir()) == []
 
@@ -377,7 +421,11 @@ def test_decoded_once_and_again_when_a_file_changes(images, load, capsys, tmp_pa
 def test_of_several_that_want_the_same_images_one_decodes_them(images, load, capsys, monkeypatch):
     classes_below(images, 3)
     create = cache_files.create
-    monkeypatch.setattr(cache_files, "create", lambda *args, **settings: (time.sleep(0.5), create(*args, **settings)))
+    monkeypatch.setattr(
+        cache_files,
+        "create",
+        lambda *args, **settings: (time.sleep(0.5), create(*args, **settings)),
+    )
     with ThreadPoolExecutor() as all_:
         found = [call.result() for call in [all_.submit(load) for _ in range(3)]]
     said = capsys.readouterr().err.splitlines()
@@ -392,11 +440,12 @@ def test_of_several_that_want_the_same_images_one_decodes_them(images, load, cap
 
 @pytest.fixture
 def check_anew(images, load, tmp_path):
-    """Fills the cache; gives a function that checks that after `change(its folder)` all is as it was."""
+    """A function that checks that loading repairs the cache after `change(its folder)`."""
     classes_below(images, 3)
-    folder, capture = (
-        tmp_path / "cache" / "folders",
-        lambda data: (
+    folder = tmp_path / "cache" / "folders"
+
+    def capture(data):
+        return (
             np.array(data.train.images),
             data.train.labels.tolist(),
             data.names(),
@@ -404,24 +453,24 @@ def check_anew(images, load, tmp_path):
             data.mean,
             data.std,
             data.notes,
-        ),
-    )
+        )
+
     pixels, *facts = capture(load())
-    own = next(folder.iterdir())
+    entry = next(folder.iterdir())
 
     def check(change):
-        change(own)
+        change(entry)
         for _ in range(2):
-            found, *others = capture(load())
-            np.testing.assert_array_equal(found, pixels)
+            again, *others = capture(load())
+            np.testing.assert_array_equal(again, pixels)
             assert others == facts
-        assert list(folder.iterdir()) == [own]
+        assert list(folder.iterdir()) == [entry]
 
     return check
 
 
 def put(file, content):
-    """A change of a cache's folder: `content` in place of a file; what it holds, or a function of that."""
+    """A change of a cache's folder: replaces a file by `content`, or by a function of the old."""
 
     def change(folder):
         before = (folder / file).read_bytes()
@@ -437,7 +486,9 @@ def put(file, content):
 
 
 @pytest.mark.parametrize("file", ["images.npy", "labels.npy", "index.json", "names.json"])
-@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY garbage", b"{}", b"[" * 99_999, "folder", "device"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\x93NUMPY garbage", b"{}", b"[" * 99_999, "folder", "device"]
+)
 def test_a_damaged_cache_is_decoded_anew(check_anew, file, content):
     check_anew(put(file, content))
 
@@ -493,7 +544,9 @@ def test_a_damaged_index_is_made_anew(check_anew, wrong):
     check_anew(put("index.json", lambda before: json.dumps(json.loads(before) | wrong).encode()))
 
 
-@pytest.mark.parametrize("before", [lambda x: x.write_bytes(b"x"), lambda x: x.symlink_to("nowhere"), os.mkfifo])
+@pytest.mark.parametrize(
+    "before", [lambda x: x.write_bytes(b"x"), lambda x: x.symlink_to("nowhere"), os.mkfifo]
+)
 def test_what_is_in_the_way_of_a_cache_is_replaced(check_anew, before):
     check_anew(lambda folder: (shutil.rmtree(folder), before(folder)))
 
@@ -542,7 +595,7 @@ def test_names_that_are_lost_later_are_one_line(images, load, tmp_path):
     classes_below(images, 3)
     data = load()
     next((tmp_path / "cache" / "folders").glob("*/names.json")).unlink()
-    with pytest.raises(SettingError, match="names.json cannot be read .*; the next start makes it anew"):
+    with pytest.raises(SettingError, match="names.json cannot be read .*; restart to rebuild it"):
         data.names()
 
 
@@ -589,7 +642,8 @@ def test_full_disks(images, load, monkeypatch, tmp_path):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage(100))
     with pytest.raises(
-        SettingError, match="9 images of .* need 1,728 bytes, and .* has 100; set data.cache to a folder"
+        SettingError,
+        match="9 images of .* need 1,728 bytes, but .* has 100; set data.cache to a folder",
     ):
         load()
     monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage(10**9))
@@ -598,7 +652,9 @@ def test_full_disks(images, load, monkeypatch, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache_files.os, "fsync", full)
-    with pytest.raises(SettingError, match=r"cannot be written \(No space left on device\); set data.cache"):
+    with pytest.raises(
+        SettingError, match=r"cannot be written \(No space left on device\); set data.cache"
+    ):
         load()
     assert list((tmp_path / "cache" / "folders").iterdir()) == []
 
@@ -619,4 +675,9 @@ def test_the_cache_has_a_place_of_its_own(monkeypatch):
 
 def test_data_need_no_accelerator():
     code = "import sys; from ssl_jax.data import datasets; assert 'jax' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )

@@ -1,4 +1,4 @@
-"""Methods, positives, evaluators, backbones and data sets of somebody else's package, by their dotted names."""
+"""Methods, positives, evaluators, backbones and data sets of other packages, by dotted name."""
 
 import dataclasses
 import importlib
@@ -13,6 +13,7 @@ from helpers.runs import TESTS, environment, quiet
 
 import ssl_jax
 from ssl_jax import build, interface, train
+from ssl_jax.inference.scorer import Scorer
 from ssl_jax.methods.common import features
 from ssl_jax.settings import defaults
 from ssl_jax.settings.resolve import SettingError, choose
@@ -30,7 +31,11 @@ def get_config():
     config = defaults.get_config()
     config.epochs, config.batch_size, config.baselines = 2, 32, False
     config.method = dict(name=PARTS["method"], momentum=0.5)
-    config.positives.name, config.model.name, config.data.name = PARTS["positives"], PARTS["model"], PARTS["data"]
+    config.positives.name, config.model.name, config.data.name = (
+        PARTS["positives"],
+        PARTS["model"],
+        PARTS["data"],
+    )
     config.model.width = 4
     config.head.update(dim=8, hidden=())
     config.augment = dict(two=defaults.digits_view())
@@ -52,7 +57,13 @@ def test_a_run_of_foreign_parts_trains_and_is_read_back(tmp_path):
 @pytest.mark.slow
 def test_commands_find_modules_where_they_are_started(tmp_path):
     (tmp_path / "mine").mkdir()
-    for part in ("methods/target", "positives/same_sign", "models/tiny", "data/stripes", "evaluation/nearest_class"):
+    for part in (
+        "methods/target",
+        "positives/same_sign",
+        "models/tiny",
+        "data/stripes",
+        "evaluation/nearest_class",
+    ):
         path = tmp_path / "mine" / f"{part.rpartition('/')[2]}.py"
         path.write_text((TESTS / "plugins" / f"{part}.py").read_text())
     source = (TESTS / "test_foreign_parts.py").read_text()
@@ -78,13 +89,20 @@ def test_commands_find_modules_where_they_are_started(tmp_path):
     assert "nearest_class/top1" in done.stdout
     done = call("ssl_jax.main", "--config=own.py", "--config.evals.other.name=mine.nearest_class")
     assert done.returncode == 2
-    assert done.stderr == "error: --config.evals.other.name is not a setting\n"
+    assert done.stderr.startswith("error: --config.evals.other.name is not a setting; evals has ")
 
 
 WRONG = {
-    "nowhere.at_all": "method.name='nowhere.at_all': there is no module 'nowhere'; start where it lies, or install",
-    "plugins.methods.target.MovingTarget": "has no module 'MovingTarget'; give a module, not its file or class",
-    "plugins.methods.target.py": "plugins.methods.target has no module 'py'; give a module, not its file or class",
+    "nowhere.at_all": (
+        "method.name='nowhere.at_all': there is no module 'nowhere'; "
+        "start in the folder that holds it"
+    ),
+    "plugins.methods.target.MovingTarget": (
+        "has no module 'MovingTarget'; give a module, not its file or class"
+    ),
+    "plugins.methods.target.py": (
+        "plugins.methods.target has no module 'py'; give a module, not its file or class"
+    ),
     "a..b": "method.name='a..b'",
     ".a": "method.name='.a' is not the name of a module",
     "plugins.models.tiny": "tiny.py has no Method; end it with Method = ...",
@@ -118,7 +136,9 @@ def test_params_without_a_network_are_refused(monkeypatch):
         return params["network"], *rest
 
     monkeypatch.setattr(method, "init", flat)
-    with pytest.raises(SettingError, match="init of MovingTarget returns params without a 'network'"):
+    with pytest.raises(
+        SettingError, match="init of MovingTarget returns params without a 'network'"
+    ):
         train.build(get_config())
 
 
@@ -129,18 +149,18 @@ def test_what_does_not_keep_to_its_contract_is_named(monkeypatch):
     class Bare:
         pass
 
-    for wrong, said in (
+    for wrong, message in (
         (Bare, "does not inherit from ssl_jax.interface.Method"),
         (type("Plain", (whole,), {}), "Plain is not a frozen dataclass; put @dataclasses"),
     ):
         monkeypatch.setattr(module, "Method", wrong)
-        with pytest.raises(SettingError, match=said):
+        with pytest.raises(SettingError, match=message):
             train.build(get_config())
 
 
 @dataclasses.dataclass(frozen=True)
 class Count(interface.Evaluator):
-    """The number of test images; of no run's facts."""
+    """The number of test images; has no field `facts`."""
 
     feature: str = "embedding"
 
@@ -154,7 +174,7 @@ class Count(interface.Evaluator):
 
 @dataclasses.dataclass(frozen=True)
 class Still(interface.Method):
-    """A loss that is the mean of the embedding; of no run's facts."""
+    """The loss is the mean of the embedding; has no field `facts`."""
 
     network: Any
 
@@ -164,8 +184,9 @@ class Still(interface.Method):
 
     def loss(self, state, batch, key):
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
-        how = dict(train=True, mutable="batch_stats")
-        embedding, updated = self.network.apply(variables, batch.views, **how)
+        embedding, updated = self.network.apply(
+            variables, batch.views, train=True, mutable="batch_stats"
+        )
         return embedding.mean(), interface.Aux(updated["batch_stats"])
 
     def post_step(self, state, aux, batch):
@@ -190,37 +211,80 @@ def test_parts_need_no_facts(tmp_path, monkeypatch):
 def test_settings_that_do_not_fit_the_data_are_one_line(part, monkeypatch):
     kinds = {"method": "Method", "positives": "Positives", "evals.mine": "Evaluator"}
     cls = getattr(importlib.import_module(PARTS[part]), kinds[part])
-    told = []
+    seen = []
 
     def refuse(self, facts):
-        told.append(facts)
+        seen.append(facts)
         raise ValueError(f"{facts.examples} images are too few")
 
     monkeypatch.setattr(cls, "check", refuse)
     with pytest.raises(SettingError, match=f"^{part}: 128 images are too few$"):
         train.build(get_config())
-    (facts,) = told
+    (facts,) = seen
     assert (facts.classes, facts.labelled) == (2, 128)
     if part != "evals.mine":
         assert (facts.batch_size, facts.steps_per_epoch, facts.total_steps) == (32, 4, 8)
 
 
-def test_nothing_is_checked_against_data_that_nobody_has_read(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "function", "message"),
+    [
+        ("loss", lambda self, state, batch, key: jnp.zeros(()), "loss returns .*; return a scalar"),
+        (
+            "loss",
+            lambda self, state, batch, key: (jnp.zeros(3), interface.Aux(state.batch_stats)),
+            r"loss returns an array of shape \(3,\); return a scalar",
+        ),
+        ("post_step", lambda self, state, aux, batch: None, "post_step returns NoneType; return a"),
+        ("diagnose", lambda self, metrics: metrics["spred"], "diagnose reads the metric 'spred'"),
+    ],
+)
+def test_a_function_that_breaks_the_contract_is_one_line(
+    name, function, message, monkeypatch, tmp_path
+):
+    method = importlib.import_module(PARTS["method"]).Method
+    monkeypatch.setattr(method, name, function)
+    config = get_config()
+    config.baselines = False
+    config.evals = {}
+    with pytest.raises(SettingError, match=f"MovingTarget.{message}"):
+        train.run(config, tmp_path / "run", console=quiet())
+
+
+def test_an_evaluator_that_yields_no_pairs_is_named(monkeypatch):
+    evaluator = importlib.import_module(PARTS["evals.mine"]).Evaluator
+    monkeypatch.setattr(evaluator, "run", lambda self, splits, state, report: iter([0.5]))
+    plan = train.build(get_config())
+    images = plan.dataset.train.images
+    scorer = Scorer(plan, images, images)
+    with pytest.raises(
+        TypeError, match=r"NearestClass.run yields 0.5; yield \(name, value\) pairs"
+    ):
+        dict(scorer.one("mine", {}, None))
+
+
+def test_nothing_is_checked_against_unread_data(monkeypatch):
     method = importlib.import_module(PARTS["method"]).Method
     monkeypatch.setattr(method, "check", lambda self, facts: pytest.fail("no data are read"))
     build.check(build.completed(get_config()))
 
 
 @pytest.mark.parametrize(
-    ("init", "said"),
+    ("init", "message"),
     [
-        (lambda self, key, batch: ({}, {}), "init of MovingTarget returns params, batch_stats and a method state$"),
-        (lambda self, key, batch: jnp.einsum("ab,bc", jnp.ones((1, 2)), jnp.ones((3, 4))), r"\(.*line \d+\)$"),
+        (
+            lambda self, key, batch: ({}, {}),
+            "init of MovingTarget must return params, batch_stats and a method state$",
+        ),
+        (
+            lambda self, key, batch: jnp.einsum("ab,bc", jnp.ones((1, 2)), jnp.ones((3, 4))),
+            r"\(.*line \d+\)$",
+        ),
     ],
 )
-def test_a_mistake_in_init_says_where(init, said, monkeypatch):
+def test_a_mistake_in_init_says_where(init, message, monkeypatch):
     method = importlib.import_module(PARTS["method"]).Method
     monkeypatch.setattr(method, "init", init)
     monkeypatch.setattr("inspect.getfile", lambda cls: __file__)
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(SettingError, match=message):
         train.build(get_config())

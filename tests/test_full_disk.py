@@ -25,7 +25,9 @@ def finished(tmp_path_factory):
     return folder
 
 
-def test_no_room_for_a_checkpoint_ends_the_run_which_goes_on_when_there_is(finished, tmp_path, monkeypatch):
+def test_no_room_for_a_checkpoint_ends_the_run_which_goes_on_when_there_is(
+    finished, tmp_path, monkeypatch
+):
     calls = []
 
     def usage(path):
@@ -35,7 +37,10 @@ def test_no_room_for_a_checkpoint_ends_the_run_which_goes_on_when_there_is(finis
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", usage)
     with pytest.raises(StorageError) as caught:
         train.run(two_epochs(), tmp_path / "run", console=quiet())
-    expected = "No space left on device in .*/run; the last good checkpoint is step 8; free space and rerun"
+    expected = (
+        "No space left on device in .*/run; the last good checkpoint is step 8; "
+        "free space and rerun the same command"
+    )
     assert caught.match(expected)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["8"]
     monkeypatch.undo()
@@ -52,7 +57,9 @@ def test_records_that_cannot_be_written_end_the_run(tmp_path, monkeypatch):
         write(self, step, epoch, values)
 
     monkeypatch.setattr(MetricsWriter, "write", full)
-    with pytest.raises(StorageError, match="Disk quota exceeded in .*; there is no checkpoint yet; free space"):
+    with pytest.raises(
+        StorageError, match="Disk quota exceeded in .*; there is no checkpoint yet; free space"
+    ):
         train.run(two_epochs(), tmp_path / "run", console=quiet())
 
 
@@ -76,7 +83,9 @@ def test_events_are_expendable(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(events, "RecordWriter", Full)
     console = quiet()
     train.run(two_epochs(), tmp_path / "run", console=console)
-    assert console.file.getvalue().count("no more events for TensorBoard (No space left on device)") == 1
+    assert (
+        console.file.getvalue().count("TensorBoard events stopped (No space left on device)") == 1
+    )
     assert_same_run(tmp_path / "run", finished, last=16)
 
 
@@ -120,7 +129,12 @@ def test_what_the_disk_said_is_found_in_causes(error, expected):
 @pytest.mark.parametrize("size", ["8k", "24k", "120k", "200k"])
 def test_a_file_system_that_is_full(size, tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(tmp_path)]
-    if os.name != "posix" or os.geteuid() or not shutil.which("mount") or subprocess.run(mount).returncode:
+    if (
+        os.name != "posix"
+        or os.geteuid()
+        or not shutil.which("mount")
+        or subprocess.run(mount).returncode
+    ):
         pytest.skip("needs the right to mount a small file system")
     try:
         call = [part.replace("tiny.py", "tiny.py:instance") for part in command(tmp_path / "run")]

@@ -21,16 +21,16 @@ TINY_ROW += ("evals.knn.k=5", "evals.linear.steps=5")
 
 def run(script, *flags, **environment):
     """Runs a script as on a machine where nothing is installed."""
-    found = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     call = [sys.executable, SCRIPTS / script, *map(str, flags)]
-    found |= environment
-    return subprocess.run(call, env=found, capture_output=True, text=True, timeout=300)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables |= environment
+    return subprocess.run(call, env=variables, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
 def load(monkeypatch):
     """Imports one of the scripts as a module."""
-    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which some of them extend
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # some scripts extend it
     monkeypatch.syspath_prepend(ROOT / "experiments")
     monkeypatch.syspath_prepend(SCRIPTS)
     return importlib.import_module
@@ -42,14 +42,14 @@ def lines(path):
 
 @pytest.fixture
 def cifar(tmp_path, load):
-    """A CIFAR-10 folder of few random images, other numbers of them in each file."""
+    """A CIFAR-10 folder with a few random images, a different number in each file."""
     inner, label_bytes, names = load("mosaics").LAYOUTS["cifar10"]
     folder = tmp_path / "cifar" / inner
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for count, name in enumerate(names, start=3):
         records = rng.integers(0, 256, (count, label_bytes + 3072), np.uint8)
-        records[0, 1:] = 0  # black pixels stay as well
+        records[0, 1:] = 0  # black pixels must survive
         records.tofile(folder / name)
     return folder
 
@@ -65,7 +65,7 @@ def test_bench_leaves_a_line_for_a_case(tmp_path):
     for name in ("step_ms", "images_per_second", "tflops", "compile_seconds", "temporary_gb"):
         assert record[name] > 0
     assert record["augment_share"] > 0
-    assert "kernel_ms" not in record  # there is no GPU
+    assert "kernel_ms" not in record  # no GPU
     assert "HloModule" in gzip.decompress((tmp_path / "hlo-instance.txt.gz").read_bytes()).decode()
     assert "| instance, batch 16 |" in done.stdout
 
@@ -94,8 +94,12 @@ def test_bad_cases_end_before_any_work(cases, only, says, tmp_path, load):
 
 
 def test_kernels_are_counted_by_kind(tmp_path, load):
-    name = lambda pid, text, **more: dict(ph="M", pid=pid, args={"name": text}, **more)
-    call = lambda pid, tid, text, us: dict(ph="X", pid=pid, tid=tid, name=text, dur=us, ts=0)
+    def name(pid, text, **fields):
+        return dict(ph="M", pid=pid, args={"name": text}, **fields)
+
+    def call(pid, tid, text, us):
+        return dict(ph="X", pid=pid, tid=tid, name=text, dur=us, ts=0)
+
     forward = "sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc"
     events = [
         name(1, "/device:GPU:0", name="process_name"),
@@ -110,15 +114,15 @@ def test_kernels_are_counted_by_kind(tmp_path, load):
         call(1, 4, "loop_reduce_window_fusion_1", 40.0),
         call(1, 4, "loop_convert_fusion_2", 20.0),
         call(1, 4, "MemcpyD2D", 10.0),
-        call(1, 5, "convolution.1", 7000.0),  # the same once more, by operation
+        call(1, 5, "convolution.1", 7000.0),  # the same time again, by operation
         call(2, 4, "fprop on the host", 7000.0),
     ]
     path = tmp_path / "plugins" / "profile" / "then" / "host.trace.json.gz"
     path.parent.mkdir(parents=True)
     path.write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode()))
     kernels = load("kernels")
-    found = kernels.read(tmp_path, steps=2)
-    assert found[0] == (forward, 1.0, 2.0)
+    step_kernels = kernels.read(tmp_path, steps=2)
+    assert step_kernels[0] == (forward, 1.0, 2.0)
     expected = {
         "convolutions forward": 1.0,
         "gradients of inputs": 0.15,
@@ -129,12 +133,13 @@ def test_kernels_are_counted_by_kind(tmp_path, load):
         "elementwise": 0.01,
         "copies": 0.005,
     }
-    assert kernels.by_kind(found) == pytest.approx(expected)
-    assert list(kernels.by_kind(found)) == list(expected)
-    assert next(kernels.lines(found)) == "1.365 ms a step in 6 kernels"
+    times = kernels.by_kind(step_kernels)
+    assert times == pytest.approx(expected)
+    assert list(times) == list(expected)
+    assert next(kernels.lines(step_kernels)) == "1.365 ms a step in 6 kernels"
 
 
-def test_kernels_want_a_trace(tmp_path, load):
+def test_kernels_need_a_trace(tmp_path, load):
     with pytest.raises(SystemExit, match="error: no .*trace.json.gz under"):
         load("kernels").read(tmp_path, 5)
 
@@ -148,7 +153,7 @@ def test_images_arrive_in_pieces_bit_for_bit(tmp_path, cifar, load):
     out = tmp_path / "out"
     late = pieces.pop()
     assert mosaics.unpack(pieces, out) == [late.name]
-    assert mosaics.unpack([late], out) == []  # what came before is there
+    assert mosaics.unpack([late], out) == []  # earlier pieces were kept
     for path in cifar.iterdir():
         assert (out / cifar.name / path.name).read_bytes() == path.read_bytes()
 
@@ -170,8 +175,8 @@ def test_cifar100_is_found_in_its_archive(tmp_path, load):
     assert [piece.name for piece in pieces] == [".gpu-data-1"]
     assert mosaics.unpack(pieces, tmp_path / "out") == []
     for name in names:
-        there = tmp_path / "out" / inner / name
-        assert there.read_bytes() == (tmp_path / inner / name).read_bytes()
+        restored = tmp_path / "out" / inner / name
+        assert restored.read_bytes() == (tmp_path / inner / name).read_bytes()
 
 
 def test_damaged_or_missing_images_are_named(tmp_path, cifar, load):
@@ -190,7 +195,7 @@ def test_damaged_or_missing_images_are_named(tmp_path, cifar, load):
         mosaics.read(cifar, "cifar10")
 
 
-def test_prepare_fills_folders_anew(tmp_path, cifar, load, capsys):
+def test_prepare_replaces_old_folders(tmp_path, cifar, load, capsys):
     prepare = load("prepare")
     (tmp_path / ".gpu-data-7").mkdir()
     prepare.main([f"--root={tmp_path}", f"--data={cifar}", "--wheels=", "--no-check"])
@@ -199,18 +204,19 @@ def test_prepare_fills_folders_anew(tmp_path, cifar, load, capsys):
     assert ".gpu-data-1: 13 files" in capsys.readouterr().out
     lock = tmp_path / "lock"
     lock.write_text("clu==0.0.12 \\\n    --hash=sha256:1\ntoml==0.10.2 ; python_version < '4'\n")
-    found = prepare.pinned(["toml", "clu", "other"], lock)
-    assert found == ["toml==0.10.2", "clu==0.0.12", "other"]
+    requirements = prepare.pinned(["toml", "clu", "other"], lock)
+    assert requirements == ["toml==0.10.2", "clu==0.0.12", "other"]
 
 
-def test_what_is_carried_is_ignored_by_git():
+def test_git_ignores_the_copied_folders():
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert {"/.gpu-setup/", "/.gpu-data-*/", "/.gpu-work/"} <= set(ignored)
 
 
 @pytest.mark.slow
 def test_a_row_leaves_its_line_and_its_records(tmp_path, load):
-    out, settings = tmp_path / "out", [f"--set={setting}" for setting in TINY_ROW]
+    out = tmp_path / "out"
+    settings = [f"--set={setting}" for setting in TINY_ROW]
     flags = (f"--out={out}", f"--runs={tmp_path / 'runs'}", "--seconds=300", "--seed=3", *settings)
     load("row").main(["instance-digits", *flags])
     (line,) = lines(out / "results.jsonl")
@@ -222,20 +228,20 @@ def test_a_row_leaves_its_line_and_its_records(tmp_path, load):
     assert len(list(out.glob("*-seed3.*.json"))) == 2
 
 
-def test_a_row_wants_time_to_save(tmp_path, load):
+def test_a_row_needs_time_to_save(tmp_path, load):
     with pytest.raises(SystemExit) as stopped:
         load("row").parse(["instance-digits", f"--out={tmp_path}", "--seconds=20"])
     assert stopped.value.code == 2
 
 
-def test_torch_step_says_where_torch_is_missing(tmp_path):
+def test_torch_step_reports_a_missing_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')\n")
     done = run("torch_step.py", f"--out={tmp_path}", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: torch is not installed here")
+    assert done.stderr.splitlines()[-1].startswith("error: torch is not installed;")
 
 
-def test_golden_cases_run_on_what_jax_has():
+def test_golden_cases_run_on_jaxs_device():
     done = run("golden.py", "tests/test_schedules.py", "-k", "published")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "golden cases on cpu, cpu: 3 passed of 3"

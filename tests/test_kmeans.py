@@ -14,7 +14,14 @@ from ssl_jax.ops.mesh import ROWS, make_mesh
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_published_lloyd(golden, key, metric):
     data = golden("kmeans_propos")
-    found = kmeans(key, data["X"], 6, iterations=int(data[f"{metric}_last_iter"]) + 1, metric=metric, init=data["init"])
+    found = kmeans(
+        key,
+        data["X"],
+        6,
+        iterations=int(data[f"{metric}_last_iter"]) + 1,
+        metric=metric,
+        init=data["init"],
+    )
     np.testing.assert_array_equal(found.labels, data[f"{metric}_labels"])
     np.testing.assert_allclose(found.inertia, data[f"{metric}_inertia"], rtol=1e-5)
     np.testing.assert_allclose(found.centroids, data[f"{metric}_centroids"], atol=1e-5)
@@ -23,14 +30,17 @@ def test_published_lloyd(golden, key, metric):
 def blobs(n=600, clusters=12, dim=6, spread=0.35):
     rng = np.random.default_rng(0)
     return (
-        rng.normal(size=(clusters, dim))[rng.integers(clusters, size=n)] + spread * rng.normal(size=(n, dim))
+        rng.normal(size=(clusters, dim))[rng.integers(clusters, size=n)]
+        + spread * rng.normal(size=(n, dim))
     ).astype(np.float32)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_sums_that_follow_the_moves_stay_the_means(key, devices):
-    x = blobs(n=601, spread=0.8)  # an odd count; some points change clusters in most of the iterations
-    centroids, moved = x[:7], []
+    # An odd count; some points change clusters in most iterations.
+    x = blobs(n=601, spread=0.8)
+    centroids = x[:7]
+    moved = []
     for _ in range(25):
         labels = np.argmin(((x[:, None] - centroids[None]) ** 2).sum(2), axis=1)
         centroids = np.stack([x[labels == c].mean(0) for c in range(7)])
@@ -48,7 +58,9 @@ def test_as_tight_as_scikit_learn(key):
     square = ((x - np.asarray(ours.centroids)[ours.labels]) ** 2).sum()
     assert square < 1.01 * theirs.inertia_
     np.testing.assert_allclose(
-        ours.inertia, np.sqrt(((x - np.asarray(ours.centroids)[ours.labels]) ** 2).sum(1)).sum(), rtol=1e-4
+        ours.inertia,
+        np.sqrt(((x - np.asarray(ours.centroids)[ours.labels]) ** 2).sum(1)).sum(),
+        rtol=1e-4,
     )
 
 
@@ -111,7 +123,9 @@ def test_fewer_clusters_than_classes_still_score(golden):
     labels, predicted = data["fewer_clusters_labels"], data["fewer_clusters_pred"]
     assert data["fewer_clusters_acc"] == 0  # the original gives up
     np.testing.assert_allclose(metrics.clustering_accuracy(labels, predicted), 0.92, atol=0.005)
-    np.testing.assert_allclose(metrics.normalized_mutual_info(labels, predicted), data["fewer_clusters_nmi"])
+    np.testing.assert_allclose(
+        metrics.normalized_mutual_info(labels, predicted), data["fewer_clusters_nmi"]
+    )
 
 
 def test_unlabelled_rows_are_left_out():
@@ -119,4 +133,4 @@ def test_unlabelled_rows_are_left_out():
     assert metrics.clustering_accuracy(labels, predicted) == 1.0
     assert metrics.adjusted_rand_index(labels, predicted) == 1.0
     with pytest.raises(ValueError, match="no labelled rows"):
-        metrics.clustering_accuracy(np.full(3, -1), np.zeros(3))
+        metrics.clustering_accuracy(np.full(3, -1), np.zeros(3, int))

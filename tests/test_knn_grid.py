@@ -1,4 +1,4 @@
-"""kNN over a grid: the scores of each cell alone, recomputed features against the live bank, bad input."""
+"""kNN over a grid: each cell's scores, recomputed features against the live bank, bad input."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,8 @@ from helpers.runs import tiny
 from ssl_jax.build import build
 from ssl_jax.evaluation.knn import KNN, weighted_knn
 from ssl_jax.evaluation.knn_grid import KNNGrid, grid_scores
-from ssl_jax.interface import RunFacts, Split
+from ssl_jax.interface import RunFacts, Split, TrainState
+from ssl_jax.methods.instance import InstanceState
 from ssl_jax.settings.resolve import SettingError
 
 
@@ -19,15 +20,22 @@ def data(golden):
 
 
 def test_each_cell_is_the_knn_of_one_setting(data):
-    found = {(k, t): scores for k, t, scores in grid_scores(*data, k=(50, 1, 400), temperature=(0.07, 1.0), classes=10)}
+    found = {
+        (k, t): scores
+        for k, t, scores in grid_scores(*data, k=(50, 1, 400), temperature=(0.07, 1.0), classes=10)
+    }
     assert set(found) == {(k, t) for k in (1, 50, 400) for t in (0.07, 1.0)}
     for (k, t), scores in found.items():
-        np.testing.assert_allclose(scores, weighted_knn(*data, k=k, temperature=t, classes=10), rtol=1e-5)
+        np.testing.assert_allclose(
+            scores, weighted_knn(*data, k=k, temperature=t, classes=10), rtol=1e-5
+        )
 
 
 def test_the_published_scores(golden, data):
     published = golden("knn_eval")
-    found = {(k, t): s for k, t, s in grid_scores(*data, k=(1, 200), temperature=(0.1, 0.07), classes=10)}
+    found = {
+        (k, t): s for k, t, s in grid_scores(*data, k=(1, 200), temperature=(0.1, 0.07), classes=10)
+    }
     for t in (0.1, 0.07):
         case = f"k200_T{round(t * 1000):03d}"
         np.testing.assert_allclose(found[200, t], published[f"{case}_scores"], rtol=5e-6)
@@ -45,7 +53,7 @@ def splits_of(data, labels=None):
     )
 
 
-def test_scores_are_those_of_the_evaluator_knn_and_unlabelled_rows_have_no_part(data):
+def test_scores_equal_those_of_knn_and_unlabelled_rows_are_ignored(data):
     labels = np.where(np.arange(len(data[1])) % 2, -1, data[1])
     splits = splits_of(data, labels)
     facts = RunFacts(classes=10)
@@ -56,29 +64,36 @@ def test_scores_are_those_of_the_evaluator_knn_and_unlabelled_rows_have_no_part(
         assert grid[f"top1_k{k}_t{t}"] == single["top1"]
 
 
-def test_the_bank_stands_for_the_training_images(data):
-    class State:
-        class method:
-            bank = jnp.pad(jnp.asarray(data[0])[::-1], ((0, 5), (0, 0)))
-
+def test_the_bank_replaces_the_training_images(data):
+    bank = jnp.pad(jnp.asarray(data[0])[::-1], ((0, 5), (0, 0)))
+    state = TrainState(0, {}, {}, (), InstanceState(bank), ())
     splits = splits_of(data)
     settings = dict(k=(5,), temperature=(0.1,), facts=RunFacts(classes=10))
-    bank = dict(KNNGrid(source="bank", **settings).run(splits, State))
+    found = dict(KNNGrid(source="bank", **settings).run(splits, state))
     reversed_train = Split({"embedding": data[0][::-1]}, data[1])
-    assert bank == dict(KNNGrid(**settings).run(splits | dict(train=reversed_train), None))
-    assert bank != dict(KNNGrid(**settings).run(splits, None))
-    assert dict(KNNGrid(source="bank", **settings).run(splits, None)) == {}  # the baselines have no bank
+    assert found == dict(KNNGrid(**settings).run(splits | dict(train=reversed_train), None))
+    assert found != dict(KNNGrid(**settings).run(splits, None))
+    # Baselines have no bank.
+    assert dict(KNNGrid(source="bank", **settings).run(splits, None)) == {}
 
 
 @pytest.mark.parametrize(
     ("variant", "settings", "message"),
     [
-        ("instance", dict(k=(5, 257)), r"k=\(5, 257\): numbers between 1 and the 256 labelled training images"),
+        (
+            "instance",
+            dict(k=(5, 257)),
+            r"k=\(5, 257\): numbers between 1 and the 256 labelled training images",
+        ),
         ("instance", dict(k=()), "numbers between 1"),
         ("instance", dict(k=(5,), temperature=(0.0,)), "numbers above 0"),
         ("instance", dict(k=(5,), source="queue"), "choose recomputed or bank"),
         ("instance", dict(k=(5,), source="bank", feature="backbone"), "the bank holds embeddings"),
-        ("swav", dict(k=(5,), source="bank"), "evals.knn_grid reads the method's bank, and swav keeps none"),
+        (
+            "swav",
+            dict(k=(5,), source="bank"),
+            "evals.knn_grid reads the method's bank, but swav has none",
+        ),
     ],
 )
 def test_bad_settings(variant, settings, message):

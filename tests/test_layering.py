@@ -30,13 +30,21 @@ def layer_of(module):
     return LAYER.get(".".join(module), LAYER[module[0]])
 
 
-OUTSIDE = {"__init__", "__main__", "configs"}  # the package, its list of commands, and the configs of users
+OUTSIDE = {
+    "__init__",
+    "__main__",
+    "configs",
+}  # the package, its list of commands, and the configs of users
 
 
 def modules_imported(path):
-    """Modules of ssl_jax that a file imports, wherever in the file, as ("ops", "mesh") or ("train",)."""
+    """Modules of ssl_jax that a file imports anywhere, as ("ops", "mesh") or ("train",)."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ssl_jax":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "ssl_jax"
+        ):
             parts = tuple(node.module.split(".")[1:])
             for alias in node.names:
                 yield from _files(parts, alias.name)
@@ -54,7 +62,9 @@ def _files(parts, name):
         yield parts
 
 
-FILES = sorted(p for p in ROOT.rglob("*.py") if p.relative_to(ROOT).parts[0].removesuffix(".py") not in OUTSIDE)
+FILES = sorted(
+    p for p in ROOT.rglob("*.py") if p.relative_to(ROOT).parts[0].removesuffix(".py") not in OUTSIDE
+)
 
 
 def room_of(path):
@@ -79,7 +89,11 @@ def test_no_room_is_named_that_is_not_there():
 def test_modules_import_in_no_circle():
     """Within a room, too."""
     name = lambda path: path.relative_to(ROOT).with_suffix("").parts
-    below = {name(path): set(modules_imported(path)) - {name(path)} for path in FILES if path.name != "__init__.py"}
+    below = {
+        name(path): set(modules_imported(path)) - {name(path)}
+        for path in FILES
+        if path.name != "__init__.py"
+    }
     while below:
         free = [module for module, needed in below.items() if not needed & set(below)]
         assert free, f"a circle among {sorted('.'.join(m) for m in below)}"
@@ -95,8 +109,13 @@ def test_only_settings_and_build_know_configs():
     """Below them settings are dataclasses, or plain dicts on their way to one."""
     for path in FILES:
         name = "/".join(path.relative_to(ROOT).parts)
-        allowed = name.startswith("settings/") or name in ("build.py", "runs/restore.py")  # which makes one for flags
-        assert allowed or "ConfigDict" not in path.read_text("utf-8").replace("a ConfigDict", ""), name
+        allowed = name.startswith("settings/") or name in (
+            "build.py",
+            "runs/restore.py",
+        )  # which makes one for flags
+        assert allowed or "ConfigDict" not in path.read_text("utf-8").replace("a ConfigDict", ""), (
+            name
+        )
 
 
 def test_only_mesh_names_an_axis():

@@ -20,7 +20,9 @@ def swav_loss(embedding, prototypes, queue=None):
             return sinkhorn(own)
         return sinkhorn(jnp.concatenate([dot(queue[view], prototypes), own]))[-len(own) :]
 
-    return swapped_prediction(scores, jnp.stack([codes(0), codes(1)]), assign=(0, 1), temperature=0.1)
+    return swapped_prediction(
+        scores, jnp.stack([codes(0), codes(1)]), assign=(0, 1), temperature=0.1
+    )
 
 
 @pytest.mark.parametrize("case", ["noqueue", "queue"])
@@ -30,7 +32,9 @@ def test_published_swapped_prediction(golden, case):
     prototypes = unit(data["in__prototypes_raw"])
     np.testing.assert_allclose(prototypes, data["in__prototypes_normalised"], atol=1e-6)
 
-    loss, raw = jax.value_and_grad(lambda x: swav_loss(unit(x), prototypes, queue))(data["in__emb_raw"])
+    loss, raw = jax.value_and_grad(lambda x: swav_loss(unit(x), prototypes, queue))(
+        data["in__emb_raw"]
+    )
     np.testing.assert_allclose(loss, data[f"{case}__loss"], rtol=RTOL)
     np.testing.assert_allclose(raw, data[f"{case}__grad_raw"], atol=ATOL)
     z, p = jax.grad(swav_loss, argnums=(0, 1))(data["in__emb_z"], prototypes, queue)
@@ -58,7 +62,8 @@ def test_swapped_prediction_against_loops(assign):
     log_p = np.float64(scores) / 0.2
     log_p -= np.log(np.exp(log_p).sum(-1, keepdims=True))
     parts = [
-        np.mean([-(codes[a] * log_p[v]).sum(-1).mean() for v in range(4) if v != view]) for a, view in enumerate(assign)
+        np.mean([-(codes[a] * log_p[v]).sum(-1).mean() for v in range(4) if v != view])
+        for a, view in enumerate(assign)
     ]
     np.testing.assert_allclose(
         swapped_prediction(scores, codes, assign=assign, temperature=0.2), np.mean(parts), rtol=1e-6
@@ -73,7 +78,9 @@ def test_no_gradient_into_codes():
 def test_published_instance_loss(golden):
     data = golden("id_softmax")
     index, bank = data["indexes"], data["memory"]
-    loss, raw = jax.value_and_grad(lambda x: instance_nll(unit(x), bank, index, temperature=0.1))(data["raw_features"])
+    loss, raw = jax.value_and_grad(lambda x: instance_nll(unit(x), bank, index, temperature=0.1))(
+        data["raw_features"]
+    )
     np.testing.assert_allclose(loss, data["T100_loss"], rtol=5e-6)
     np.testing.assert_allclose(raw, data["T100_grad_raw"], atol=1e-6)
     features = jax.grad(lambda f: instance_nll(f, bank, index, temperature=0.1))(data["features"])
@@ -82,5 +89,7 @@ def test_published_instance_loss(golden):
 
 def test_instance_loss_leaves_the_bank_alone(golden):
     data = golden("id_softmax")
-    grad = jax.grad(lambda bank: instance_nll(data["features"], bank, data["indexes"], temperature=0.1))
+    grad = jax.grad(
+        lambda bank: instance_nll(data["features"], bank, data["indexes"], temperature=0.1)
+    )
     assert not np.any(grad(data["memory"]))

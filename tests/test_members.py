@@ -1,4 +1,4 @@
-"""Each file of methods/, positives/, evaluation/ and models/ keeps its contract; nobody has to list it anywhere."""
+"""Each file of methods/, positives/, evaluation/ and models/ keeps its contract, without a list."""
 
 import functools
 import math
@@ -22,7 +22,10 @@ def test_every_method_has_a_config(name):
 
 
 def test_a_method_without_a_config_is_named():
-    with pytest.raises(LookupError, match="no config in configs/ has method.name='nobodys'.*write configs/nobodys.py"):
+    with pytest.raises(
+        LookupError,
+        match="no config in configs/ has method.name='nobodys'.*write configs/nobodys.py",
+    ):
         members.config_of_method("nobodys")
 
 
@@ -38,8 +41,9 @@ def draw(features, key, rows, names, **shape):
 
 
 def split(names, count, unlabelled, seed):
-    """Features by these names, which tell the classes somewhat apart; the last `unlabelled` images have no label."""
-    rng, labels = np.random.default_rng(seed), np.arange(count + unlabelled) % CLASSES
+    """Features that separate the classes roughly; the last `unlabelled` images have no label."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count + unlabelled) % CLASSES
     rows = rng.normal(size=(len(labels), WIDTH)) + 2 * np.eye(WIDTH)[labels]
     features = {name: jnp.asarray(rows, jnp.float32) for name in names}
     labels = np.where(np.arange(len(labels)) < count, labels, -1).astype(np.int32)
@@ -56,26 +60,30 @@ def test_an_evaluator_keeps_its_contract(name):
     assert isinstance(evaluator.needs, tuple)
     assert evaluator.reads == ()  # by default: what a baseline can be scored on
     train = split(evaluator.needs, TRAIN, UNLABELLED, seed=0)
-    lines, found = [], []
+    lines = []
+    scores = []
     for unlabelled in (0, UNLABELLED):
-        splits = dict(trained=train, train=train, test=split(evaluator.needs, TEST, unlabelled, seed=1))
+        splits = dict(
+            trained=train, train=train, test=split(evaluator.needs, TEST, unlabelled, seed=1)
+        )
         if unlabelled:  # the labelled test images are the same ones
             splits["test"] = with_strangers(splits["test"], found_in=evaluator.needs)
-        found.append(dict(evaluator.run(splits, None, lines.append)))
-    assert found[0]
-    for score, value in found[0].items():
+        scores.append(dict(evaluator.run(splits, None, lines.append)))
+    assert scores[0]
+    for score, value in scores[0].items():
         assert isinstance(score, str)
         assert isinstance(value, (int, float))
         assert math.isfinite(value)
     assert all(isinstance(line, str) for line in lines)
-    assert found[1] == pytest.approx(found[0])
+    assert scores[1] == pytest.approx(scores[0])
 
 
 def with_strangers(test, found_in):
-    """The test split of 20 labelled images with ten more behind them, far from all others and without a label."""
+    """The test split of 20 labelled images and ten more without labels, far from all others."""
     plain = split(found_in, TEST, 0, seed=1)
-    far = lambda x: jnp.concatenate([x, 100.0 + jnp.zeros((UNLABELLED, WIDTH))])
-    return Split({name: far(x) for name, x in plain.features.items()}, test.labels, None)
+    far = 100.0 + jnp.zeros((UNLABELLED, WIDTH))
+    features = {name: jnp.concatenate([x, far]) for name, x in plain.features.items()}
+    return Split(features, test.labels, None)
 
 
 @pytest.mark.parametrize("name", members.backbones())
@@ -83,13 +91,15 @@ def test_a_backbone_gives_a_vector_and_maps(name):
     cls = members.backbones()[name]
     backbone = fill(cls, {}, "model", name=None, parent=None)
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
-    make = lambda key, x: backbone.init(key, x, train=False)
-    variables = jax.eval_shape(make, jax.random.key(0), images)
-    run = lambda variables, x: backbone.apply(variables, x, train=False)
-    found = jax.eval_shape(run, variables, images)
-    assert found["backbone"].ndim == 2
-    assert found["backbone"].shape[0] == 2
-    assert all(x.shape[0] == 2 and x.dtype == jnp.float32 for x in found.values())
-    maps = [x for name, x in found.items() if name.startswith("stage")]
+    variables = jax.eval_shape(
+        lambda key, x: backbone.init(key, x, train=False), jax.random.key(0), images
+    )
+    features = jax.eval_shape(
+        lambda variables, x: backbone.apply(variables, x, train=False), variables, images
+    )
+    assert features["backbone"].ndim == 2
+    assert features["backbone"].shape[0] == 2
+    assert all(x.shape[0] == 2 and x.dtype == jnp.float32 for x in features.values())
+    maps = [x for name, x in features.items() if name.startswith("stage")]
     assert maps
     assert all(x.ndim == 4 for x in maps)

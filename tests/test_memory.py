@@ -9,7 +9,9 @@ from ssl_jax.ops.vectors import unit
 
 def test_published_update(golden):
     data = golden("id_softmax")
-    bank = update_bank(data["memory"], data["indexes"], data["features"], momentum=float(data["momentum"]))
+    bank = update_bank(
+        data["memory"], data["indexes"], data["features"], momentum=float(data["momentum"])
+    )
     np.testing.assert_allclose(bank[data["indexes"]], data["memory_rows_after"], atol=5e-7)
     rest = np.setdiff1d(np.arange(len(bank)), data["indexes"])
     np.testing.assert_array_equal(bank[rest], data["memory"][rest])
@@ -19,7 +21,9 @@ def test_repeated_index_updates_once_with_the_mean(key):
     bank = unit(jax.random.normal(key, (10, 4)))
     features = unit(jax.random.normal(jax.random.key(1), (3, 4)))
     after = update_bank(bank, jnp.array([7, 2, 7]), features, momentum=0.5)
-    np.testing.assert_allclose(after[7], unit(0.5 * bank[7] + 0.25 * (features[0] + features[2])), atol=1e-6)
+    np.testing.assert_allclose(
+        after[7], unit(0.5 * bank[7] + 0.25 * (features[0] + features[2])), atol=1e-6
+    )
     np.testing.assert_allclose(after[2], unit(bank[2] + features[1]), atol=1e-6)
     swapped = update_bank(bank, jnp.array([7, 7, 2]), features[jnp.array([2, 0, 1])], momentum=0.5)
     np.testing.assert_allclose(after, swapped, atol=1e-6)

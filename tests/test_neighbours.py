@@ -13,7 +13,9 @@ from ssl_jax.runtime.sharding import batch_sharding
 
 @pytest.mark.parametrize("chunk", [7, 16, 1000])
 def test_nearest_against_numpy(key, chunk):
-    queries, keys = (unit(jax.random.normal(k, (n, 8))) for k, n in zip(jax.random.split(key), (33, 50)))
+    queries, keys = (
+        unit(jax.random.normal(k, (n, 8))) for k, n in zip(jax.random.split(key), (33, 50))
+    )
     similarity, index = nearest(queries, keys, 5, chunk=chunk)
     expected = np.asarray(queries) @ np.asarray(keys).T
     np.testing.assert_array_equal(index, np.argsort(-expected, axis=1)[:, :5])
@@ -44,7 +46,9 @@ def test_nearest_with_keys_spread_over_devices(key):
     rows = unit(jax.random.normal(key, (64, 8)))
     mesh = make_mesh()
     with jax.set_mesh(mesh):
-        spread = jax.jit(nearest, static_argnums=2)(rows, jax.device_put(rows, NamedSharding(mesh, ROWS)), 4)
+        spread = jax.jit(nearest, static_argnums=2)(
+            rows, jax.device_put(rows, NamedSharding(mesh, ROWS)), 4
+        )
     np.testing.assert_array_equal(spread[1], nearest(rows, rows, 4)[1])
 
 
@@ -60,7 +64,12 @@ def test_published_knn_scores(golden, temperature):
     data = golden("knn_eval")
     case = f"k200_T{round(temperature * 1000):03d}"
     scores = weighted_knn(
-        data["train_features"], data["train_labels"], data["test_features"], k=200, temperature=temperature, classes=10
+        data["train_features"],
+        data["train_labels"],
+        data["test_features"],
+        k=200,
+        temperature=temperature,
+        classes=10,
     )
     np.testing.assert_allclose(scores, data[f"{case}_scores"], rtol=5e-6)
     np.testing.assert_array_equal(scores.argmax(1), data[f"{case}_pred"])
@@ -70,7 +79,9 @@ def test_published_knn_scores(golden, temperature):
 
 def test_one_nearest_neighbour(golden):
     data = golden("knn_eval")
-    scores = weighted_knn(data["train_features"], data["train_labels"], data["test_features"], k=1, classes=10)
+    scores = weighted_knn(
+        data["train_features"], data["train_labels"], data["test_features"], k=1, classes=10
+    )
     top1 = 100 * np.mean(np.asarray(scores.argmax(1)) == data["test_labels"])
     np.testing.assert_allclose(top1, data["nn_top1"], rtol=1e-6)
 
@@ -87,7 +98,9 @@ def test_cluster_mates_share_a_cluster_in_at_least_one_clustering():
     labels = np.random.default_rng(0).integers(0, 4, (3, 20))
     index = np.array([5, 0, 5, 19])
     found = neighbours.cluster_mates(labels, index)
-    expected = [[any(labels[h, i] == labels[h, j] for h in range(3)) for j in range(20)] for i in index]
+    expected = [
+        [any(labels[h, i] == labels[h, j] for h in range(3)) for j in range(20)] for i in index
+    ]
     np.testing.assert_array_equal(found, expected)
     assert found[np.arange(4), index].all()
 
@@ -102,7 +115,9 @@ def test_published_discovery(golden, k, share, devices):
         bank = jax.device_put(bank, batch_sharding(mesh))
         settings = dict(temperature=float(data["tau"]), chunk=64)  # 500 rows do not divide by it
         entropy = neighbours.entropy(bank, **settings)
-        is_anchor, near = jax.jit(lambda b: neighbours.discover_anchors(b, count=count, k=k, **settings))(bank)
+        is_anchor, near = jax.jit(
+            lambda b: neighbours.discover_anchors(b, count=count, k=k, **settings)
+        )(bank)
     np.testing.assert_allclose(entropy, data["entropy"], atol=5e-6)
     anchors = data[f"{case}_anchor_indexes"]
     assert set(np.flatnonzero(is_anchor)) == set(anchors)

@@ -1,4 +1,4 @@
-"""The notebooks as they lie in the repository: stripped, ready for Colab, and written for the library as it is.
+"""The notebooks in the repository: stripped, ready for Colab, and up to date with the library.
 
 Nothing is executed here; `python notebooks/run.py` does that.
 """
@@ -15,7 +15,10 @@ from helpers.imports import check_imports
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-FIGURE = re.compile(r"^\s*(display\(\s*(figures|contact_sheet)\.|Image\.fromarray\((?!.*\.save)|pages\[)", re.MULTILINE)
+FIGURE = re.compile(
+    r"^\s*(display\(\s*(figures|contact_sheet)\.|Image\.fromarray\((?!.*\.save)|pages\[)",
+    re.MULTILINE,
+)
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -29,7 +32,7 @@ def cells(path, kind):
 
 
 def python(path):
-    """The code of a notebook without magics, and the files that it writes."""
+    """The code of a notebook, without magics, and the files that it writes."""
     for source in cells(path, "code"):
         lines = source.splitlines()
         if lines[0].startswith("%%writefile"):
@@ -37,8 +40,14 @@ def python(path):
         yield "\n".join(re.sub(r"^(\s*)%.*", r"\1pass", line) for line in lines)
 
 
-def test_all_are_there():
-    assert {p.stem for p in NOTEBOOKS} == {"conr", "neighbourhoods", "swav", "your_method", "your_pictures"}
+def test_all_notebooks_exist():
+    assert {p.stem for p in NOTEBOOKS} == {
+        "conr",
+        "neighbourhoods",
+        "swav",
+        "your_method",
+        "your_pictures",
+    }
 
 
 @each
@@ -57,11 +66,13 @@ def test_stripped(path, tmp_path):
     assert copy.read_bytes() == path.read_bytes()  # as `--strip` leaves it
 
 
-def test_strip_takes_what_a_run_leaves(tmp_path):
-    notebook, copy = read(NOTEBOOKS[0]), tmp_path / "used.ipynb"
+def test_strip_removes_what_a_run_leaves(tmp_path):
+    notebook = read(NOTEBOOKS[0])
+    copy = tmp_path / "used.ipynb"
     notebook["metadata"]["widgets"] = {}
     for i, cell in enumerate(c for c in notebook["cells"] if c["cell_type"] == "code"):
-        cell["execution_count"], cell["metadata"] = i, {"execution": {"iopub": "now"}}
+        cell["execution_count"] = i
+        cell["metadata"] = {"execution": {"iopub": "now"}}
         cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["x"]}]
     copy.write_text(json.dumps(notebook))
     runpy.run_path(str(FOLDER / "run.py"))["strip"](copy)
@@ -78,15 +89,17 @@ def test_first_code_cell_installs(path):
 
 
 @each
-def test_nothing_of_one_machine_and_nothing_into_the_repository(path):
+def test_no_local_paths_and_nothing_written_to_the_repository(path):
     text = "\n".join("".join(c["source"]) for c in read(path)["cells"])
-    assert not re.findall(r"""["'\s(](?:/|~/|[A-Z]:\\)(?:home|root|tmp|work|usr|mnt|content|Users)\b""", text)
+    assert not re.findall(
+        r"""["'\s(](?:/|~/|[A-Z]:\\)(?:home|root|tmp|work|usr|mnt|content|Users)\b""", text
+    )
     assert "tempfile.mkdtemp" in text
     assert 'os.environ.get("SSL_JAX_SMALL")' in text
 
 
 @each
-def test_code_parses_and_names_what_exists(path):
+def test_code_parses_and_imports_exist(path):
     for source in python(path):
         check_imports(source, but=("simclr",))  # written by the notebook itself
 
@@ -97,4 +110,6 @@ def test_figures_are_followed_by_what_to_look_for(path):
     for i, cell in enumerate(notebook):
         if cell["cell_type"] == "code" and FIGURE.search("".join(cell["source"])):
             after = notebook[i + 1 : i + 3]
-            assert any("**" in "".join(c["source"]) for c in after if c["cell_type"] == "markdown"), cell["id"]
+            assert any(
+                "**" in "".join(c["source"]) for c in after if c["cell_type"] == "markdown"
+            ), cell["id"]

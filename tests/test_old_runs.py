@@ -1,8 +1,9 @@
 """Run folders of earlier versions resume, evaluate and export, and give the numbers that they gave.
 
-`fixtures/run_folders.zip` holds runs of commit 28d6889 as they were after two of their four epochs, with what that
-commit made of them on the same machine: `uninterrupted.jsonl`, the records of all four epochs, `evaluations.jsonl`
-and `features.json`, of the first four test images. They were made by
+`fixtures/run_folders.zip` holds runs of commit 28d6889 as they were after two of their four epochs,
+with what that commit made of them on the same machine: `uninterrupted.jsonl`, the records of all
+four epochs, `evaluations.jsonl` and `features.json`, of the first four test images. They were made
+by
 
     python -m ssl_jax.main --config=configs/swav.py <COMMON> <OWN["swav"]> --workdir=swav
 """
@@ -69,7 +70,9 @@ def old_run(request, tmp_path_factory):
     """The folder of a run as the earlier version left it."""
     folder = tmp_path_factory.mktemp("old")
     with zipfile.ZipFile(TESTS / "fixtures" / "run_folders.zip") as archive:
-        archive.extractall(folder, [n for n in archive.namelist() if n.startswith(request.param + "/")])
+        archive.extractall(
+            folder, [n for n in archive.namelist() if n.startswith(request.param + "/")]
+        )
     return folder / request.param
 
 
@@ -96,7 +99,10 @@ def test_scores_are_those_that_it_gave(old_run):
 
 def test_its_encoder_is_exported(old_run, tmp_path):
     export(opened(old_run), tmp_path / "encoder.safetensors")
-    again, images = ssl_jax.load_encoder(tmp_path / "encoder.safetensors"), datasets.load("digits").test.images[:4]
+    again, images = (
+        ssl_jax.load_encoder(tmp_path / "encoder.safetensors"),
+        datasets.load("digits").test.images[:4],
+    )
     expected = json.loads((old_run / "features.json").read_text())["backbone"]
     np.testing.assert_allclose(again(images), expected, rtol=1e-4, atol=1e-5)
 
@@ -118,13 +124,21 @@ def test_it_resumes_under_todays_config(old_run):
     kept = json.loads((old_run / "config.json").read_text())["kept_settings"]
     assert {"model.init", "model.bn_momentum"} <= set(kept)
     if old_run.name == "conr":
-        assert "keeps what it did: positives.boundary.cluster_unlabelled=True" in console.file.getvalue()
+        assert (
+            "keeps its original behaviour: positives.boundary.cluster_unlabelled=True"
+            in console.file.getvalue()
+        )
         with pytest.raises(
-            SettingError, match="was trained with positives.boundary.cluster_unlabelled=True, not False"
+            SettingError,
+            match="was trained with positives.boundary.cluster_unlabelled=True, not False",
         ):
-            train.run(config, old_run, console=quiet(), given=("positives.boundary.cluster_unlabelled",))
+            train.run(
+                config, old_run, console=quiet(), given=("positives.boundary.cluster_unlabelled",)
+            )
         config.positives.boundary.keep = 0.5
-        with pytest.raises(SettingError, match="was trained with positives.boundary.keep=0.8, not 0.5"):
+        with pytest.raises(
+            SettingError, match="was trained with positives.boundary.keep=0.8, not 0.5"
+        ):
             train.run(config, old_run, console=quiet())
 
 
@@ -156,7 +170,11 @@ def test_an_evaluator_whose_default_has_changed_keeps_the_older_one():
     record = json.loads(json.dumps(completed(config_of("swav", "digits"))))
     record["evals"] = {"near": {"name": "knn"}, "knn": {"k": 7}, "knn_grid": {}}
     found = old_records.with_later_settings(record)["evals"]
-    assert (found["near"]["k"], found["knn"]["k"], found["knn_grid"]["k"]) == (200, 7, [1, 10, 50, 200])
+    assert (found["near"]["k"], found["knn"]["k"], found["knn_grid"]["k"]) == (
+        200,
+        7,
+        [1, 10, 50, 200],
+    )
     assert found["near"]["temperature"] == 0.1
 
 

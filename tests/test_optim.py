@@ -35,7 +35,9 @@ def test_published_larc(golden, tag):
             )
             if tag == "swav":
                 buffer = optax.tree_utils.tree_get(state, "trace")[p]
-                np.testing.assert_allclose(buffer, data[f"swav__momentum__{p}"][i], rtol=1e-5, atol=1e-7)
+                np.testing.assert_allclose(
+                    buffer, data[f"swav__momentum__{p}"][i], rtol=1e-5, atol=1e-7
+                )
 
 
 def test_clipped_larc_never_exceeds_the_sgd_step():
@@ -43,10 +45,13 @@ def test_clipped_larc_never_exceeds_the_sgd_step():
     for rate in (1e-4, 1e-1):
         tx = optim.larc(rate, momentum=0.0, weight_decay=0.0, trust=0.02, clip=True)
         step = -tx.update(grads, tx.init(params), params)[0]["w"]
-        # trust |p| / |g| = 20: below the rate nothing is scaled, above it the step is the larger rate's.
+        # trust |p| / |g| = 20: below the rate nothing is scaled, above it the step is the larger
+        # rate's.
         np.testing.assert_allclose(step, min(20.0 / rate, 1.0) * rate * 0.01, rtol=1e-5)
     tx = optim.larc(100.0, momentum=0.0, weight_decay=0.0, trust=0.02, clip=True)
-    np.testing.assert_allclose(-tx.update(grads, tx.init(params), params)[0]["w"], 20.0 * 0.01, rtol=1e-5)
+    np.testing.assert_allclose(
+        -tx.update(grads, tx.init(params), params)[0]["w"], 20.0 * 0.01, rtol=1e-5
+    )
 
 
 def run(tx, steps=4, params=None):
@@ -66,11 +71,17 @@ def test_frozen_group_has_no_momentum_no_decay_and_its_clock_goes_on(name):
     settings = dict(weight_decay=0.1, groups=(optim.Group("prototypes", frozen_steps=2),))
     frozen = run(optim.build(name, lambda s: rates[s], **settings))
     np.testing.assert_array_equal(frozen[1]["prototypes"], 1.0)
-    # From step 2 on it moves like a fresh optimiser that starts there, at the rates of steps 2 and 3.
-    params, tx = {"prototypes": jnp.ones((3, 2))}, optim.build(name, lambda s: rates[s + 2], weight_decay=0.1)
+    # From step 2 on it moves like a fresh optimiser that starts there, at the rates of steps 2 and
+    # 3.
+    params, tx = (
+        {"prototypes": jnp.ones((3, 2))},
+        optim.build(name, lambda s: rates[s + 2], weight_decay=0.1),
+    )
     state = tx.init(params)
     for i in (2, 3):
-        updates, state = tx.update(jax.tree.map(lambda p, i=i: p * (i + 1.0), params), state, params)
+        updates, state = tx.update(
+            jax.tree.map(lambda p, i=i: p * (i + 1.0), params), state, params
+        )
         params = optax.apply_updates(params, updates)
         np.testing.assert_allclose(frozen[i]["prototypes"], params["prototypes"], rtol=1e-6)
     free = run(optim.build(name, lambda s: rates[s], weight_decay=0.1))
@@ -82,18 +93,29 @@ def test_group_rules():
         optim.Group("bias$", weight_decay=0.0),
         optim.Group("prototypes", factor=0.5, fixed_rate=True),
     )
-    tx = optim.build("sgd", lambda s: 0.1 / (s + 1), weight_decay=1.0, peak=0.1, groups=groups, momentum=0.0)
+    tx = optim.build(
+        "sgd", lambda s: 0.1 / (s + 1), weight_decay=1.0, peak=0.1, groups=groups, momentum=0.0
+    )
     first, second = run(tx, 2)
     np.testing.assert_allclose(first["rest"]["bias"], 0.9)  # no decay
     np.testing.assert_allclose(first["prototypes"], 1 - 0.05 * 2)  # half the rate, with decay
-    np.testing.assert_allclose(second["prototypes"], 0.9 * (1 - 0.05 * 3), rtol=1e-6)  # off the schedule
+    # The rate does not follow the schedule.
+    np.testing.assert_allclose(second["prototypes"], 0.9 * (1 - 0.05 * 3), rtol=1e-6)
 
 
 def test_a_group_may_have_another_direction():
     params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0)}
     grads = jax.tree.map(jnp.ones_like, params)
     plain = optim.Group("bias$", name="sgd", weight_decay=0.0)
-    tx = optim.build("larc", lambda s: 0.1, weight_decay=0.5, groups=(plain,), momentum=0.0, trust=0.02, clip=True)
+    tx = optim.build(
+        "larc",
+        lambda s: 0.1,
+        weight_decay=0.5,
+        groups=(plain,),
+        momentum=0.0,
+        trust=0.02,
+        clip=True,
+    )
     updates, _ = tx.update(grads, tx.init(params), params)
     np.testing.assert_allclose(updates["bias"], -0.1, rtol=1e-6)
     # |p| = 4, |g| = 2: trust 0.02 * 4 / (2 + 0.5 * 4) = 0.02, over the rate 0.2 and below one.
@@ -129,7 +151,8 @@ def test_a_group_of_a_config_has_the_optimiser_that_it_names():
     config = tiny("instance")
     config.optim.update(name="lars", learning_rate=1.0, trust=0.001, momentum=0.0, weight_decay=0.0)
     config.optim.groups = dict(plain=defaults.group("(bias|scale)$", name="sgd"))
-    tx, params = build(config).stages[-1].tx, {"kernel": jnp.full((2, 2), 4.0), "bias": jnp.full(2, 4.0)}
+    tx = build(config).stages[-1].tx
+    params = {"kernel": jnp.full((2, 2), 4.0), "bias": jnp.full(2, 4.0)}
     rate = build(config).stages[-1].schedule(0)
     grads = jax.tree.map(lambda x: 0.5 * jnp.ones_like(x), params)
     updates, _ = tx.update(grads, tx.init(params), params)

@@ -10,9 +10,10 @@ from ssl_jax.runtime.memory import memory_failure
 from ssl_jax.training.loop import Loop
 
 SAID = (
-    r"^out of memory \(Out of memory allocating 40000000000000 bytes\); lower batch_size \(32\), set "
-    r"model.dtype=bfloat16 \(float32\) or model.remat=True \(False\), each in a new folder; or lower resident_gb "
-    r"\(.*\), or use more devices; the last good checkpoint is step 8 in .*run$"
+    r"^out of memory \(Out of memory allocating 40000000000000 bytes\); "
+    r"lower batch_size \(32\), set model.dtype=bfloat16 \(float32\) or model.remat=True \(False\), "
+    r"each in a new folder; or lower resident_gb \(.*\), "
+    r"or use more devices; the last good checkpoint is step 8 in .*run$"
 )
 
 
@@ -33,10 +34,13 @@ def test_a_run_names_the_settings_that_need_less(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
-        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12884901888 bytes.", "12884901888 bytes"),
         (
-            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.1G of "
-            "15.5G hbm.\nTotal hbm usage >= 20.6G:\n    reserved 530.00M",
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12884901888 bytes.",
+            "12884901888 bytes",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 20.1G of 15.5G hbm.\nTotal hbm usage >= 20.6G:\n    reserved 530.00M",
             "Used 20.1G of 15.5G hbm",
         ),
         ("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory", "CUDA_ERROR_OUT_OF_MEMORY"),

@@ -1,4 +1,4 @@
-"""Paths that users give: a home of nobody, too long, with characters that no path has, or not of a file."""
+"""Bad paths from users: an unknown home, too long, impossible characters, or not a file."""
 
 import importlib.util
 import subprocess
@@ -22,10 +22,12 @@ from ssl_jax.settings.text import encodable
 
 BAD = {
     "~nobody99/x": r"=~nobody99/x cannot be used \(there is no such user\); give another path",
-    "/tmp/a\0b": r"=/tmp/a\?b cannot be used \(no path can have such a character\); give another path",
+    "/tmp/a\0b": r"=/tmp/a\?b cannot be used \(no path can have such a character\); give another",
     "/tmp/\ud800": r"=/tmp/\? cannot be used \(no path can have such a character\)",
-    "/tmp/" + "a" * 256: r"=/tmp/a{72}\.\.\. cannot be used \(File name too long\); give another path",
-    "/tmp/" + "a/" * 2500: r"=/tmp/(a/){36}\.\.\. cannot be used \(File name too long\); give another path",
+    "/tmp/"
+    + "a" * 256: r"=/tmp/a{72}\.\.\. cannot be used \(File name too long\); give another path",
+    "/tmp/"
+    + "a/" * 2500: r"=/tmp/(a/){36}\.\.\. cannot be used \(File name too long\); give another path",
 }
 
 
@@ -36,7 +38,10 @@ def from_another(path):
 
 
 USES = {
-    **{f"data.dir of {name}": lambda path, name=name: datasets.load(name, dir=path) for name in ("folder", "array")},
+    **{
+        f"data.dir of {name}": lambda path, name=name: datasets.load(name, dir=path)
+        for name in ("folder", "array")
+    },
     "data.dir of cifar10": lambda path: datasets.load("cifar10", dir=path),
     "data.dir of tfds": lambda path: datasets.load("tfds:mnist", dir=path),
     "data.cache": lambda path: cache.root(datasets.Source(cache=path)),
@@ -54,17 +59,21 @@ USES = {
 @pytest.mark.parametrize("use", USES)
 def test_paths_that_no_file_can_have_are_one_line(use, path):
     message = (
-        BAD[path].replace("nobody99/x", "nobody99/x(.safetensors)?").replace("b cannot", "b(.safetensors)? cannot")
+        BAD[path]
+        .replace("nobody99/x", "nobody99/x(.safetensors)?")
+        .replace("b cannot", "b(.safetensors)? cannot")
     )
     message = message.replace(r"\? cannot", r"\?(.safetensors)? cannot")
-    with pytest.raises((SettingError, weight_files.WeightsError), match=f"^{use.split()[0]}{message}") as caught:
+    with pytest.raises(
+        (SettingError, weight_files.WeightsError), match=f"^{use.split()[0]}{message}"
+    ) as caught:
         USES[use](path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
 def command():
-    """Loads the module of a command by name. Flags are the whole process's: they are put back afterwards."""
+    """Loads the module of a command by name; restores the flags, which are global, afterwards."""
     kept = {name: flags.FLAGS[name] for name in flags.FLAGS}
 
     def load(name):
@@ -97,7 +106,9 @@ def command():
 def test_files_to_write(name, command, monkeypatch):
     module = command(name)
     monkeypatch.setattr(module, "OUT", Given("~nobody99/x"))
-    with pytest.raises(SettingError, match=r"^--out=~nobody99/x cannot be used \(there is no such user\)"):
+    with pytest.raises(
+        SettingError, match=r"^--out=~nobody99/x cannot be used \(there is no such user\)"
+    ):
         module.target(["x"]) if name == "report" else module.main()
 
 
@@ -124,15 +135,25 @@ def test_a_home_is_expanded(command, monkeypatch, tmp_path):
     monkeypatch.setattr(assign, "OUT", Given("~/nowhere/c.csv"))
     monkeypatch.setattr(assign, "OVERWRITE", Given(False))
     with pytest.raises(
-        SettingError, match=f"--out={tmp_path}/nowhere/c.csv: give a file that ends in .csv, in a folder"
+        SettingError,
+        match=f"--out={tmp_path}/nowhere/c.csv: give a file that ends in .csv, in a folder",
     ):
         assign.main()
 
 
 @pytest.mark.slow
 def test_a_run_in_a_home(tmp_path):
-    call = [sys.executable, "-m", "ssl_jax.main", f"--config={TINY}:instance", "--workdir=~/a", "--config.epochs=1"]
-    subprocess.run(call, env=environment() | {"HOME": str(tmp_path)}, check=True, cwd=tmp_path, timeout=300)
+    call = [
+        sys.executable,
+        "-m",
+        "ssl_jax.main",
+        f"--config={TINY}:instance",
+        "--workdir=~/a",
+        "--config.epochs=1",
+    ]
+    subprocess.run(
+        call, env=environment() | {"HOME": str(tmp_path)}, check=True, cwd=tmp_path, timeout=300
+    )
     assert (tmp_path / "a" / "config.json").exists()
     assert not (tmp_path / "~").exists()
 
@@ -140,10 +161,13 @@ def test_a_run_in_a_home(tmp_path):
 def test_what_is_no_file_is_not_read(command, tmp_path):
     for name in ("config.json", "evaluations.jsonl"):
         (tmp_path / name).symlink_to("/dev/null")
-    with pytest.raises(SettingError, match=r"config.json is damaged \(it is not a regular file\); put it right"):
+    with pytest.raises(
+        SettingError, match=r"config.json is damaged \(it is not a regular file\); repair it"
+    ):
         run_folder.read_config(tmp_path)
     with pytest.raises(
-        SettingError, match="evaluations.jsonl, where the scores go, is not a regular file; move it away"
+        SettingError,
+        match="evaluations.jsonl, where the scores go, is not a regular file; move it away",
     ):
         command("evaluate").append(tmp_path / "evaluations.jsonl", "")
 
@@ -159,7 +183,8 @@ def test_a_record_of_starts_that_is_no_file_or_too_deep_is_none(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("caf\udce9", r"caf\xe9"), ("\ud800", r"\ud800"), ("café\n", "café\n"), (Path("a"), "a")]
+    ("text", "expected"),
+    [("caf\udce9", r"caf\xe9"), ("\ud800", r"\ud800"), ("café\n", "café\n"), (Path("a"), "a")],
 )
 def test_text_that_utf_8_can_hold(text, expected):
     assert encodable(text) == expected

@@ -24,7 +24,8 @@ def test_grid_shows_originals_and_views_at_their_sizes(key):
     whole = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0)
     views = (View(size=32, count=1, **whole), View(size=16, count=2))
     picture = grid(images, views, key, ["a", "b", "c"])
-    # Enlarged three times: 96 pixels for the stored image and the large view, 48 for the small ones.
+    # Enlarged three times: 96 pixels for the stored image and the large view, 48 for the small
+    # ones.
     assert picture.shape == (_TOP + 3 * (96 + _GAP), 2 * (96 + _GAP) + 2 * (48 + _GAP) + _GAP, 3)
     cell = lambda left: picture[_TOP + 100 : _TOP + 196 : 3, left : left + 96 : 3]
     np.testing.assert_array_equal(cell(_GAP), images[1])
@@ -48,8 +49,8 @@ def test_command(tmp_path):
 
 def test_bad_input_is_one_line():
     calls = {  # of one process, one after the other
-        "--out=x.jpg: give a file that ends in .png": ["--out=x.jpg"],
-        "in a folder that exists": ["--out=/nowhere/x.png"],
+        "--out=x.jpg: give a .png file": ["--out=x.jpg"],
+        "in an existing folder": ["--out=/nowhere/x.png"],
         "images": ["--images=0"],
         "--config.augment.large.blurr is not a setting": ["--config.augment.large.blurr=0.5"],
     }

@@ -1,4 +1,4 @@
-"""Every setting has a range: a value outside it is one line before any data are read, never another exception."""
+"""Every setting has a range: a value outside it gives a one-line error before data are read."""
 
 import dataclasses
 import functools
@@ -28,8 +28,26 @@ PARTS = (
     ("method", "positives"),
     ("optim",),
     ("data", "head", "model"),
-    ("stages", "seed", "epochs", "batch_size", "accumulate", "init_from", "init_epoch", "init_fresh", "resident_gb")
-    + ("base", "eval_epochs", "checkpoint_epochs", "keep_checkpoints", "log_steps", "baselines", "best"),
+    (
+        "stages",
+        "seed",
+        "epochs",
+        "batch_size",
+        "accumulate",
+        "init_from",
+        "init_epoch",
+        "init_fresh",
+        "resident_gb",
+    )
+    + (
+        "base",
+        "eval_epochs",
+        "checkpoint_epochs",
+        "keep_checkpoints",
+        "log_steps",
+        "baselines",
+        "best",
+    ),
 )
 TYPES = ("many", [1, "x"], None, {"a": 1}, object())
 # What stands for something else than its own number.
@@ -91,12 +109,14 @@ def put(config, path, value):
 
 @functools.cache
 def settings():
-    """(config, path, value) of every setting of every config, each once of those that are told apart by no check."""
+    """(config, path, value) of every setting of every config; equal ones of one owner only once."""
     found = {}
     for config in every_config():
         config = ConfigDict(completed(config))
         for path, value in leaves(config):
-            found.setdefault((generic(path), repr(value), owner(config, path)), (config, path, value))
+            found.setdefault(
+                (generic(path), repr(value), owner(config, path)), (config, path, value)
+            )
     return list(found.values())
 
 
@@ -152,11 +172,13 @@ def test_what_is_outside_a_range_is_one_line(part):
 
 
 def test_the_parts_are_all_there_are():
-    assert {path.split(".")[0] for _, path, _ in settings()} == {name for part in PARTS for name in part}
+    assert {path.split(".")[0] for _, path, _ in settings()} == {
+        name for part in PARTS for name in part
+    }
 
 
 def test_large_values_inside_a_range_build():
-    """Whatever passes the check gives a plan, or one line about these images; never another exception."""
+    """Whatever passes the check gives a plan, or a one-line error about these images."""
     images = Images(np.zeros((4096, 8, 8, 3), np.uint8), np.arange(4096, dtype=np.int32) % 10)
     dataset = Dataset(images, images, tuple("0123456789"), (0.5,) * 3, (0.5,) * 3)
     done, built = set(), 0
@@ -181,16 +203,44 @@ def test_large_values_inside_a_range_build():
         ("optim.learning_rate", -0.1, "optim.learning_rate=-0.1: at least 0 and finite"),
         ("optim.momentum", 1.0, "optim.momentum=1.0: at least 0 and below 1"),
         ("optim.trust", 0.0, "optim.trust=0.0: above 0 and finite"),
-        ("optim.schedule.at_epochs", (1.0, math.nan), r"optim.schedule.at_epochs\[1\]=nan: give a finite number"),
-        ("optim.schedule.at_epochs", (1e12,), r"at_epochs\[0\]=1000000000000.0: between 0 and 1,000,000"),
-        ("optim.groups.predictor.frozen_epochs", 1e30, r"predictor.frozen_epochs=1e\+30: between 0 and 1,000,000"),
-        ("optim.groups.predictor.weight_decay", -0.5, "weight_decay=-0.5: at least 0, or -1 for the optimiser's own"),
+        (
+            "optim.schedule.at_epochs",
+            (1.0, math.nan),
+            r"optim.schedule.at_epochs\[1\]=nan: give a finite number",
+        ),
+        (
+            "optim.schedule.at_epochs",
+            (1e12,),
+            r"at_epochs\[0\]=1000000000000.0: between 0 and 1,000,000",
+        ),
+        (
+            "optim.groups.predictor.frozen_epochs",
+            1e30,
+            r"predictor.frozen_epochs=1e\+30: between 0 and 1,000,000",
+        ),
+        (
+            "optim.groups.predictor.weight_decay",
+            -0.5,
+            "weight_decay=-0.5: at least 0, or -1 for optim.weight_decay",
+        ),
         ("method.loss_scale", 0.0, "method.loss_scale=0.0: above 0 and finite"),
         ("positives.alpha", 101.0, "positives.alpha=101.0: between 0 and 100"),
-        ("evals.purity.layers", 10**9, "evals.purity.layers=1000000000: at least 1 and at most 100"),
-        ("augment.pair.count", 10**9, "augment.pair.count=1000000000: at least 1 and at most 1,000"),
+        (
+            "evals.purity.layers",
+            10**9,
+            "evals.purity.layers=1000000000: at least 1 and at most 100",
+        ),
+        (
+            "augment.pair.count",
+            10**9,
+            "augment.pair.count=1000000000: at least 1 and at most 1,000",
+        ),
         ("augment.pair.scale", (0.5, 1.5), r"augment.pair.scale\[1\]=1.5: between 0 and 1"),
-        ("stages.pretrain.until_epoch", math.inf, "stages.pretrain.until_epoch=inf: give a finite number"),
+        (
+            "stages.pretrain.until_epoch",
+            math.inf,
+            "stages.pretrain.until_epoch=inf: give a finite number",
+        ),
         ("data.limit", -1, "data.limit=-1: at least 0"),
         ("data.workers", 10**6, "data.workers=1000000"),
         ("epochs", 2**31, "epochs=2147483648: at least 1 and at most 1,000,000"),
@@ -199,7 +249,9 @@ def test_large_values_inside_a_range_build():
     ],
 )
 def test_lines_before_any_data_are_read(path, value, message, monkeypatch):
-    monkeypatch.setattr("ssl_jax.build.datasets.load_from", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr(
+        "ssl_jax.build.datasets.load_from", lambda *_, **__: pytest.fail("data were read")
+    )
     config = put(config_of("conr", "digits"), path, value)
     if path.endswith("at_epochs"):
         config.optim.schedule.name = "drops"
@@ -211,7 +263,9 @@ def test_steps_that_cannot_be_counted():
     images = Images(np.broadcast_to(np.uint8(0), (4096, 8, 8, 1)), np.zeros(4096, np.int32))
     config = put(config_of("byol", "digits"), "epochs", 10**6)
     config.batch_size = 1
-    with pytest.raises(SettingError, match=r"epochs=1000000: total steps beyond 2\*\*31, with 4096 an epoch"):
+    with pytest.raises(
+        SettingError, match=r"epochs=1000000: more than 2\*\*31 steps in total, with 4096 per epoch"
+    ):
         build(config, Dataset(images, images, ("a", "b"), (0.5,), (0.5,)))
 
 
@@ -232,7 +286,10 @@ def test_what_lies_beyond_the_end_of_a_run_is_legal(name, variant, path, value):
     config.optim.schedule.warmup_epochs, config.method.queue_starts_epoch = 0.0, 0.0
     if name != "swav":
         del config.method.queue_starts_epoch
-    config, images = put(config, path, value), Images(np.zeros((4096, 8, 8, 3), np.uint8), np.zeros(4096, np.int32) - 1)
+    config, images = (
+        put(config, path, value),
+        Images(np.zeros((4096, 8, 8, 3), np.uint8), np.zeros(4096, np.int32) - 1),
+    )
     check(completed(config))
     plan = build(config, Dataset(images, images, (), (0.5,) * 3, (0.5,) * 3))
     assert float(jax.jit(plan.stages[0].schedule)(plan.steps_per_epoch // 2)) > 0
@@ -251,7 +308,10 @@ def test_one_crop_of_the_largest_ratio_is_a_pixel_high():
     [
         ("ten", "epochs='ten' has the wrong type; it takes int"),
         (None, "epochs=None has the wrong type; it takes int"),
-        (config_dict.required_placeholder(int), "epochs follows another setting whose value does not fit"),
+        (
+            config_dict.required_placeholder(int),
+            "epochs follows another setting whose value does not fit",
+        ),
         (config_dict.placeholder(int), "epochs=None has the wrong type"),
     ],
 )
@@ -269,7 +329,9 @@ def test_a_reference_that_turns_to_nothing_that_fits():
     config.base = "0.1"
     config.optim.learning_rate = config.get_oneway_ref("base").to_float()
     config.base = "fast"
-    with pytest.raises(SettingError, match="optim.learning_rate follows another setting whose value does not fit: "):
+    with pytest.raises(
+        SettingError, match="optim.learning_rate follows another setting whose value does not fit: "
+    ):
         completed(config)
 
 

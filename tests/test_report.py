@@ -26,11 +26,14 @@ from ssl_jax.runs.metrics import MetricsWriter
 from ssl_jax.runs.run_folder import claim
 from ssl_jax.settings.resolve import SettingError
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
 
 
 class Page(html.parser.HTMLParser):
-    """What a page is made of: `tags` (name, attributes) and the `text` that is read, scripts and styles left out."""
+    """A parsed page: `tags` (name, attributes), and its visible `text`."""
 
     def __init__(self, text):
         super().__init__()
@@ -52,7 +55,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of CoNR as if it had trained for two epochs: all that training leaves behind, of a fresh network."""
+    """A run folder of CoNR as after two epochs of training, with an untrained network."""
     folder = tmp_path_factory.mktemp("reported") / "conr"
     config = tiny("conr")
     config.epochs, config.evals = 2, dict(knn=dict(k=5), clustering=dict(restarts=2, iterations=5))
@@ -60,7 +63,9 @@ def run(tmp_path_factory):
     with claim(folder, plan.record, plan.dataset.fingerprint(), plan.dataset.facts()):
         start = surroundings.Start(folder, 0)
         saved = checkpoint.Checkpoints(folder, {})
-        saved.save(16, jax.jit(lambda key: init_state(plan, plan.stages[0], key))(jax.random.key(0)))
+        saved.save(
+            16, jax.jit(lambda key: init_state(plan, plan.stages[0], key))(jax.random.key(0))
+        )
         saved.close()
         start.reached(16)
     log = MetricsWriter(folder, 0)
@@ -71,14 +76,20 @@ def run(tmp_path_factory):
         log.write(step, step / 8, {"train/loss": -x})
         log.write(step, step / 8, scores("eval", x))
     log.close()
-    line = dict(step=16, data="digits", scores={"knn/top1": 0.1234}, failed={"linear": "why"}, date="2020-02-03")
+    line = dict(
+        step=16,
+        data="digits",
+        scores={"knn/top1": 0.1234},
+        failed={"linear": "why"},
+        date="2020-02-03",
+    )
     (folder / "evaluations.jsonl").write_text(json.dumps(line) + "\ncut sho")
     return folder
 
 
 @pytest.fixture(scope="module")
 def bare(run):
-    """What its records alone make another run: of another rate, without checkpoints and start; script in its name."""
+    """Another run: records alone, a different learning rate, and a name with a script tag."""
     folder = run.with_name("<script>bare")
     folder.mkdir()
     config = json.loads((run / "config.json").read_text())
@@ -102,10 +113,21 @@ def test_a_report_says_what_the_runs_say(made, run):
     assert [n.partition(":")[0] for n in notes] == ["figures from the features of <script>bare"]
     assert "holds no checkpoint" in notes[0]
     assert all(" ".join(n.split()) in found.text for n in notes)
-    titles = ["Scores", "Training", "Nearest neighbours", "Map of the embedding", "Chosen classes", "Density", "Purity"]
+    titles = [
+        "Scores",
+        "Training",
+        "Nearest neighbours",
+        "Map of the embedding",
+        "Chosen classes",
+        "Density",
+        "Purity",
+    ]
     assert all(t in found.text for t in [*titles, "Settings", "Where and when"])
     assert "Prototypes" not in found.text
-    assert all(score in found.text for score in ("0.5432", "0.2716", "0.9321", "0.1000", "0.6000", "0.1234"))
+    assert all(
+        score in found.text
+        for score in ("0.5432", "0.2716", "0.9321", "0.1000", "0.6000", "0.1234")
+    )
     assert "optim.learning_rate 0.03 0.125" in found.text
     assert f"jax {jax.__version__}" in found.text
     assert "Not on record for <script>bare" in found.text
@@ -115,7 +137,12 @@ def test_a_report_stands_alone(made):
     text = made[0].read_text()
     found = Page(text)
     assert len(text) < 2e6
-    addresses = [v for _, own in found.tags for k, v in own.items() if k in ("src", "href", "srcset", "data", "action")]
+    addresses = [
+        v
+        for _, own in found.tags
+        for k, v in own.items()
+        if k in ("src", "href", "srcset", "data", "action")
+    ]
     assert addresses
     assert all(a.startswith(("data:", "#")) for a in addresses)
     assert not re.search(r"url\(|@import|http-equiv", re.sub(r'src="[^"]*"', "", text))
@@ -144,10 +171,13 @@ def test_all_images_are_whole_and_said_in_words(made):
 @pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium")
 def test_a_browser_shows_it_without_a_network(made, tmp_path):
     # A copy with a script that writes down what the browser made of the page.
-    script = """<script>addEventListener("load", () => { document.body.dataset.found = JSON.stringify({
+    script = """<script>addEventListener("load", () => {
+    document.body.dataset.found = JSON.stringify({
       title: document.title,
-      images: [...document.images].map(x => [x.complete, x.naturalWidth, x.getBoundingClientRect().width]),
-      loaded: performance.getEntriesByType("resource").map(x => x.name).filter(x => !x.startsWith("data:")),
+      images: [...document.images].map(
+        x => [x.complete, x.naturalWidth, x.getBoundingClientRect().width]),
+      loaded: performance.getEntriesByType("resource")
+        .map(x => x.name).filter(x => !x.startsWith("data:")),
       wide: document.documentElement.scrollWidth, inner: innerWidth,
       ground: getComputedStyle(document.body).backgroundColor
     })})</script></body>"""
@@ -160,7 +190,11 @@ def test_a_browser_shows_it_without_a_network(made, tmp_path):
         "--enable-logging=stderr",
         f"--user-data-dir={tmp_path}/own",
     ]
-    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=500,800", "--virtual-time-budget=5000"]
+    flags += [
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--window-size=500,800",
+        "--virtual-time-budget=5000",
+    ]
     call = [BROWSER, *flags, "--dump-dom", copy.as_uri()]
     done = subprocess.run(call, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -168,7 +202,9 @@ def test_a_browser_shows_it_without_a_network(made, tmp_path):
     found = json.loads(body["data-found"])
     assert found["title"] == "conr, <script>bare \u2013 ssl_jax report"
     assert len(found["images"]) == 6
-    assert all(complete and natural > 0 and width > 0 for complete, natural, width in found["images"])
+    assert all(
+        complete and natural > 0 and width > 0 for complete, natural, width in found["images"]
+    )
     assert found["loaded"] == []
     assert found["wide"] <= found["inner"]  # nothing but tables and figures scrolls sideways
     assert found["ground"] not in ("", "rgba(0, 0, 0, 0)")
@@ -185,7 +221,11 @@ def test_baselines_stand_once_where_runs_agree(run, bare, tmp_path):
     other = (bare / "metrics.jsonl").read_text().replace("0.9321", "0.8")
     (tmp_path / "metrics.jsonl").write_text(other)
     names = [cells[0] for _, cells in tables.scores(record.read([run, tmp_path])).rows]
-    assert names[2:5] == ["raw pixels of conr", f"raw pixels of {tmp_path.name}", "untrained encoder"]
+    assert names[2:5] == [
+        "raw pixels of conr",
+        f"raw pixels of {tmp_path.name}",
+        "untrained encoder",
+    ]
 
 
 def test_the_best_epoch_stands_beside_the_last(run, tmp_path):
@@ -199,13 +239,45 @@ def test_the_best_epoch_stands_beside_the_last(run, tmp_path):
     ]
 
 
+def test_only_scores_on_the_same_data_compete(run, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"data_fingerprint": "another"}))
+    shutil.copy(run / "metrics.jsonl", tmp_path)
+    table = tables.scores(record.read([run, tmp_path]))
+    names = [cells[0] for _, cells in table.rows]
+    pixels = [names.index(f"raw pixels of {name}") for name in ("conr", tmp_path.name)]
+    assert table.best == {(row, column) for row in pixels for column in (2, 3)}
+
+
+def test_a_run_without_labels_has_no_scores_to_wait_for(run, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    config["data_facts"]["classes"] = []
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    line = {"step": 8, "epoch": 1.0, "train/loss": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    runs = record.read([tmp_path])
+    notes = make.Attempts(lambda line: None)
+    found = {section.title: section for section in page.sections(runs, {}, notes)}
+    assert found["Scores"].text == "The images have no labels, so there are no scores."
+    assert found["Training"].pictures[0][1].caption == ""
+
+
+def test_too_few_images_for_densities(run):
+    with jax.set_mesh(make_mesh()):
+        own = features.of_run(run, make_mesh(), {}, most=30)
+    with pytest.raises(SettingError, match="needs more than 30 training images; conr has 30"):
+        pictures.densities({"conr": own})
+
+
 def test_names_tell_runs_apart():
     assert record.names_of(["a/x", "a/y/"]) == ["x", "y"]
     assert record.names_of(["/a/x", "/b/x"]) == ["a/x", "b/x"]
     assert len(set(record.names_of(["/a", "/a"]))) == 2
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(38.2, "38 s"), (125, "2 min 5 s"), (11400, "3 h 10 min"), (0, "0 s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(38.2, "38 s"), (125, "2 min 5 s"), (11400, "3 h 10 min"), (0, "0 s")]
+)
 def test_durations(seconds, text):
     assert tables.duration(seconds) == text
 
@@ -215,10 +287,14 @@ def test_queries_are_confident_ones():
     similarity = np.array([0.5, 0.9, 0.8, 0.6, 0.99, 0.7])[:, None].repeat(2, 1)
     chosen, how = pictures.choose_queries(right, similarity, np.array([0, 1, 1, 2, 2, 2]), count=2)
     assert chosen.tolist() == [1, 0, 5, 3]  # of each class one, as long as there are
-    assert how.startswith("the 2 nearest of those with all neighbours right; the 2")
-    unknown, how = pictures.choose_queries(np.full((9, 2), np.nan), np.ones((9, 2)), np.full(9, -1), count=2)
+    assert how.startswith("the 2 most confident queries with all neighbours right; the 2")
+    _, how = pictures.choose_queries(right[4:], similarity[4:], np.array([2, 2]), count=2)
+    assert how == "no query has all neighbours right; the only query with most neighbours wrong"
+    unknown, how = pictures.choose_queries(
+        np.full((9, 2), np.nan), np.ones((9, 2)), np.full(9, -1), count=2
+    )
     assert len(unknown) == 4
-    assert how == "spread over the set"
+    assert how == "evenly spaced over the set"
 
 
 def test_starts_are_on_record(tmp_path):
@@ -246,30 +322,38 @@ def test_a_report_does_without_labels(run, monkeypatch):
     found = {s.title: s for s in page.sections(record.read([run]), {"conr": own}, asked)}
     assert asked.notes == []
     assert not {"Purity", "Chosen classes"} & set(found)
-    assert found["Nearest neighbours"].pictures[0][1].caption.endswith("spread over the set.")
+    assert (
+        found["Nearest neighbours"].pictures[0][1].caption.endswith("evenly spaced over the set.")
+    )
 
 
 def test_an_image_is_no_neighbour_of_its_own():
     points = np.eye(4, dtype=np.float32)[[0, 0, 0, 1, 2]]  # three times the same
-    index = pictures._nearest(points, points, 2, own=True)[1]
+    index = pictures._nearest(points, points, 2, exclude_self=True)[1]
     assert [set(row) for row in index[:3]] == [{1, 2}, {0, 2}, {0, 1}]
     assert not (index == np.arange(5)[:, None]).any()
-    assert (pictures._nearest(points[3:], points, 2, own=False)[1][:, 0] == [3, 4]).all()
+    assert (pictures._nearest(points[3:], points, 2, exclude_self=False)[1][:, 0] == [3, 4]).all()
 
 
 def test_images_trained_on_are_not_shown_as_unseen(run, monkeypatch):
     load = features.load_data
-    monkeypatch.setattr(features, "load_data", lambda config: dataclasses.replace(load(config), joined=56))
+    monkeypatch.setattr(
+        features, "load_data", lambda config: dataclasses.replace(load(config), joined=56)
+    )
     monkeypatch.setattr(features, "read_config", lambda folder: {})
     with jax.set_mesh(make_mesh()):
         own = features.of_run(run, make_mesh(), {}, most=60)
     assert len(own.test_points) == len(own.test_images) == 0
-    assert pictures.neighbours(own).caption.startswith("Training images and their nearest training images")
+    assert pictures.neighbours(own).caption.startswith(
+        "Training images and their nearest training images"
+    )
 
 
 def test_names_that_utf_8_cannot_hold(run, monkeypatch):
     load, classes = features.load_data, tuple(f"caf\udce9 {i}\n" for i in range(10))
-    monkeypatch.setattr(features, "load_data", lambda config: dataclasses.replace(load(config), classes=classes))
+    monkeypatch.setattr(
+        features, "load_data", lambda config: dataclasses.replace(load(config), classes=classes)
+    )
     monkeypatch.setattr(features, "read_config", lambda folder: {})
     with jax.set_mesh(make_mesh()):
         own = features.of_run(run, make_mesh(), {}, most=60)
@@ -279,32 +363,42 @@ def test_names_that_utf_8_cannot_hold(run, monkeypatch):
     asked = make.Attempts(lambda line: line.encode("utf-8"))
     asked("maps", lambda: (_ for _ in ()).throw(SettingError("no caf\udce9")))
     assert asked.notes == [r"maps: no caf\xe9"]
-    assert r"caf\xe9" in page.render([], [page.Section("caf\udce9")], asked.notes).encode("utf-8").decode("utf-8")
+    assert r"caf\xe9" in page.render([], [page.Section("caf\udce9")], asked.notes).encode(
+        "utf-8"
+    ).decode("utf-8")
 
 
 def test_other_images_are_refused(run):
-    with pytest.raises(SettingError, match="holds other images now than .* was trained on"):
+    with pytest.raises(SettingError, match="no longer holds the images that .* was trained on"):
         features.of_run(run, make_mesh(), {"data.limit": 100})
 
 
 def test_bad_input_is_one_line(run, tmp_path):
     calls = {  # of one process, one after the other
-        "a report takes only where its data are": [str(run), "--config.epochs=3", "--out", f"{tmp_path}/r.html"],
+        "a report takes only settings of its data": [
+            str(run),
+            "--config.epochs=3",
+            "--out",
+            f"{tmp_path}/r.html",
+        ],
         "give a file that ends in .html": ["--out=report.pdf", str(run)],
         "there is no folder": [str(run), f"--out={tmp_path}/no/report.html"],
         "is not a run folder: it has no config.json": [str(tmp_path)],
         "leave out --config": [str(run), "--config=configs/swav.py"],
-        "name a run folder": [],
+        "name one or more run folders": [],
     }
     script = (
-        "import sys\nfrom ssl_jax import report, settings\nfrom ssl_jax.settings import command_line\n"
+        "import sys\nfrom ssl_jax import report, settings\n"
+        "from ssl_jax.settings import command_line\n"
         f"for call in {list(calls.values())!r}:\n"
         "    sys.argv = ['report', *call]\n"
         "    try: report.main(command_line.parse(sys.argv, report.with_runs, True)[1:])\n"
         "    except SystemExit as end: assert end.code == 2\n"
         "    except settings.SettingError as error: print(error, file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == len(calls), done.stderr

@@ -11,7 +11,17 @@ import types
 import jax
 import numpy as np
 import pytest
-from helpers.runs import LAST, arrays, assert_same_run, finish, quiet, records, start, tiny, wait_for_step
+from helpers.runs import (
+    LAST,
+    arrays,
+    assert_same_run,
+    finish,
+    quiet,
+    records,
+    start,
+    tiny,
+    wait_for_step,
+)
 from rich.console import Console
 
 from ssl_jax import train
@@ -36,8 +46,8 @@ def uninterrupted(tmp_path_factory):
     assert err == ""  # no warnings, no logs
     assert "raw pixels" in out
     assert "untrained encoder" in out
-    assert "against raw pixels, the trained encoder is" in out
-    assert "behind at kNN" in out  # a run of seconds: it says so
+    assert "compared with raw pixels, the trained encoder is" in out
+    assert "worse on kNN" in out  # a run of seconds: it says so
     return folder
 
 
@@ -57,7 +67,12 @@ def test_run_folder(uninterrupted):
         "eval/clustering/nmi",
         "eval/clustering/ari",
     }
-    assert {k.split("/")[0] for r in found[:2] for k in r} == {"step", "epoch", "pixels", "untrained"}
+    assert {k.split("/")[0] for r in found[:2] for k in r} == {
+        "step",
+        "epoch",
+        "pixels",
+        "untrained",
+    }
     began = json.loads((uninterrupted / "environment.json").read_text())
     assert [(s["first_step"], s["last_step"]) for s in began] == [(0, LAST)]
     assert began[0]["seconds"] > 0
@@ -66,7 +81,9 @@ def test_run_folder(uninterrupted):
     rates = [r["train/learning_rate"] for r in found if "train/learning_rate" in r]
     assert rates[0] == pytest.approx(0.02)
     assert rates[12] > rates[11]  # the second stage's rate is higher
-    kept = sorted(int(p.name) for p in (uninterrupted / "checkpoints").iterdir() if p.name.isdigit())
+    kept = sorted(
+        int(p.name) for p in (uninterrupted / "checkpoints").iterdir() if p.name.isdigit()
+    )
     assert kept[-2:] == [24, 32]
     assert len(kept) <= 3
     assert json.loads((uninterrupted / "config.json").read_text())["batch_size"] == 32
@@ -95,7 +112,8 @@ from ssl_jax.runs.metrics import MetricsWriter
 from ssl_jax.runs.metrics import read_records
 from ssl_jax import main
 update = ProgressBar.update
-ProgressBar.update = lambda *args, **kwargs: (time.sleep(0.05), update(*args, **kwargs))  # time for a signal to come
+# Slow enough for a signal to come in between.
+ProgressBar.update = lambda *args, **kwargs: (time.sleep(0.05), update(*args, **kwargs))
 command.start(main.main)
 """
 
@@ -119,7 +137,9 @@ def test_a_run_stopped_in_every_way_is_the_same_run(uninterrupted, tmp_path):
     assert any(name.startswith("24.") for name in names)  # half of a checkpoint
 
     process = start(folder, script=SLOW)
-    wait_for_step(folder, 24, process)  # what was logged reaches the disk at the end of an epoch at the latest
+    wait_for_step(
+        folder, 24, process
+    )  # what was logged reaches the disk at the end of an epoch at the latest
     process.kill()
     process.communicate()
     at = signalled(folder, signal.SIGTERM, after=24)
@@ -129,15 +149,15 @@ def test_a_run_stopped_in_every_way_is_the_same_run(uninterrupted, tmp_path):
 
 
 def signalled(folder, signum, after):
-    """Starts the run, signals it past a step and reads what it says; returns the step it was saved at."""
+    """Starts the run and signals it past a step; returns the step that it was saved at."""
     process = start(folder, script=SLOW)
     wait_for_step(folder, after, process)
     process.send_signal(signum)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signum
     _, note, last = err.splitlines()
-    assert note == "stopping as soon as nothing is lost; a second signal stops at once"
-    assert "the same command goes on" in last
+    assert note == "stopping at the next safe point; a second signal stops at once"
+    assert "rerun the same command to resume" in last
     return int(re.match(r"stopped at step (\d+) ", last)[1])
 
 
@@ -179,7 +199,9 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = tiny("instance")
     config.optim.learning_rate = 1e30
     config.baselines = False
-    with pytest.raises(train.NotFinite, match=r"the loss is (nan|inf) at step \d+; there is no checkpoint yet"):
+    with pytest.raises(
+        train.NotFinite, match=r"the loss is (nan|inf) at step \d+; there is no checkpoint yet"
+    ):
         train.run(config, tmp_path / "run", console=quiet())
     assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
 
@@ -196,8 +218,12 @@ def test_instance_discrimination_on_all_devices_resumes_on_one(tmp_path):
     checkpoints = Checkpoints(tmp_path / "run", {})
     state = checkpoints.restore(16, shapes, state_shardings(mesh, shapes))
     np.testing.assert_array_equal(state.method.bank, bank[:256])
-    wider = shapes.replace(method=jax.tree.map(lambda x: jax.ShapeDtypeStruct((512, 8), x.dtype), shapes.method))
-    with pytest.raises(SettingError, match=r"method/bank has shape \(\d+, 8\), this run needs \(512, 8\)"):
+    wider = shapes.replace(
+        method=jax.tree.map(lambda x: jax.ShapeDtypeStruct((512, 8), x.dtype), shapes.method)
+    )
+    with pytest.raises(
+        SettingError, match=r"method/bank has shape \(\d+, 8\), this run needs \(512, 8\)"
+    ):
         checkpoints.restore(16, wider, state_shardings(mesh, wider))
     checkpoints.close()
 
@@ -222,7 +248,9 @@ def test_the_untrained_encoder_is_the_one_that_the_run_began_with(uninterrupted)
     split = lambda x: Split({"embedding": encoder(x.images, "embedding")}, x.labels)
     knn = KNN(k=5, temperature=0.1, facts=RunFacts(classes=10))
     found = dict(knn.run({"train": split(digits.train), "test": split(digits.test)}, None))
-    recorded = next(r["untrained/knn/top1"] for r in records(uninterrupted) if "untrained/knn/top1" in r)
+    recorded = next(
+        r["untrained/knn/top1"] for r in records(uninterrupted) if "untrained/knn/top1" in r
+    )
     assert found["top1"] == pytest.approx(recorded, abs=1e-6)
 
 
@@ -268,7 +296,9 @@ def test_scores_of_a_run_on_everything(tmp_path):
     config = tiny("instance")
     config.baselines = False
     config.epochs, config.data.whole, config.data.limit, config.batch_size = 1, True, 0, 128
-    config.evals = dict(knn=dict(k=5), clustering=dict(restarts=1, iterations=3), purity=dict(batch_size=64))
+    config.evals = dict(
+        knn=dict(k=5), clustering=dict(restarts=1, iterations=3), purity=dict(batch_size=64)
+    )
     plan = train.build(config)
     assert (len(plan.dataset.train), plan.dataset.joined) == (1797, 360)
     scores = train.run(config, tmp_path / "run", console=quiet())

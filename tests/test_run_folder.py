@@ -24,7 +24,8 @@ def test_other_images_in_the_same_folder_are_refused(tmp_path):
     begin(tmp_path, tiny())
     begin(tmp_path, tiny())
     with pytest.raises(
-        SettingError, match="was trained on other images than data.name='digits' holds now; name another"
+        SettingError,
+        match="was trained on different images than data.name='digits' holds now; choose another",
     ):
         begin(tmp_path, tiny(), "other images")
 
@@ -62,7 +63,10 @@ def test_fingerprints_tell_data_apart():
         empty = Images(images[:0], labels[:0])
         return Dataset(Images(images, labels), empty, classes, (0.5,), (0.2,)).fingerprint()
 
-    images, labels = RNG.integers(0, 256, (300, 4, 4, 1), dtype=np.uint8), np.arange(300, dtype=np.int32) % 2
+    images, labels = (
+        RNG.integers(0, 256, (300, 4, 4, 1), dtype=np.uint8),
+        np.arange(300, dtype=np.int32) % 2,
+    )
     same = dataset(images, labels)
     assert same == dataset(images.copy(), labels.copy())
     changed = {

@@ -8,7 +8,16 @@ import sys
 import time
 
 import pytest
-from helpers.runs import TESTS, assert_same_run, command, environment, finish, quiet, records, two_epochs
+from helpers.runs import (
+    TESTS,
+    assert_same_run,
+    command,
+    environment,
+    finish,
+    quiet,
+    records,
+    two_epochs,
+)
 
 from ssl_jax import train
 from ssl_jax.evaluation.knn import KNN
@@ -62,11 +71,14 @@ def asks(request):
 
 @pytest.mark.parametrize("checkpoint_epochs", [1, 2])
 @pytest.mark.parametrize("number", [1, 2])
-def test_an_evaluation_that_is_stopped_comes_first_next_time(number, checkpoint_epochs, whole, tmp_path, during):
+def test_an_evaluation_that_is_stopped_comes_first_next_time(
+    number, checkpoint_epochs, whole, tmp_path, during
+):
     step, config = 8 * number, scored(checkpoint_epochs)
     during(number, asks)
     with pytest.raises(
-        preemption.Stopped, match=f"stopped at step {step} of 16, saved in .*; the same command goes on"
+        preemption.Stopped,
+        match=f"stopped at step {step} of 16, saved in .*; rerun the same command to resume",
     ):
         train.run(config, tmp_path / "run", console=quiet())
     assert max(steps_in(tmp_path / "run")) == step
@@ -74,14 +86,14 @@ def test_an_evaluation_that_is_stopped_comes_first_next_time(number, checkpoint_
     during(0, asks)
     console = quiet()
     scores = train.run(config, tmp_path / "run", console=console)
-    assert "the scores of this step come first" in console.file.getvalue()
+    assert "evaluating this step first" in console.file.getvalue()
     assert scores == {k: v for k, v in records(whole)[-1].items() if k.startswith("eval/")}
     assert_same_run(tmp_path / "run", whole, last=16)
 
 
 def test_a_kill_in_an_evaluation_loses_no_record(whole, tmp_path, during):
     def kill(request):
-        raise KeyboardInterrupt  # as a second signal; no code of the run comes after it that a SIGKILL would not run
+        raise KeyboardInterrupt  # as a second signal; stands in for a SIGKILL
 
     for number in (1, 2):
         during(number, kill)
@@ -137,11 +149,12 @@ def test_an_evaluation_that_no_signal_reaches_is_left(flags, tmp_path):
     assert err.splitlines()[-1].startswith("stopped at step 8 of 32, saved in ")
     assert steps_in(tmp_path / "run") == [8]
     out, _ = finish(tmp_path / "run", *flags)
-    assert "the scores of this step come first" in out
+    assert "evaluating this step first" in out
     assert [r["step"] for r in records(tmp_path / "run") if "eval/knn/top1" in r] == [8, 16, 24, 32]
 
 
-# Each command in a process that is forked where JAX is imported; it is signalled as it begins its work.
+# Each command in a process that is forked where JAX is imported; it is signalled as it begins its
+# work.
 COMMANDS = """
 import json, os, signal, sys
 import jax, rich.console
@@ -161,7 +174,10 @@ for i, (name, signum, argv) in enumerate(json.load(sys.stdin)):
         restore.open_run = restore.config_of = build.completed = module.completed = signalled
         sys.argv, code = [name, *argv], 0
         try:
-            command.start(module.main, **({"prepare": module.command_line.with_run} if name != "preview" else {}))
+            if name == "preview":
+                command.start(module.main)
+            else:
+                command.start(module.main, prepare=module.command_line.with_run)
         except SystemExit as left:
             code = left.code
         os._exit(code)
@@ -185,5 +201,5 @@ def test_a_signal_ends_a_command_with_one_line(whole, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [128 + signum for _, signum, _ in calls]
     for i in range(len(calls)):
-        assert (tmp_path / f"{i}.err").read_text() == "stopped; what was there before is as it was\n"
+        assert (tmp_path / f"{i}.err").read_text() == "stopped; existing files are unchanged\n"
     assert sorted(os.listdir(tmp_path)) == [f"{i}.err" for i in range(len(calls))]

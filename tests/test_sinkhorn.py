@@ -34,7 +34,9 @@ def plain(scores, epsilon, iterations):
 @pytest.mark.parametrize(("epsilon", "iterations"), SETTINGS)
 def test_published_codes(golden, case, epsilon, iterations):
     data = golden("swav_sinkhorn")
-    codes = sinkhorn(scores_of(data, case).astype(np.float32), epsilon=epsilon, iterations=iterations)
+    codes = sinkhorn(
+        scores_of(data, case).astype(np.float32), epsilon=epsilon, iterations=iterations
+    )
     expected = data[f"{case}__eps{epsilon}_it{iterations}__q"]
     np.testing.assert_allclose(codes, expected, atol=2e-6)
     np.testing.assert_array_equal(codes.argmax(1), expected.argmax(1))
@@ -52,7 +54,9 @@ def test_extremes_where_the_original_is_nan(golden, case):
     data = golden("swav_sinkhorn")
     assert data[f"{case}__naive32_n_nan"] > 0
     codes = sinkhorn(
-        data[f"{case}__scores"], epsilon=float(data[f"{case}__eps"]), iterations=int(data[f"{case}__iters"])
+        data[f"{case}__scores"],
+        epsilon=float(data[f"{case}__eps"]),
+        iterations=int(data[f"{case}__iters"]),
     )
     np.testing.assert_allclose(codes, data[f"{case}__q_ref64"], atol=2e-6)
 
@@ -94,7 +98,9 @@ def test_collapsed_scores_give_uniform_codes():
 
 def test_many_iterations_balance_the_prototypes():
     scores = np.random.default_rng(2).normal(size=(60, 6))
-    np.testing.assert_allclose(sinkhorn(scores, epsilon=0.5, iterations=200).sum(0), 10.0, rtol=1e-4)
+    np.testing.assert_allclose(
+        sinkhorn(scores, epsilon=0.5, iterations=200).sum(0), 10.0, rtol=1e-4
+    )
 
 
 def test_invariances():
@@ -107,7 +113,7 @@ def test_invariances():
 
 @pytest.mark.parametrize("largest", [0.5, 8.0])
 def test_constant_added_to_a_prototype_is_taken_out(largest):
-    """Also one that takes the scores from a span below 80 epsilon, which has a kernel of its own, to one above."""
+    """Also where it raises the span of the scores from below 80 epsilon, a separate branch."""
     rng = np.random.default_rng(3)
     scores = rng.uniform(-1, 1, (24, 10)).astype(np.float32)
     shift = largest * np.linspace(-1, 1, 10, dtype=np.float32)

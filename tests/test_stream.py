@@ -1,4 +1,4 @@
-"""Images decoded when they are wanted: the same ones as from the cache, whoever decodes them, and a clean end."""
+"""Images decoded on demand: the same as from the cache, in threads or processes, to a clean end."""
 
 import os
 import pickle
@@ -39,7 +39,9 @@ def images(tmp_path_factory):
         (folder / "val" / name).mkdir(parents=True)
         for i in range(EACH):
             shape = (*RNG.integers(8, 30, 2), 3)
-            path = folder / ("val" if i < 3 else "train") / name / f"{i}.{'png' if i % 2 else 'jpg'}"
+            path = (
+                folder / ("val" if i < 3 else "train") / name / f"{i}.{'png' if i % 2 else 'jpg'}"
+            )
             Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(path)
     return folder
 
@@ -52,7 +54,9 @@ def decoded(tmp_path_factory):
 @pytest.fixture(scope="module")
 def load(images, decoded):
     settings = dict(dir=str(images), cache=decoded, size=SIZE)
-    return lambda store, name="folder", **more: datasets.load(name, **settings | dict(store=store) | more)
+    return lambda store, name="folder", **more: datasets.load(
+        name, **settings | dict(store=store) | more
+    )
 
 
 def assert_same_data(streamed, cached):
@@ -60,7 +64,11 @@ def assert_same_data(streamed, cached):
         assert (ours.images.shape, ours.images.dtype) == (theirs.images.shape, theirs.images.dtype)
         np.testing.assert_array_equal(np.asarray(ours.images), theirs.images)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
-    assert (streamed.classes, streamed.mean, streamed.std) == (cached.classes, cached.mean, cached.std)
+    assert (streamed.classes, streamed.mean, streamed.std) == (
+        cached.classes,
+        cached.mean,
+        cached.std,
+    )
     assert streamed.names() == cached.names()
     assert streamed.fingerprint() == cached.fingerprint()
     assert streamed.facts() == cached.facts()
@@ -83,7 +91,7 @@ def test_so_is_a_data_set_of_tfds_which_reads_its_labels_once(load, tmp_path, mo
     again = pickle.loads(pickle.dumps(data.train.images))  # as a worker process gets it
     np.testing.assert_array_equal(again[[3, 1]], np.asarray(data.train.images)[[3, 1]])
     next((tmp_path / "tiny_grey" / "1.0.0").glob("*train*")).write_bytes(b"not a record" * 1000)
-    with pytest.raises(SettingError, match="cannot be read .*; prepare it anew"):
+    with pytest.raises(SettingError, match="cannot be read .*; prepare it again"):
         load("stream", "tfds:tiny_grey", dir=str(tmp_path))
 
 
@@ -140,7 +148,9 @@ def test_a_process_reads_only_what_its_devices_take(load, key):
 
 def config(images, decoded, store):
     config = tiny("instance")
-    config.data.update(name="folder", dir=str(images), cache=decoded, size=SIZE, limit=0, store=store)
+    config.data.update(
+        name="folder", dir=str(images), cache=decoded, size=SIZE, limit=0, store=store
+    )
     config.batch_size, config.epochs, config.eval_epochs = 8, 3, 3
     config.evals = dict(knn=config.evals.knn, augmented=dict(epochs=1, batch_size=16))
     config.resident_gb = 0.0
@@ -154,10 +164,14 @@ def cached(images, decoded, tmp_path_factory):
     return folder
 
 
-def test_a_file_that_goes_bad_ends_the_run_which_goes_on_when_it_is_back(images, load, cached, tmp_path, monkeypatch):
+def test_a_file_that_goes_bad_ends_the_run_which_goes_on_when_it_is_back(
+    images, load, cached, tmp_path, monkeypatch
+):
     """And all in all it is the run from the cache, bit for bit, evaluation and baselines too."""
     data = load("stream").train.images
-    bad = images / data.name(Order(jax.random.key(0), len(data), 8)(11)[3])  # of the last step, if not before
+    bad = images / data.name(
+        Order(jax.random.key(0), len(data), 8)(11)[3]
+    )  # of the last step, if not before
     whole, update = bad.read_bytes(), ProgressBar.update
 
     def updated(self, step, *args, **kwargs):
@@ -166,7 +180,9 @@ def test_a_file_that_goes_bad_ends_the_run_which_goes_on_when_it_is_back(images,
         update(self, step, *args, **kwargs)
 
     monkeypatch.setattr(ProgressBar, "update", updated)
-    with pytest.raises(SettingError, match=rf"{bad} cannot be read \(.*\); put it right and the same command") as error:
+    with pytest.raises(
+        SettingError, match=rf"{bad} cannot be read \(.*\); replace it and rerun the same command"
+    ) as error:
         train.run(config(images, "", "stream"), tmp_path / "run", console=quiet())
     assert "\n" not in str(error.value)
     assert arrays(tmp_path / "run", 4)  # the last checkpoint is whole
@@ -186,8 +202,12 @@ def test_what_reads_a_run_again_reads_them_too(images, decoded, cached):
             run = open_run(cached, make_mesh())
             shown = of_run(cached, make_mesh(), {"data.store": store}, most=10)
             scores = dict(transfer.evaluation_of(run, config(images, decoded, store))())
-        report = label(run, config(images, decoded, store), {"store": store}, count=3, report=lambda line: None)
-        found.append([report.found.labels, report.found.similarity, report.picture(41), report.names])
+        report = label(
+            run, config(images, decoded, store), {"store": store}, count=3, report=lambda line: None
+        )
+        found.append(
+            [report.found.labels, report.found.similarity, report.picture(41), report.names]
+        )
         found[-1] += [shown.images, shown.points, shown.test_points, scores]
     for ours, theirs in zip(*found):
         np.testing.assert_array_equal(ours, theirs)
@@ -213,9 +233,11 @@ from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.settings.resolve import SettingError
 
 folder, cache, bad = sys.argv[1:]
-load = lambda store: datasets.load("folder", dir=folder, cache=cache, size=10, store=store).train.images
+settings = dict(dir=folder, cache=cache, size=10)
+load = lambda store: datasets.load("folder", store=store, **settings).train.images
 lazy, array = load("stream"), load("cache")
-feed = lambda workers: Batches(lazy, make_mesh(), jax.random.key(0), batch_size=8, resident=False, workers=workers)
+options = dict(batch_size=8, resident=False)
+feed = lambda workers: Batches(lazy, make_mesh(), jax.random.key(0), workers=workers, **options)
 same = lambda batch: np.testing.assert_array_equal(batch[0], array[np.asarray(batch[1])])
 shared = set(os.listdir("/dev/shm"))
 
@@ -239,7 +261,8 @@ except SettingError as error:
 os.rename(bad + "-", bad)
 first.close()
 for _ in range(100):  # grain deletes in a thread of its own
-    left = [name for name in set(os.listdir("/dev/shm")) - shared if os.stat("/dev/shm/" + name).st_uid == os.getuid()]
+    left = set(os.listdir("/dev/shm")) - shared
+    left = [name for name in left if os.stat("/dev/shm/" + name).st_uid == os.getuid()]
     if not left:
         break
     time.sleep(0.1)
@@ -260,18 +283,27 @@ print(multiprocessing.active_children())
 
 @pytest.mark.slow
 def test_worker_processes(images, load, decoded):
-    """Batches, signals to all processes, a killed worker, a bad file: one line each, and nothing is left behind."""
+    """Batches, signals to all processes, a killed worker, a bad file: one line each, all freed."""
     load("cache")
     bad = images / "train" / "b" / "9.png"
     command = [sys.executable, "-c", WORKERS, str(images), decoded, str(bad)]
     found = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=200, start_new_session=True
+        command,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        start_new_session=True,
     )
     assert (found.returncode, found.stderr) == (0, "")
     broken, left, killed, none = found.stdout.splitlines()
-    assert killed.startswith("a worker process of data.workers was killed by SIGKILL over train/")
-    assert killed.endswith("if memory ran out, lower data.workers; the same command goes on")
-    assert broken.startswith(f"{bad} cannot be read (the file is empty); put it right")
+    assert killed.startswith(
+        "a worker process of data.workers was killed by SIGKILL while reading train/"
+    )
+    assert killed.endswith(
+        "if memory ran out, lower data.workers; rerun the same command to resume"
+    )
+    assert broken.startswith(f"{bad} cannot be read (the file is empty); replace it")
     assert (left, none) == ("[] []", "[]")
 
 
@@ -282,9 +314,13 @@ def test_worker_processes(images, load, decoded):
         (
             "digits",
             dict(store="stream", dir=""),
-            "data.store='stream': digits is read whole; only folder and tfds:<name>",
+            "data.store='stream': digits is loaded whole; only folder and tfds:<name>",
         ),
-        ("folder", dict(store="stream", skip_corrupt=True), "data.skip_corrupt=True: data.store=stream learns only"),
+        (
+            "folder",
+            dict(store="stream", skip_corrupt=True),
+            "data.skip_corrupt=True: data.store=stream finds bad files only",
+        ),
         ("folder", dict(store="stream", workers=-1), "data.workers=-1: at least 0"),
         ("tfds:cifar10", dict(store="stream"), "is not prepared in"),
     ],
@@ -299,5 +335,7 @@ def test_too_little_shared_memory_is_said_before_any_work(load, key, monkeypatch
     monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda _: type("usage", (), dict(free=64e6)))
     images = load("stream").train.images
     prefetch.check(images, 8, workers=2)
-    with pytest.raises(SettingError, match=r"data.workers=9 hand over .*: 86 MB, and it has 64; .*--shm-size"):
+    with pytest.raises(
+        SettingError, match=r"data.workers=9 need 86 MB in .*, but it has 64; .*--shm-size"
+    ):
         Batches(images, make_mesh(), key, batch_size=8000, resident=False, workers=9)

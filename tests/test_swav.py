@@ -42,7 +42,9 @@ def test_published_training_steps(golden, monkeypatch):
     frozen = optim.Group("^prototypes", frozen_steps=int(data["cfg__freeze_niters"]))
     settings = {k: float(data[f"cfg__{k}"]) for k in ("momentum", "trust")}
     schedule = lambda step: rates[step]
-    tx = optim.build("larc", schedule, weight_decay=float(data["cfg__wd"]), groups=(frozen,), **settings)
+    tx = optim.build(
+        "larc", schedule, weight_decay=float(data["cfg__wd"]), groups=(frozen,), **settings
+    )
     method = SwAV(
         Network(Given(), Head(8, (16,))),
         prototypes=10,
@@ -53,7 +55,14 @@ def test_published_training_steps(golden, monkeypatch):
     stage = Stage(7, method, tx, schedule, (View(size=1),), (0.0,), (1.0,))
     params, stats = torch_state(data, lambda d, name: jnp.asarray(d[f"init__{name}"]))
     params["prototypes"] = unit(params["prototypes"])
-    state = TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), SwAVState(jnp.zeros((2, 16, 8))), ())
+    state = TrainState(
+        jnp.zeros((), jnp.int32),
+        params,
+        stats,
+        tx.init(params),
+        SwAVState(jnp.zeros((2, 16, 8))),
+        (),
+    )
     feats = jnp.asarray(data["feats"])
     monkeypatch.setattr(train, "draw_views", lambda key, images, *_: tuple(images.swapaxes(0, 1)))
     step_fn = jax.jit(train.train_step, static_argnums=0)
@@ -63,8 +72,12 @@ def test_published_training_steps(golden, monkeypatch):
         np.testing.assert_allclose(metrics["loss"], data["loss"][i], rtol=1e-5)
         assert bool(metrics["queue"]) == bool(data["queue_used"][i])
         params, stats = torch_state(data, lambda d, name, i=i: d[f"after__{name}"][i])
-        params["prototypes"] = unit(params["prototypes"])  # ours are normalised at the step's end, theirs at its start
-        compare = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
+        params["prototypes"] = unit(
+            params["prototypes"]
+        )  # ours are normalised at the step's end, theirs at its start
+        compare = lambda ours, theirs: np.testing.assert_allclose(
+            ours, theirs, rtol=1e-4, atol=2e-5
+        )
         jax.tree.map(compare, state.params, params)
         jax.tree.map(compare, state.batch_stats, stats)
     np.testing.assert_allclose(state.method.queue, data["queue_final"], rtol=1e-4, atol=2e-5)
@@ -76,7 +89,9 @@ def test_prototypes_stay_at_unit_length(key):
     length = lambda s: np.linalg.norm(s.params["prototypes"], axis=1)
     np.testing.assert_allclose(length(state), 1.0, atol=1e-6)
     for _ in range(2):
-        state, _ = jax.jit(train.train_step, static_argnums=0)(stage, state, methods.IMAGES, jnp.arange(8), key)
+        state, _ = jax.jit(train.train_step, static_argnums=0)(
+            stage, state, methods.IMAGES, jnp.arange(8), key
+        )
         np.testing.assert_allclose(length(state), 1.0, atol=1e-6)
 
 
@@ -114,8 +129,13 @@ def test_views_of_one_size_share_a_pass_and_the_head_sees_all(key):
     embedding, updated = network.apply(variables, views, train=True, mutable="batch_stats")
     assert embedding.shape == (3, 4, 6)
     backbone = methods.TinyBackbone()
-    own = {"params": variables["params"]["backbone"], "batch_stats": variables["batch_stats"]["backbone"]}
-    large, stats = backbone.apply(own, jnp.concatenate(views[:2]), train=True, mutable="batch_stats")
+    own = {
+        "params": variables["params"]["backbone"],
+        "batch_stats": variables["batch_stats"]["backbone"],
+    }
+    large, stats = backbone.apply(
+        own, jnp.concatenate(views[:2]), train=True, mutable="batch_stats"
+    )
     small, stats = backbone.apply(own | stats, views[2], train=True, mutable="batch_stats")
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
@@ -132,9 +152,11 @@ def test_hard_codes_are_one_hot(key):
     stage = methods.stage("swav")
     hard = dataclasses.replace(stage.method, hard=True, queue_length=0)
     scores = jax.random.uniform(key, (2, 8, 12), minval=-1.0)
-    codes, used = hard._codes(scores, None, None)
+    codes, used = hard._codes(scores, jnp.zeros((12, 6)), None)
     assert used is None
-    np.testing.assert_array_equal(np.sort(codes, axis=-1)[..., -2:], np.broadcast_to([0.0, 1.0], (2, 8, 2)))
+    np.testing.assert_array_equal(
+        np.sort(codes, axis=-1)[..., -2:], np.broadcast_to([0.0, 1.0], (2, 8, 2))
+    )
 
 
 def checked(**settings):
@@ -152,7 +174,7 @@ def checked(**settings):
         (dict(queue_length=12), "queue_length=12 is not a multiple of batch_size=8; try 8"),
         (dict(queue_length=3), "try 8"),
         (dict(prototypes=71), "between 2 and the 70 training images"),
-        (dict(epsilon=0.0), "must be above 0"),
+        (dict(epsilon=0.0), "^epsilon=0.0: above 0 and finite"),
         (dict(assign=(0, 0)), "different view numbers"),
     ],
 )

@@ -1,4 +1,4 @@
-"""BYOL, SimSiam and MoCo v2: whole models against published numbers, schedules, running statistics, the target."""
+"""BYOL, SimSiam and MoCo v2: whole models against published numbers, schedules, targets."""
 
 import dataclasses
 
@@ -33,12 +33,15 @@ def image(x):
 
 
 def torch_head(data, prefix, places):
-    """Parameters and running statistics of a `Head` from torch's: `places` maps our names to torch's numbers."""
-    params, stats = {}, {}
+    """A `Head`'s parameters and statistics from torch's; `places` maps our names to its numbers."""
+    params = {}
+    stats = {}
     for name, number in places.items():
         get = lambda part, number=number: data.get(f"{prefix}{number}.{part}")
         if name.startswith("linear"):
-            own = {"kernel": get("weight").T} | ({} if get("bias") is None else {"bias": get("bias")})
+            own = {"kernel": get("weight").T} | (
+                {} if get("bias") is None else {"bias": get("bias")}
+            )
             params[name] = {"linear": own}
         else:
             if get("weight") is not None:
@@ -70,19 +73,31 @@ def test_published_byol_step(golden):
     loss = lambda params: method.loss(state.replace(params=params), batch, jax.random.key(0))
     (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     np.testing.assert_allclose(value, data["loss"], rtol=2e-6)
-    for ours, prefix in ((gradients["network"]["head"], "projector_q"), (gradients["predictor"], "predictor")):
+    for ours, prefix in (
+        (gradients["network"]["head"], "projector_q"),
+        (gradients["predictor"], "predictor"),
+    ):
         for name, number in HEAD.items():
             own = ours[name]["linear"] if name.startswith("linear") else ours[name]
             weight = own["kernel"].T if "kernel" in own else own["scale"]
             np.testing.assert_allclose(weight, data[f"grad_{prefix}.{number}.weight"], atol=5e-7)
             np.testing.assert_allclose(own["bias"], data[f"grad_{prefix}.{number}.bias"], atol=5e-7)
-    after = method.post_step(state.replace(batch_stats=aux.batch_stats, step=jnp.int32(1)), aux, batch)
+    after = method.post_step(
+        state.replace(batch_stats=aux.batch_stats, step=jnp.int32(1)), aux, batch
+    )
     moved, moved_stats = torch_head(data, "after_projector_k.", HEAD)
-    close = lambda a, b: jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-7), a, b)
+    close = lambda a, b: jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=5e-7), a, b
+    )
     close(after.method.target.params["head"], moved)
     close(after.method.target.batch_stats["head"], moved_stats)
-    close(after.batch_stats["network"]["head"]["bn1"]["mean"], data["after_projector_q.1.running_mean"])
-    close(after.batch_stats["network"]["head"]["bn1"]["var"], data["after_projector_q.1.running_var"])
+    close(
+        after.batch_stats["network"]["head"]["bn1"]["mean"],
+        data["after_projector_q.1.running_mean"],
+    )
+    close(
+        after.batch_stats["network"]["head"]["bn1"]["var"], data["after_projector_q.1.running_var"]
+    )
     close(after.batch_stats["predictor"]["bn1"]["mean"], data["after_predictor.1.running_mean"])
 
 
@@ -90,7 +105,8 @@ def test_published_simsiam_model(golden):
     data = {k.removeprefix("fb_"): v for k, v in golden("simsiam_loss").items()}
     places = {"linear1": 0, "bn1": 1, "linear2": 3, "bn2": 4, "linear3": 6, "bn3": 7}
     params, stats = torch_head(data, "before_encoder.fc.", places)
-    frozen = params["linear3"]["linear"].pop("bias")  # BatchNorm takes it out again, but for the running mean
+    # BatchNorm cancels it, except in the running mean.
+    frozen = params["linear3"]["linear"].pop("bias")
     predictor, predictor_stats = torch_head(data, "before_predictor.", HEAD)
     head = Head(24, (16, 16), bias=False, output_norm="plain", output_bias=False)
     method = SimSiam(Network(Flat(), head), predictor=(6,))
@@ -113,7 +129,9 @@ def test_published_simsiam_model(golden):
             weight = own["kernel"].T if "kernel" in own else own["scale"]
             np.testing.assert_allclose(weight, data[f"grad_encoder.fc.{number}.weight"], atol=5e-7)
     np.testing.assert_allclose(
-        gradients["predictor"]["linear2"]["linear"]["kernel"].T, data["grad_predictor.3.weight"], atol=5e-7
+        gradients["predictor"]["linear2"]["linear"]["kernel"].T,
+        data["grad_predictor.3.weight"],
+        atol=5e-7,
     )
     found = aux.batch_stats["network"]["head"]
     for name, number in (("bn1", 1), ("bn2", 4), ("bn3", 7)):
@@ -121,7 +139,9 @@ def test_published_simsiam_model(golden):
         np.testing.assert_allclose(
             found[name]["mean"] + shift, data[f"after_encoder.fc.{number}.running_mean"], atol=1e-6
         )
-        np.testing.assert_allclose(found[name]["var"], data[f"after_encoder.fc.{number}.running_var"], atol=1e-6)
+        np.testing.assert_allclose(
+            found[name]["var"], data[f"after_encoder.fc.{number}.running_var"], atol=1e-6
+        )
 
 
 def test_published_momentum_and_rates(golden):
@@ -130,8 +150,12 @@ def test_published_momentum_and_rates(golden):
     found = [target_network.momentum_at(int(n), total, 0.996) for n in data["n_iter"]]
     np.testing.assert_allclose(found, data["ema_momentum"], atol=1e-6)
     rate = line_cosine(0.1, total, warmup_steps=50 * 117, cosine_steps=total)
-    np.testing.assert_allclose([rate(int(n) - 1) for n in data["n_iter"]], data["propos_lr"], rtol=2e-5)
-    np.testing.assert_allclose([0.1 * rate(int(n) - 1) for n in data["n_iter"]], data["conr_lr"], rtol=2e-5)
+    np.testing.assert_allclose(
+        [rate(int(n) - 1) for n in data["n_iter"]], data["propos_lr"], rtol=2e-5
+    )
+    np.testing.assert_allclose(
+        [0.1 * rate(int(n) - 1) for n in data["n_iter"]], data["conr_lr"], rtol=2e-5
+    )
     assert target_network.momentum_at(5, total, 0.9, "constant") == np.float32(0.9)
     # DeepMind's steps count from 0, and its rate is the one of the step before.
     steps = data["deepmind_step"]
@@ -153,26 +177,34 @@ def test_published_moving_average(golden):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_interleaved_batches_are_batches_one_after_the_other(groups, key):
-    norm, parts = (
-        BatchNorm(groups=groups),
-        jax.random.normal(key, (3, 8, 2, 2, 5)) + jnp.arange(3.0).reshape(3, 1, 1, 1, 1),
-    )
+    norm = BatchNorm(groups=groups)
+    parts = jax.random.normal(key, (3, 8, 2, 2, 5)) + jnp.arange(3.0).reshape(3, 1, 1, 1, 1)
     variables = norm.init(key, parts[0], train=False)
-    params, stats, outputs = variables["params"], variables["batch_stats"], []
+    params = variables["params"]
+    stats = variables["batch_stats"]
+    outputs = []
     for part in parts:
-        y, updated = norm.apply({"params": params, "batch_stats": stats}, part, train=True, mutable="batch_stats")
-        outputs, stats = [*outputs, y], updated["batch_stats"]
+        y, updated = norm.apply(
+            {"params": params, "batch_stats": stats}, part, train=True, mutable="batch_stats"
+        )
+        outputs.append(y)
+        stats = updated["batch_stats"]
     rows = parts.swapaxes(0, 1).reshape(24, 2, 2, 5)
     together, updated = norm.apply(variables, rows, train=3, mutable="batch_stats")
-    np.testing.assert_allclose(together.reshape(8, 3, 2, 2, 5).swapaxes(0, 1), jnp.stack(outputs), atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), updated["batch_stats"], stats)
+    np.testing.assert_allclose(
+        together.reshape(8, 3, 2, 2, 5).swapaxes(0, 1), jnp.stack(outputs), atol=1e-5
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), updated["batch_stats"], stats
+    )
 
 
 def stepped(name, key, steps=3, **changes):
     """States of a stage's first steps; [0] is the fresh one."""
     stage = methods.stage(name)
     stage = dataclasses.replace(stage, method=dataclasses.replace(stage.method, **changes))
-    step, states = jax.jit(train.train_step, static_argnums=0), [methods.fresh_state(stage, key)]
+    step = jax.jit(train.train_step, static_argnums=0)
+    states = [methods.fresh_state(stage, key)]
     for i in range(steps):
         index = jnp.arange(8 * i, 8 * i + 8)
         states.append(step(stage, states[-1], jnp.asarray(methods.IMAGES), index, key)[0])
@@ -181,16 +213,24 @@ def stepped(name, key, steps=3, **changes):
 
 @pytest.mark.parametrize("update", ["after", "before"])
 def test_the_target_follows_the_parameters_after_or_before_the_step(update, key):
-    first, second = stepped("byol", key, 1, moves=update, momentum=0.5, momentum_schedule="constant")
+    first, second = stepped(
+        "byol", key, 1, moves=update, momentum=0.5, momentum_schedule="constant"
+    )
     online = (second if update == "after" else first).params["network"]
     expected = jax.tree.map(lambda t, o: 0.5 * t + 0.5 * o, first.method.target.params, online)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), second.method.target.params, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        second.method.target.params,
+        expected,
+    )
 
 
 def test_a_fresh_target_is_another_network(key):
     for fresh in (False, True):
         state = stepped("byol", key, 0, fresh_target=fresh)[0]
-        pairs = zip(jax.tree.leaves(state.params["network"]), jax.tree.leaves(state.method.target.params))
+        pairs = zip(
+            jax.tree.leaves(state.params["network"]), jax.tree.leaves(state.method.target.params)
+        )
         assert all(np.array_equal(a, b) for a, b in pairs) != fresh
 
 
@@ -240,7 +280,9 @@ def test_shuffled_batches_have_other_groups_and_the_same_rows(key):
     network = methods.network(groups=2)
     view = jax.random.normal(key, (8, 8, 8, 3))
     variables = network.init(key, (view,), train=False)
-    run = lambda net, **kw: target_network.project(net, variables["params"], variables["batch_stats"], (view,), **kw)[0]
+    run = lambda net, **kw: target_network.project(
+        net, variables["params"], variables["batch_stats"], (view,), **kw
+    )[0]
     assert np.abs(run(network) - run(network, shuffle=key)).max() > 1e-3
     whole = methods.network()
     np.testing.assert_allclose(run(whole, shuffle=key), run(whole), atol=1e-5)
@@ -253,10 +295,14 @@ def test_embedding_is_the_targets_and_the_rest_the_online_networks(key):
     found = method.features(state, images, ("backbone", "embedding"))
     variables = lambda p, s: {"params": p, "batch_stats": s}
     online = method.network.apply(
-        variables(state.params["network"], state.batch_stats["network"]), images, method=Network.features
+        variables(state.params["network"], state.batch_stats["network"]),
+        images,
+        method=Network.features,
     )
     target = state.method.target
-    theirs = method.network.apply(variables(target.params, target.batch_stats), images, method=Network.features)
+    theirs = method.network.apply(
+        variables(target.params, target.batch_stats), images, method=Network.features
+    )
     np.testing.assert_array_equal(found["backbone"], online["backbone"])
     np.testing.assert_array_equal(found["embedding"], theirs["embedding"])
     assert method.features(state, images, ("embedding",)).keys() == {"embedding"}
@@ -268,8 +314,12 @@ BAD = (
     (BYOL, dict(moves="later"), "moves='later': choose after or before"),
     (BYOL, dict(momentum_schedule="line"), "momentum_schedule='line': choose cosine or constant"),
     (MoCo, dict(queue_length=12), "queue_length=12: a multiple of the 8 keys of a step"),
-    (MoCo, dict(queue_length=24, symmetric=True), "queue_length=24: a multiple of the 16 keys of a step"),
-    (MoCo, dict(queue_length=16, temperature=0.0), "temperature=0.0 must be above 0"),
+    (
+        MoCo,
+        dict(queue_length=24, symmetric=True),
+        "queue_length=24: a multiple of the 16 keys of a step",
+    ),
+    (MoCo, dict(queue_length=16, temperature=0.0), "temperature=0.0: above 0"),
     (MoCo, dict(queue_length=16, denominator="all"), "denominator='all': choose each or own"),
     (SimSiam, dict(predictor=(0,)), "at least 1"),
 )

@@ -1,4 +1,4 @@
-"""Data sets of tensorflow_datasets, read without TensorFlow. fixtures/tfds.zip was prepared by tfds itself."""
+"""tensorflow_datasets read without TensorFlow; tfds itself prepared fixtures/tfds.zip."""
 
 import json
 import sys
@@ -73,10 +73,18 @@ def test_without_labels(load):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("cifar10", {}, r"is not prepared in .*file_format='array_record', data_dir='.*'\).download_and_prepare\(\)"),
-        ("cifr10", {}, "'tfds:cifr10': tensorflow_datasets has no such data set; did you mean 'cifar10'"),
-        ("tiny_boxes", {}, "has no feature 'image' of uint8, only x"),
-        ("tiny_grey:1.0.1", {}, "prepared are the versions 1.0.0"),
+        (
+            "cifar10",
+            {},
+            r"is not prepared in .*='array_record', data_dir='.*'\).download_and_prepare\(\)",
+        ),
+        (
+            "cifr10",
+            {},
+            "'tfds:cifr10': tensorflow_datasets has no such data set; did you mean 'cifar10'",
+        ),
+        ("tiny_boxes", {}, "has no uint8 feature 'image', only x"),
+        ("tiny_grey:1.0.1", {}, "is not prepared; choose one of the versions 1.0.0"),
         ("tiny_shapes", {"labels": "coarse"}, "has no coarse labels"),
         ("tiny_grey", {"mean": (0.5, 0.5, 0.5)}, "the images have 1 channels"),
         ("../x", {}, "give tfds:<name>"),
@@ -103,7 +111,7 @@ def copied(prepared, folder, name="tiny_shapes"):
 def test_what_tfds_says_of_a_set_that_is_damaged(load, prepared, tmp_path, name, content):
     path = copied(prepared, tmp_path) / name
     path.unlink() if content is None else path.write_bytes(content)
-    message = "cannot be read .*; prepare it anew|has no such data set"
+    message = "cannot be read .*; prepare it again|has no such data set"
     with pytest.raises(SettingError, match=message) as caught:
         load("tiny_shapes", dir=str(tmp_path))
     assert "\n" not in str(caught.value)
@@ -113,11 +121,13 @@ def test_other_formats_and_damaged_files(load, prepared, tmp_path):
     target = copied(prepared, tmp_path)
     info = json.loads((target / "dataset_info.json").read_text())
     (target / "tiny_shapes-test.array_record-00000-of-00001").write_bytes(b"not a record" * 1000)
-    with pytest.raises(SettingError, match="cannot be read .*; prepare it anew") as caught:
+    with pytest.raises(SettingError, match="cannot be read .*; prepare it again") as caught:
         load("tiny_shapes", dir=str(tmp_path))
     assert "\n" not in str(caught.value)
     (target / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    with pytest.raises(SettingError, match="is prepared as tfrecord, which needs tensorflow; .*_array_record"):
+    with pytest.raises(
+        SettingError, match="is prepared as tfrecord, which needs tensorflow; .*_array_record"
+    ):
         load("tiny_shapes", dir=str(tmp_path))
 
 
@@ -135,7 +145,9 @@ def test_a_further_split_is_trained_on_without_its_labels(load):
     assert len(more.train) + len(more.test) == len(plain.train) + len(plain.test)
     assert (more.train.labels == -1).sum() == len(plain.test)
     assert (more.test.labels >= 0).all()
-    with pytest.raises(SettingError, match="data.unlabelled='extra': the splits of tfds:tiny_shapes are"):
+    with pytest.raises(
+        SettingError, match="data.unlabelled='extra': the splits of tfds:tiny_shapes are"
+    ):
         load("tiny_shapes", unlabelled="extra")
-    with pytest.raises(SettingError, match="only data sets of tfds have further splits"):
+    with pytest.raises(SettingError, match="only tfds:<name> data sets have extra splits"):
         datasets.load("digits", unlabelled="extra")

@@ -2,15 +2,15 @@
 
     python experiments/gpu/bench.py --out=DIR [--cases=FILE.json] [--only=NAME,NAME]
 
-The state is donated and images are on the device, random ones as in bench_step.py, which takes one
-step apart; this takes many as they are. Each case adds a line to DIR/bench.jsonl as soon as it is
-done, so nothing but the case that runs is lost when the time is up:
+The state is donated, and the random images are on the device, as in bench_step.py, which splits one
+step into parts; this script times whole steps. Each case adds a line to DIR/bench.jsonl as soon as
+it is done, so running out of time loses only the current case:
 
     step_ms, images_per_second    median of three turns of the case's `steps`
-    tflops                        operations a second, by XLA's count of them before compilation
-    compile_seconds               from the config to the compiled step, its first state included
+    tflops                        operations per second, by XLA's count before compilation
+    compile_seconds               from the config to the compiled step, including the initial state
     temporary_gb                  what the compiled step needs besides its arguments
-    augment_ms, augment_share     drawing the views in a program of its own, and of the step
+    augment_ms, augment_share     drawing the views on their own, and as a share of the step
     kernel_ms, kernels, by_kind   on a GPU, with `trace`: from a trace of five steps, means
 
 DIR/kernels-NAME.txt lists each kernel, DIR/hlo-NAME.txt.gz is the compiled program. A case is a
@@ -28,7 +28,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import machine
 
@@ -50,7 +52,7 @@ COLUMNS = ("step, ms", "images/s", "TFLOP/s", "compile, s", "augmentation alone"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One line of the cases file."""
+    """One entry of the cases file."""
 
     name: str
     config: str
@@ -61,24 +63,25 @@ class Case:
 
 
 def read_cases(path: Path, only: str = "") -> list[Case]:
-    """The cases of a JSON file, their configs tried; `only` names some of them, with commas."""
+    """The cases of a JSON file, with their configs checked; `only` selects some by name."""
     try:
         cases = [Case(**fields) for fields in json.loads(path.read_text())]
         for case in cases:
             completed(reproduce.load(case.config, case.settings))
     except (OSError, ValueError, TypeError, SettingError) as error:
         sys.exit(f"error: --cases={path}: {error}")
-    known = [case.name for case in cases]
-    wanted = only.split(",") if only else known
-    if unknown := [name for name in wanted if name not in known]:
-        sys.exit(f"error: --only: no {unknown[0]!r} in {path.name}, which has {', '.join(known)}")
-    return [case for case in cases if case.name in wanted]
+    names = [case.name for case in cases]
+    selected = only.split(",") if only else names
+    if unknown := [name for name in selected if name not in names]:
+        sys.exit(f"error: --only: no {unknown[0]!r} in {path.name}, which has {', '.join(names)}")
+    return [case for case in cases if case.name in selected]
 
 
 def measure(case: Case, out: Path) -> dict:
-    """What the docstring above lists of one case; files about its program go to `out`."""
+    """Measures one case, as listed in the module docstring; writes its program's files to `out`."""
     began = time.perf_counter()
-    mesh, key = make_mesh(), jax.random.key(0)
+    mesh = make_mesh()
+    key = jax.random.key(0)
     with tempfile.TemporaryDirectory() as folder:
         plan = bench_step.plan_of(reproduce.load(case.config, case.settings), Path(folder))
     with jax.set_mesh(mesh):
@@ -86,7 +89,7 @@ def measure(case: Case, out: Path) -> dict:
         step = bench_step.LoopStep(plan, state, images, index, key, shardings, mesh)
         compiling = time.perf_counter() - began
         seconds = timed(step, case.steps)
-        found = {
+        results = {
             "batch": plan.batch_size,
             "step_ms": 1e3 * seconds,
             "images_per_second": plan.batch_size / seconds,
@@ -96,50 +99,51 @@ def measure(case: Case, out: Path) -> dict:
         }
         if case.augment:
             stage = plan.stages[-1]
-            draw = jax.jit(
-                lambda images, index: draw_views(
-                    key, images[index], stage.views, stage.mean, stage.std
-                )
-            )
+
+            @jax.jit
+            def draw(images: jax.Array, index: jax.Array) -> tuple[jax.Array, ...]:
+                return draw_views(key, images[index], stage.views, stage.mean, stage.std)
+
             alone = timed(lambda: draw(images, index), case.steps)
-            found |= dict(augment_ms=1e3 * alone, augment_share=alone / seconds)
+            results |= dict(augment_ms=1e3 * alone, augment_share=alone / seconds)
         if case.trace:
-            found |= traced(case.name, step, out)
+            results |= traced(case.name, step, out)
         loss = float(step())
     if not math.isfinite(loss):
         raise FloatingPointError(f"the loss became {loss}")
     return {
         name: float(f"{value:.5g}") if isinstance(value, float) else value
-        for name, value in found.items()
+        for name, value in results.items()
     }
 
 
-def timed(call, count: int) -> float:
-    """Seconds of a call: the median of `TURNS` turns of `count` calls, after one that warms up."""
+def timed(call: Callable[[], Any], count: int) -> float:
+    """Seconds per call: median of `TURNS` turns of `count` calls each, after a warm-up call."""
     jax.block_until_ready(call())
-    taken = []
+    times = []
     for _ in range(TURNS):
         began = time.perf_counter()
         for _ in range(count):
             result = call()
         jax.block_until_ready(result)
-        taken.append((time.perf_counter() - began) / count)
-    return statistics.median(taken)
+        times.append((time.perf_counter() - began) / count)
+    return statistics.median(times)
 
 
 def traced(name: str, step: bench_step.LoopStep, out: Path) -> dict:
-    """Kernel times of a step by kind, on a GPU; writes its program and its kernels to `out`."""
+    """Kernel times of a step by kind, on a GPU; writes its program and kernels to `out`."""
     with gzip.open(out / f"hlo-{name}.txt.gz", "wt") as file:
         file.write(step.compiled.as_text())
     with tempfile.TemporaryDirectory() as folder:
         bench_step.trace(folder, step)
-        found = kernels.read(Path(folder), bench_step.TRACED)
-    if not found:
+        step_kernels = kernels.read(Path(folder), bench_step.TRACED)
+    if not step_kernels:
         return {}
-    (out / f"kernels-{name}.txt").write_text("\n".join(kernels.lines(found)) + "\n")
-    total = sum(kernel.ms for kernel in found)
-    kinds = {kind: round(ms, 3) for kind, ms in kernels.by_kind(found).items()}
-    return dict(kernel_ms=total, kernels=sum(kernel.count for kernel in found), by_kind=kinds)
+    (out / f"kernels-{name}.txt").write_text("\n".join(kernels.lines(step_kernels)) + "\n")
+    total = sum(kernel.ms for kernel in step_kernels)
+    count = sum(kernel.count for kernel in step_kernels)
+    kinds = {kind: round(ms, 3) for kind, ms in kernels.by_kind(step_kernels).items()}
+    return dict(kernel_ms=total, kernels=count, by_kind=kinds)
 
 
 def table(records: list[dict]) -> str:
@@ -159,13 +163,13 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="the folder for what is measured")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--cases", type=Path, default=Path(__file__).with_name("cases.json"))
-    parser.add_argument("--only", default="", help="names of cases, with commas; default: all")
+    parser.add_argument("--only", default="", help="names of cases, comma-separated; default: all")
     args = parser.parse_args()
     cases = read_cases(args.cases, args.only)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -179,7 +183,7 @@ def main():
         record = about | dataclasses.asdict(case)
         try:
             record |= measure(case, args.out)
-        except Exception as error:  # the others are still of use
+        except Exception as error:  # go on with the other cases
             record["failed"] = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         records.append(record)
         with (args.out / "bench.jsonl").open("a") as file:
@@ -188,7 +192,7 @@ def main():
         gc.collect()
     print(table(records))
     if any("failed" in record for record in records):
-        sys.exit("error: not all cases could be measured; see above")
+        sys.exit("error: some cases failed; see above")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The golden cases, which hold the code to published numbers, on the device that JAX has here.
+"""Runs the golden cases, which compare with published numbers, on JAX's device here.
 
     python experiments/gpu/golden.py [FILE ...] [-k EXPRESSION]
 
-These are the tests marked `golden`; elsewhere they run on the CPU, with the others. What is given
-goes to pytest. A GPU's float32 products are less exact than a CPU's unless
-JAX_DEFAULT_MATMUL_PRECISION=highest is in the environment.
+These are the tests marked `golden`; elsewhere they run on the CPU with the others. Arguments are
+passed to pytest. A GPU's float32 products are less exact than a CPU's unless
+JAX_DEFAULT_MATMUL_PRECISION=highest is set in the environment.
 """
 
 import os
@@ -17,31 +17,31 @@ machine.make_ready()
 try:
     import pytest
 except ImportError:
-    sys.exit("error: pytest is not installed here: add it to prepare.py's --wheels")
+    sys.exit("error: pytest is not installed: add it to prepare.py's --wheels")
 
 
 class Count:
-    """A plugin that counts tests by how they end."""
+    """A pytest plugin that counts tests by outcome."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.passed = 0
         self.skipped = 0
         self.failed = 0
 
-    def pytest_runtest_logreport(self, report):
-        """One of set-up, call and tear-down of a test has ended."""
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called after set-up, call and tear-down of each test."""
         self.passed += report.when == "call" and report.passed
         self.skipped += report.skipped
         self.failed += report.failed
 
 
-def main(arguments: list[str]):
-    os.environ["SSL_JAX_TEST_PLATFORM"] = ""  # JAX takes the best that it has
+def main(arguments: list[str]) -> None:
+    os.environ["SSL_JAX_TEST_PLATFORM"] = ""  # JAX chooses the platform
     os.chdir(machine.ROOT)
     count = Count()
-    # Not the project's own options, which want more workers; and only numbers matter, not warnings.
+    # Override the project's options, which start several workers and turn warnings into errors.
     options = ["-o", "addopts=", "-W", "default", "-p", "no:cacheprovider", "-q", "-m", "golden"]
-    options.append("--continue-on-collection-errors")  # other files may need what is not here
+    options.append("--continue-on-collection-errors")  # some files need other packages
     code = pytest.main([*options, *arguments], plugins=[count])
     if "jax" in sys.modules:
         device = sys.modules["jax"].devices()[0]

@@ -1,4 +1,4 @@
-"""Kernels of a GPU in a profiler's trace: each with its time and count, and their time by kind.
+"""The GPU kernels of a profiler's trace: time and count of each, and time by kind.
 
 python experiments/gpu/kernels.py TRACE_FOLDER [STEPS]
 """
@@ -8,11 +8,12 @@ import gzip
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Kind -> what its kernels' names contain; the first that fits counts. cuDNN and cuBLAS name theirs
-# by what they do, XLA its fusions by the operation at their root.
+# Kind -> pattern of its kernels' names; the first match counts. cuDNN and cuBLAS name kernels by
+# their function, XLA names fusions by their root operation.
 KINDS = {
     "gradients of kernels": r"wgrad",
     "gradients of inputs": r"dgrad|deconv",
@@ -40,7 +41,10 @@ class Kernel(NamedTuple):
 def read(folder: Path, steps: int) -> list[Kernel]:
     """Kernels in the newest trace under `folder`, the longest first, as means over `steps`.
 
-    Empty where no GPU was traced.
+    Empty if no GPU was traced.
+
+    Raises:
+        SystemExit: there is no trace.
     """
     files = sorted(folder.rglob("*.trace.json.gz"), key=lambda p: p.stat().st_mtime)
     if not files:
@@ -48,38 +52,43 @@ def read(folder: Path, steps: int) -> list[Kernel]:
             f"error: no *.trace.json.gz under {folder}; bench_step.py --profile={folder} writes one"
         )
     events = json.loads(gzip.decompress(files[-1].read_bytes()))["traceEvents"]
-    named = lambda kind: [event for event in events if event.get("name") == kind]
-    processes = {e["pid"]: e["args"]["name"] for e in named("process_name")}
-    threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in named("thread_name")}
-    found = {}
+    processes = {}
+    threads = {}
+    for event in events:
+        if event.get("name") == "process_name":
+            processes[event["pid"]] = event["args"]["name"]
+        if event.get("name") == "thread_name":
+            threads[event["pid"], event["tid"]] = event["args"]["name"]
+    totals = {}
     for event in events:
         if event.get("ph") != "X" or "GPU" not in processes.get(event["pid"], ""):
             continue
-        if "Stream" in threads.get(
-            (event["pid"], event["tid"]), ""
-        ):  # others repeat it by operation
-            time, count = found.get(event["name"], (0.0, 0))
-            found[event["name"]] = (time + event["dur"], count + 1)
-    kernels = [Kernel(name, us / steps / 1e3, count / steps) for name, (us, count) in found.items()]
+        # Only streams: other threads list the same time again, by operation.
+        if "Stream" in threads.get((event["pid"], event["tid"]), ""):
+            time, count = totals.get(event["name"], (0.0, 0))
+            totals[event["name"]] = (time + event["dur"], count + 1)
+    kernels = [
+        Kernel(name, us / steps / 1e3, count / steps) for name, (us, count) in totals.items()
+    ]
     return sorted(kernels, key=lambda kernel: -kernel.ms)
 
 
 def kind_of(name: str) -> str:
-    """The first of `KINDS` that fits a kernel's name."""
+    """The first of `KINDS` that matches a kernel's name."""
     return next(kind for kind, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE))
 
 
 def by_kind(kernels: list[Kernel]) -> dict[str, float]:
-    """Milliseconds a step of each kind that occurs, the longest first."""
-    found = {}
+    """Milliseconds per step of each kind that occurs, the longest first."""
+    times = {}
     for kernel in kernels:
         kind = kind_of(kernel.name)
-        found[kind] = found.get(kind, 0.0) + kernel.ms
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        times[kind] = times.get(kind, 0.0) + kernel.ms
+    return dict(sorted(times.items(), key=lambda item: -item[1]))
 
 
-def lines(kernels: list[Kernel]):
-    """The sums, and a line for each kernel."""
+def lines(kernels: list[Kernel]) -> Iterator[str]:
+    """The totals, then a line for each kernel."""
     total = sum(kernel.ms for kernel in kernels)
     count = sum(kernel.count for kernel in kernels)
     yield f"{total:.3f} ms a step in {count:,.0f} kernels"
@@ -90,16 +99,18 @@ def lines(kernels: list[Kernel]):
         yield f"{kernel.ms:9.4f} ms {kernel.count:6.1f}  {kernel.name[:200]}"
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("steps", type=int, nargs="?", default=5, help="in the trace")
+    parser.add_argument(
+        "steps", type=int, nargs="?", default=5, help="number of steps in the trace"
+    )
     args = parser.parse_args()
     kernels = read(args.folder, args.steps)
     if not kernels:
-        sys.exit(f"error: the trace in {args.folder} has no kernels of a GPU")
+        sys.exit(f"error: the trace in {args.folder} has no GPU kernels")
     print("\n".join(lines(kernels)))
 
 

@@ -1,11 +1,11 @@
-"""What the scripts beside this share: where things are, and the packages and images carried here.
+"""Shared by the scripts in this folder: paths, and the packages and images copied to this machine.
 
     .gpu-setup      wheels that this machine lacks, and the commit: made by prepare.py
     .gpu-data-1...  images as mosaics: made by prepare.py
-    .gpu-work       what the scripts make of them here: packages, images, compiled programs, runs
+    .gpu-work       what the scripts make here: packages, images, compiled programs, runs
 
-All are in the project's root, and ignored by git. None has to be there: a machine with the project
-installed and the data at hand needs no carrying.
+All are in the project's root, and ignored by git. All are optional: a machine that has the project
+installed and the data needs none of them.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SETUP = ROOT / ".gpu-setup"
 WORK = ROOT / ".gpu-work"
 
-# Whoever imports this can import ssl_jax and the scripts of experiments/, installed or not.
+# Importing this module makes ssl_jax and the scripts of experiments/ importable.
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
 
 def make_ready() -> None:
-    """Makes the packages of `.gpu-setup` importable, and all that in processes started from here.
+    """Makes the packages of `.gpu-setup` importable, here and in processes started from here.
 
-    JAX is asked to keep compiled programs in `.gpu-work` and to take GPU memory as it goes. Call it
-    before JAX is imported.
+    Also sets JAX to keep compiled programs in `.gpu-work` and to allocate GPU memory on demand.
+    Must be called before JAX is imported.
     """
     if site := _install(sorted(SETUP.glob("*.whl"))):
         sys.path.insert(0, str(site))
@@ -38,7 +38,7 @@ def make_ready() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
-def _install(wheels):
+def _install(wheels: list[Path]) -> Path | None:
     """A folder with the contents of `wheels`, made once; None without wheels."""
     if not wheels:
         return None
@@ -60,18 +60,18 @@ def _install(wheels):
 
 
 def images() -> str:
-    """The folder that is `data.dir` for the images carried here, or "" where none were."""
+    """The folder to use as `data.dir` for the images copied here, or "" if there are none."""
     import mosaics  # needs numpy and Pillow, which may be among the wheels
 
     pieces = sorted(ROOT.glob(mosaics.PIECES))
     folder = WORK / "data"
     if missing := mosaics.unpack(pieces, folder):
-        sys.exit(f"error: some images are in {', '.join(missing)}: carry that here too")
+        sys.exit(f"error: some images are in {', '.join(missing)}: copy that here too")
     return str(folder) if folder.is_dir() else ""
 
 
 def commit() -> str:
-    """The commit that was prepared, or else that of the checkout."""
+    """The commit recorded by prepare.py, or else that of the checkout."""
     import reproduce
 
     prepared = SETUP / "commit"

@@ -1,11 +1,11 @@
-"""CIFAR-10 and CIFAR-100 in folders small enough to carry, as lossless WebP mosaics.
+"""CIFAR-10 and CIFAR-100 in folders small enough to copy, as lossless WebP mosaics.
 
-    python experiments/gpu/mosaics.py DIR [PIECE ...]     # the binary files, under DIR
+    python experiments/gpu/mosaics.py DIR [PIECE ...]    # restores the binary files under DIR
 
-What is unpacked is what was packed, bit for bit. The files of CIFAR-10 take 180 MB; as mosaics of
-10,000 images each they take 104 MB, in pieces of any size, which `prepare.py` makes. A piece holds
-some mosaics with their labels and an index of all of them, so that pieces may come one after the
-other: what is missing is known.
+Unpacking restores the packed files bit for bit. CIFAR-10's files take 180 MB; as mosaics of 10,000
+images each they take 104 MB, in pieces of any size, which `prepare.py` makes. A piece holds some
+mosaics with their labels and an index of all mosaics, so pieces may arrive one at a time: what is
+missing is known.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PIECES = ".gpu-data-*"
 INDEX = "index.json"
 COLUMNS = 100  # images side by side; WebP takes at most 16,383 pixels
 PIXELS = 3 * 32 * 32
-# Data set -> folder of the binary files, label bytes of a record, files.
+# Data set -> folder of the binary files, label bytes per record, files.
 LAYOUTS = {
     "cifar10": (
         "cifar-10-batches-bin",
@@ -37,12 +37,15 @@ ARCHIVES = {"cifar10": "cifar-10-binary.tar.gz", "cifar100": "cifar-100-binary.t
 
 
 def read(data: Path, dataset: str) -> dict[str, np.ndarray]:
-    """Records of each binary file, uint8 [n, label bytes + 3072], from where ssl_jax finds them.
+    """Records of each binary file, uint8 [n, label bytes + 3072].
 
     Args:
-        data: what `data.dir` would be: the folder of the files, the one above it, or one with the
+        data: the value of `data.dir`: the folder of the files, its parent, or a folder with the
             archive.
         dataset: "cifar10" or "cifar100".
+
+    Raises:
+        SystemExit: a file is missing or truncated.
     """
     inner, label_bytes, names = LAYOUTS[dataset]
     folder = data if (data / names[0]).is_file() else data / inner
@@ -60,7 +63,9 @@ def read(data: Path, dataset: str) -> dict[str, np.ndarray]:
     size = label_bytes + PIXELS
     for name, content in raw.items():
         if not content or len(content) % size:
-            sys.exit(f"error: {name} in {data} is not whole records of {size} bytes; fetch it anew")
+            sys.exit(
+                f"error: {name} in {data} is not whole records of {size} bytes; download it again"
+            )
     return {
         name: np.frombuffer(content, np.uint8).reshape(-1, size) for name, content in raw.items()
     }
@@ -72,9 +77,12 @@ def pack(data: Path, dataset: str, root: Path, limit: float, images: int = 10_00
     Args:
         data: as in `read`.
         dataset: as in `read`.
-        root: where the pieces go; there must be none yet.
-        limit: MiB of a piece, at most.
-        images: of a mosaic, at most.
+        root: where the pieces go; it must not contain any yet.
+        limit: largest size of a piece in MiB.
+        images: most images in a mosaic.
+
+    Returns:
+        The pieces.
     """
     inner, label_bytes, _ = LAYOUTS[dataset]
     parts = []
@@ -82,24 +90,32 @@ def pack(data: Path, dataset: str, root: Path, limit: float, images: int = 10_00
     room = 0.0
     for name, records in read(data, dataset).items():
         for first in range(0, len(records), images):
-            own = records[first : first + images]
-            mosaic = _encode(own[:, label_bytes:])
-            labels = own[:, :label_bytes].tobytes()
+            chunk = records[first : first + images]
+            mosaic = _encode(chunk[:, label_bytes:])
+            labels = chunk[:, :label_bytes].tobytes()
             size = (len(mosaic) + len(labels)) / 2**20
             if size > limit:
                 sys.exit(
-                    f"error: --limit={limit}: {len(own):,} images of {name} take {size:.1f} MiB"
+                    f"error: --limit={limit}: {len(chunk):,} images of {name} take {size:.1f} MiB"
                 )
             if size > room:
                 pieces.append(root / PIECES.replace("*", str(len(pieces) + 1)))
                 pieces[-1].mkdir()
                 room = limit
             room -= size
-            part = dict(file=name, first=first, count=len(own), piece=pieces[-1].name)
-            part |= dict(mosaic=f"{Path(name).stem}-{first}.webp", sha256=_hash(own.tobytes()))
-            (pieces[-1] / part["mosaic"]).write_bytes(mosaic)
-            (pieces[-1] / part["mosaic"]).with_suffix(".labels").write_bytes(labels)
-            parts.append(part)
+            path = pieces[-1] / f"{Path(name).stem}-{first}.webp"
+            path.write_bytes(mosaic)
+            path.with_suffix(".labels").write_bytes(labels)
+            parts.append(
+                dict(
+                    file=name,
+                    first=first,
+                    count=len(chunk),
+                    piece=pieces[-1].name,
+                    mosaic=path.name,
+                    sha256=_hash(chunk.tobytes()),
+                )
+            )
     for piece in pieces:
         index = dict(folder=inner, label_bytes=label_bytes, parts=parts)
         (piece / INDEX).write_text(json.dumps(index))
@@ -107,9 +123,9 @@ def pack(data: Path, dataset: str, root: Path, limit: float, images: int = 10_00
 
 
 def unpack(pieces: list[Path], out: Path) -> list[str]:
-    """Writes what `pieces` hold under `out`, where ssl_jax reads it as `data.dir`.
+    """Writes the contents of `pieces` under `out`, where ssl_jax reads them as `data.dir`.
 
-    What is there already, from pieces that came earlier, stays.
+    Keeps what earlier pieces have already written.
 
     Returns:
         The names of pieces that are still missing.
@@ -120,10 +136,10 @@ def unpack(pieces: list[Path], out: Path) -> list[str]:
         folder = out / index["folder"]
         folder.mkdir(parents=True, exist_ok=True)
         for part in index["parts"]:
-            place = folder / part["file"]
+            path = folder / part["file"]
             offset = part["first"] * (index["label_bytes"] + PIXELS)
             length = part["count"] * (index["label_bytes"] + PIXELS)
-            if _hash(_region(place, offset, length)) == part["sha256"]:
+            if _hash(_region(path, offset, length)) == part["sha256"]:
                 continue
             source = next((p / part["mosaic"] for p in pieces if p.name == part["piece"]), None)
             if source is None:
@@ -131,15 +147,15 @@ def unpack(pieces: list[Path], out: Path) -> list[str]:
                 continue
             content = _records(source, part["count"], index["label_bytes"])
             if _hash(content) != part["sha256"]:
-                sys.exit(f"error: {source} is damaged; prepare and carry {part['piece']} anew")
-            with place.open("r+b" if place.exists() else "w+b") as file:
+                sys.exit(f"error: {source} is damaged; prepare and copy {part['piece']} again")
+            with path.open("r+b" if path.exists() else "w+b") as file:
                 file.seek(offset)
                 file.write(content)
     return sorted(set(missing))
 
 
-def _encode(pixels):
-    """A lossless mosaic of channels-first images [n, 3072], as WebP; the last row is filled up."""
+def _encode(pixels: np.ndarray) -> bytes:
+    """A lossless WebP mosaic of channels-first images [n, 3072]; the last row is padded."""
     rows = -(-len(pixels) // COLUMNS)
     full = np.zeros((rows * COLUMNS, PIXELS), np.uint8)
     full[: len(pixels)] = pixels
@@ -150,7 +166,7 @@ def _encode(pixels):
     return packed.getvalue()
 
 
-def _records(path, count, label_bytes):
+def _records(path: Path, count: int, label_bytes: int) -> bytes:
     """The records of one mosaic and its labels, as bytes."""
     with Image.open(path) as opened:
         mosaic = np.asarray(opened.convert("RGB"))
@@ -160,7 +176,8 @@ def _records(path, count, label_bytes):
     return np.concatenate([labels.reshape(count, label_bytes), pixels], axis=1).tobytes()
 
 
-def _region(path, offset, length):
+def _region(path: Path, offset: int, length: int) -> bytes:
+    """The bytes of a file at `offset`; none if there is no file."""
     if not path.exists():
         return b""
     with path.open("rb") as file:
@@ -168,22 +185,22 @@ def _region(path, offset, length):
         return file.read(length)
 
 
-def _hash(content):
+def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", type=Path, help="the files go into a folder in it")
+    parser.add_argument("out", type=Path, help="the files go into a subfolder")
     parser.add_argument("pieces", type=Path, nargs="*", help=f"default: {PIECES} in the project")
     args = parser.parse_args()
     pieces = args.pieces or sorted(ROOT.glob(PIECES))
     if not pieces:
         sys.exit(f"error: no {PIECES} in {ROOT}: make them with prepare.py --data=DIR")
     if missing := unpack(pieces, args.out):
-        sys.exit(f"error: some images are in {', '.join(missing)}, which are not here yet")
+        sys.exit(f"error: some images are in {', '.join(missing)}, not here yet")
     print(f"all images are in {args.out}")
 
 

@@ -1,10 +1,10 @@
-"""Fills folders to carry to a machine without network; README.md here says what comes then.
+"""Fills the folders to copy to a machine without network; README.md here has the next steps.
 
     python experiments/gpu/prepare.py [--data=DIR] [--dataset=cifar10] [--limit=50]
                                       [--python=3.12] [--wheels=clu,pooch] [--no-check]
 
-`.gpu-setup` gets the wheels and the commit, `.gpu-data-1` and so on get the images. At the end the
-benchmark runs once at a tiny size on this machine, so that a mistake shows here and not there.
+`.gpu-setup` gets the wheels and the commit; `.gpu-data-1` and so on get the images. Finally the
+benchmark runs once at a tiny size on this machine, so that mistakes show up before copying.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import mosaics
 import reproduce
 
 HERE = Path(__file__).resolve().parent
-# Small packages that images with JAX and PyTorch seldom bring along.
+# Small packages that container images with JAX and PyTorch often lack.
 WHEELS = (
     "clu,ml-collections,tensorboardx,pooch,importlib-resources,zipp,threadpoolctl,platformdirs,"
     "toml,dm-tree,orbax-checkpoint,pytest,pluggy,iniconfig"
@@ -29,23 +29,22 @@ PLATFORMS = ("manylinux_2_28", "manylinux_2_24", "manylinux_2_17", "manylinux201
 
 
 def pinned(names: list[str], lock: Path) -> list[str]:
-    """Packages by name as requirements, at the versions of the lock file where it has any."""
+    """Packages as requirements, at the lock file's versions where it has them."""
     versions = dict(re.findall(r"^([\w.-]+)==([\w.]+)", lock.read_text(), re.MULTILINE))
     return [f"{name}=={versions[name]}" if name in versions else name for name in names]
 
 
 def download(requirements: list[str], folder: Path, python: str, processor: str) -> None:
-    """Fetches wheels, without what they depend on, for another machine's Python."""
+    """Downloads wheels, without their dependencies, for another machine's Python."""
     kind = ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
     for platform in PLATFORMS:
         kind += ["--platform", f"{platform}_{processor}"]
     call = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *kind]
-    done = subprocess.run([*call, "-d", str(folder), *requirements], capture_output=True, text=True)
-    if done.returncode:
-        lines = (done.stderr + done.stdout).strip().splitlines()
-        reason = next(
-            (line for line in lines if "ERROR" in line), lines[-1] if lines else "pip failed"
-        )
+    call += ["-d", str(folder), *requirements]
+    process = subprocess.run(call, capture_output=True, text=True)
+    if process.returncode:
+        lines = (process.stderr + process.stdout).strip().splitlines() or ["pip failed"]
+        reason = next((line for line in lines if "ERROR" in line), lines[-1])
         sys.exit(f"error: --wheels: {reason}")
 
 
@@ -58,23 +57,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--data",
         type=Path,
-        help="the folder with CIFAR's binary files, as data.dir; none: no images",
+        help="folder with CIFAR's binary files, as for data.dir; default: no images",
     )
     add("--dataset", choices=tuple(mosaics.LAYOUTS), default="cifar10")
-    add("--limit", type=float, default=50.0, help="MiB of images in a folder, at most")
+    add("--limit", type=float, default=50.0, help="largest size of an image folder, in MiB")
     add(
         "--wheels",
         default=WHEELS,
-        help="packages that are missing there, with commas; may be empty",
+        help="packages that the machine lacks, comma-separated; may be empty",
     )
-    add("--python", default="3.12", help="of that machine")
+    add("--python", default="3.12", help="that machine's Python version")
     add("--processor", default="x86_64", help="x86_64 or aarch64")
-    add("--no-check", dest="check", action="store_false", help="do not run the tiny benchmark")
-    add("--root", type=Path, default=machine.ROOT, help="where the folders go")
+    add("--no-check", dest="check", action="store_false", help="skip the tiny benchmark")
+    add("--root", type=Path, default=machine.ROOT, help="where to put the folders")
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None):
+def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     setup = args.root / machine.SETUP.name
     for old in (setup, *args.root.glob(mosaics.PIECES)):
@@ -90,14 +89,9 @@ def main(arguments: list[str] | None = None):
         print(f"{folder.name}: {len(list(folder.iterdir()))} files, {size:.1f} MiB")
     if args.check:
         with tempfile.TemporaryDirectory() as out:
-            bench = [
-                sys.executable,
-                HERE / "bench.py",
-                f"--out={out}",
-                f"--cases={HERE / 'tiny.json'}",
-            ]
-            if subprocess.run(bench).returncode:
-                sys.exit("error: the tiny benchmark failed here; see above")
+            flags = [f"--out={out}", f"--cases={HERE / 'tiny.json'}"]
+            if subprocess.run([sys.executable, HERE / "bench.py", *flags]).returncode:
+                sys.exit("error: the tiny benchmark failed; see above")
 
 
 if __name__ == "__main__":

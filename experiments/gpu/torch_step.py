@@ -1,9 +1,9 @@
-"""The training step in PyTorch on ready views, which favours it most: SwAV, eager and compiled.
+"""SwAV's training step in PyTorch on ready views, its most favourable case: eager and compiled.
 
     python experiments/gpu/torch_step.py --out=DIR [--device=cuda] [--cases=r18,r50] [--batch=0]
 
 ResNet-18 with the CIFAR stem on 2x32, and ResNet-50 on 2x224 and 6x96, bfloat16 by autocast,
-channels-last. It needs torch and torchvision only; `bench_peers.py` compares more, with lightly's
+channels-last. Needs only torch and torchvision; `bench_peers.py` compares more, with lightly's
 modules and transforms. Each measurement adds a line to DIR/torch.jsonl.
 """
 
@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import machine
@@ -25,11 +26,9 @@ try:
     import torch.nn.functional as F
     from torch import nn
 
-    from peers.torch_schemas import torchvision  # built for this torch or another
+    from peers.torch_schemas import torchvision  # also works if built for another torch
 except ImportError as missing:
-    sys.exit(
-        f"error: {missing.name} is not installed here: no PyTorch beside ours (.[torch] brings it)"
-    )
+    sys.exit(f"error: {missing.name} is not installed; get PyTorch with pip install -e '.[torch]'")
 
 TURNS = 3
 WARM_UP = 4
@@ -58,9 +57,9 @@ CASES = {
 
 
 class SwAV(nn.Module):
-    """torchvision's residual network, a head of two layers and prototypes."""
+    """torchvision's residual network, a two-layer head and prototypes."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case) -> None:
         super().__init__()
         make = {18: torchvision.models.resnet18, 50: torchvision.models.resnet50}[case.depth]
         self.network = make(weights=None)
@@ -77,15 +76,15 @@ class SwAV(nn.Module):
         self.head = nn.Sequential(*layers, nn.Linear(case.hidden, 128))
         self.prototypes = nn.Linear(128, case.prototypes, bias=False)
 
-    def forward(self, groups):
-        """Scores of all views; `groups` has one batch for each size of view."""
+    def forward(self, groups: list[torch.Tensor]) -> torch.Tensor:
+        """Scores of all views; `groups` has one batch for each view size."""
         embedded = self.head(torch.cat([self.network(views) for views in groups])).float()
         return self.prototypes(F.normalize(embedded, dim=1))
 
 
 @torch.no_grad()
 def sinkhorn(scores: torch.Tensor, epsilon: float = 0.05) -> torch.Tensor:
-    """Codes of one view, in the plain form."""
+    """Codes of one view, by the plain form."""
     codes = torch.exp(scores.float() / epsilon).T
     codes /= codes.sum()
     prototypes, batch = codes.shape
@@ -96,7 +95,7 @@ def sinkhorn(scores: torch.Tensor, epsilon: float = 0.05) -> torch.Tensor:
 
 
 def swapped_loss(scores: torch.Tensor, batch: int) -> torch.Tensor:
-    """The mean over the two large views of how well the other views predict their codes."""
+    """How well the other views predict each large view's codes, averaged over both."""
     parts = scores.split(batch)
     logs = [F.log_softmax(part.float() / 0.1, dim=1) for part in parts]
     total = 0.0
@@ -114,7 +113,7 @@ def optimiser_of(model: SwAV, case: Case, device: str) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
 
 
-def step_of(case: Case, batch: int, device: str, compiled: bool):
+def step_of(case: Case, batch: int, device: str, compiled: bool) -> Callable[[], torch.Tensor]:
     """A function that takes one step and returns its loss."""
     model = SwAV(case).to(device, memory_format=torch.channels_last).train()
     views = [torch.randn(batch * count, 3, size, size, device=device) for count, size in case.views]
@@ -122,7 +121,7 @@ def step_of(case: Case, batch: int, device: str, compiled: bool):
     optimiser = optimiser_of(model, case, device)
     forward = torch.compile(model) if compiled else model
 
-    def step():
+    def step() -> torch.Tensor:
         with torch.no_grad():
             model.prototypes.weight.copy_(F.normalize(model.prototypes.weight, dim=1))
         optimiser.zero_grad(set_to_none=True)
@@ -136,7 +135,7 @@ def step_of(case: Case, batch: int, device: str, compiled: bool):
 
 
 def measure(case: Case, batch: int, device: str, compiled: bool) -> dict:
-    """Milliseconds of a step, the median of `TURNS` turns, and seconds of the first calls."""
+    """Milliseconds of a step, the median of `TURNS` turns, and seconds of the warm-up."""
     wait = torch.cuda.synchronize if device == "cuda" else torch.cpu.synchronize
     step = step_of(case, batch, device, compiled)
     began = time.perf_counter()
@@ -144,33 +143,37 @@ def measure(case: Case, batch: int, device: str, compiled: bool) -> dict:
         step()
     wait()
     first = time.perf_counter() - began
-    taken = []
+    times = []
     for _ in range(TURNS):
         began = time.perf_counter()
         for _ in range(case.steps):
             loss = step()
         wait()
-        taken.append((time.perf_counter() - began) / case.steps)
-    seconds = statistics.median(taken)
-    found = dict(step_ms=round(1e3 * seconds, 3), images_per_second=round(batch / seconds, 1))
-    return found | dict(first_calls_seconds=round(first, 1), loss=round(float(loss), 3))
+        times.append((time.perf_counter() - began) / case.steps)
+    seconds = statistics.median(times)
+    return dict(
+        step_ms=round(1e3 * seconds, 3),
+        images_per_second=round(batch / seconds, 1),
+        first_calls_seconds=round(first, 1),
+        loss=round(float(loss), 3),
+    )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="the folder for what is measured")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--cases", default="r18,r50", help="with commas")
-    parser.add_argument("--batch", type=int, default=0, help="0: that of each case")
+    parser.add_argument("--cases", default="r18,r50", help="comma-separated")
+    parser.add_argument("--batch", type=int, default=0, help="default: that of each case")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: torch sees no GPU; --device=cpu --batch=16 tries the script without one")
     if unknown := [name for name in args.cases.split(",") if name not in CASES]:
-        sys.exit(f"error: --cases: no {unknown[0]!r}; choose of {', '.join(CASES)}")
+        sys.exit(f"error: --cases: no {unknown[0]!r}; choose from {', '.join(CASES)}")
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_float32_matmul_precision("high")  # on a GPU as XLA does
+    torch.set_float32_matmul_precision("high")  # as XLA does on a GPU
     torch.backends.cudnn.benchmark = True
     device = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     about = dict(device=device, torch=torch.__version__, date=str(datetime.date.today()))
@@ -180,7 +183,7 @@ def main():
             record = about | dict(case=case.label, form=form, batch=batch)
             try:
                 record |= measure(case, batch, args.device, form == "compiled")
-            except Exception as error:  # the others are still of use
+            except Exception as error:  # go on with the other cases
                 record["failed"] = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
             with (args.out / "torch.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")

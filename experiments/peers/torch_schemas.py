@@ -1,4 +1,7 @@
-"""Imports torchvision, also where its C++ operators do not load with the torch that is there; none is used here."""
+"""Imports torchvision even if its C++ operators do not match the installed torch.
+
+None of the operators is used here.
+"""
 
 import sys
 

@@ -1,6 +1,9 @@
-"""What PyTorch does in each case, with lightly's modules, losses and transforms: eager, channels-last and compiled."""
+"""PyTorch's side of each case, with lightly's modules: eager, channels-last and compiled."""
 
+import functools
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import lightly
 import torch
@@ -12,78 +15,119 @@ from peers import made_up
 from peers.torch_models import BYOL, SwAV
 from peers.torch_views import Loader
 
-FORMS = {"eager": (False, False), "channels-last": (True, False), "compiled": (False, True)}
-FORMS["compiled, channels-last"] = (True, True)
+# Name -> (channels last?, compiled?).
+FORMS = {
+    "eager": (False, False),
+    "channels-last": (True, False),
+    "compiled": (False, True),
+    "compiled, channels-last": (True, True),
+}
 DEVICE = torch.device("cpu")
 
+Case = Mapping[str, Any]
+Contender = Callable[[int], dict[str, Any]]  # number of calls -> seconds and checks
+Prepared = tuple[dict[str, Any], dict[str, Callable[[], Contender]]]
 
-def hello(device):
+
+def hello(device: str) -> dict[str, Any]:
+    """Device, versions and threads, after choosing the device."""
     global DEVICE
     gpu = device != "cpu" and torch.cuda.is_available()
     DEVICE = torch.device("cuda" if gpu else "cpu")
     torch.set_float32_matmul_precision("high")  # on a GPU as XLA does
     torch.backends.cudnn.benchmark = True
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "lightly": lightly.__version__}
-    return {"device": "gpu" if gpu else "cpu", "versions": versions, "threads": torch.get_num_threads()}
+    versions = {
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "lightly": lightly.__version__,
+    }
+    return {
+        "device": "gpu" if gpu else "cpu",
+        "versions": versions,
+        "threads": torch.get_num_threads(),
+    }
 
 
-def prepare(case):
+def prepare(case: Case) -> Prepared:
+    """Facts about the case, and the contenders by name."""
     torch._dynamo.reset()
-    return {"step": step, "sinkhorn": codes, "knn": neighbours}.get(case["kind"], lambda case: ({}, {}))(case)
+    kinds = {"step": step, "sinkhorn": codes, "knn": neighbours}
+    if case["kind"] not in kinds:
+        return {}, {}
+    return kinds[case["kind"]](case)
 
 
-def optimiser(model, settings):
-    """torch's optimiser of that name; LARC as lightly's LARS."""
+def optimiser(model: torch.nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """torch's optimiser of that name; lightly's LARS for LARC."""
     params = [p for p in model.parameters() if p.requires_grad]
-    rate, decay = settings["learning_rate"], settings["weight_decay"]
+    rate = settings["learning_rate"]
+    decay = settings["weight_decay"]
     if settings["name"] == "adam":
         return torch.optim.Adam(params, rate, weight_decay=decay, fused=DEVICE.type == "cuda")
     kind = {"sgd": torch.optim.SGD}.get(settings["name"], LARS)
     return kind(params, lr=rate, momentum=settings["momentum"], weight_decay=decay)
 
 
-def step(case):
-    """One step of the method in every form, on images that are augmented by the loader and on ready views."""
+def step(case: Case) -> Prepared:
+    """The method's step in every form, on images augmented by the loader and on ready views."""
     recipe = case["recipe"]
     kind = BYOL if case["method"] == "byol" else SwAV
-    count = lambda module: sum(p.numel() for p in module.parameters() if p.requires_grad)
     model = kind(recipe)
-    facts = {"parameters": count(model), "backbone": count(model.backbone)}
-    ways = ("augmented", "workers") if case["workers"] else ("augmented",)
-    ways = ways[-1:] if DEVICE.type == "cuda" else ways
-    loaders = {way: Loader(recipe, case["batch"], case["workers"] if way == "workers" else 0, DEVICE) for way in ways}
+    facts = {"parameters": size_of(model), "backbone": size_of(model.backbone)}
+    workers = {"augmented": 0}
+    if case["workers"]:
+        workers["workers"] = case["workers"]
+        if DEVICE.type == "cuda":
+            del workers["augmented"]
+    loaders = {way: Loader(recipe, case["batch"], n, DEVICE) for way, n in workers.items()}
     makers = {}
     for form in case["forms"]:
         shared = Step(kind, recipe, form, case)
-        makers[f"{form}/alone"] = lambda shared=shared: shared.alone
+        makers[f"{form}/alone"] = shared.contender
         for name, loader in loaders.items():
             if case["method"] == "multicrop" and form != case["forms"][0]:
                 continue
-            makers[f"{form}/{name}"] = lambda shared=shared, loader=loader: lambda calls: shared.fed(loader, calls)
+            makers[f"{form}/{name}"] = functools.partial(shared.contender, loader)
     return facts, makers
 
 
-class Step:
-    """One form of the step; made when it is first asked for, and compiled once for all ways to feed it."""
+def size_of(module: torch.nn.Module) -> int:
+    """Number of trained parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-    def __init__(self, kind, recipe, form, case):
-        self.kind, self.recipe, self.case, self.model = kind, recipe, case, None
-        self.last, self.compiled = FORMS[form]
+
+class Step:
+    """One form of the step; built on first use, and compiled once for all ways to feed it."""
+
+    def __init__(
+        self, kind: type[SwAV] | type[BYOL], recipe: Mapping[str, Any], form: str, case: Case
+    ) -> None:
+        self.kind = kind
+        self.recipe = recipe
+        self.case = case
+        self.model = None
+        self.channels_last, self.compiled = FORMS[form]
         self.type = torch.bfloat16 if case["dtype"] == "bfloat16" else None
 
-    def make(self):
+    def make(self) -> None:
+        """Builds network, optimiser and views."""
         self.model = self.kind(self.recipe).to(DEVICE).train()
-        if self.last:
+        if self.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.function = torch.compile(self.model) if self.compiled else self.model
         self.optimiser = optimiser(self.model, self.recipe["optim"])
         sizes = [view["size"] for view in self.recipe["views"] for _ in range(view["count"])]
-        self.views = [self.lay(torch.randn(self.case["batch"], 3, size, size, device=DEVICE)) for size in sizes]
+        self.views = [
+            self.lay(torch.randn(self.case["batch"], 3, size, size, device=DEVICE))
+            for size in sizes
+        ]
 
-    def lay(self, view):
-        return view.to(memory_format=torch.channels_last) if self.last else view
+    def lay(self, view: torch.Tensor) -> torch.Tensor:
+        """The view in this form's memory layout."""
+        return view.to(memory_format=torch.channels_last) if self.channels_last else view
 
-    def once(self, views):
+    def once(self, views: list[torch.Tensor]) -> torch.Tensor:
+        """Takes one step; its loss."""
         self.model.before()
         self.optimiser.zero_grad()
         with torch.autocast(DEVICE.type, self.type, enabled=self.type is not None):
@@ -92,12 +136,17 @@ class Step:
         self.optimiser.step()
         return loss
 
-    def alone(self, calls):
+    def contender(self, loader: Loader | None = None) -> Contender:
+        """Times steps on batches of the loader, or on ready views without one."""
+        return self.alone if loader is None else functools.partial(self.fed, loader)
+
+    def alone(self, calls: int) -> dict[str, float]:
+        """Times steps on ready views."""
         if self.model is None:
             self.make()
-        again()
+        release_memory()
         if DEVICE.type == "cuda":
-            self.once(self.views)  # which asks for memory anew
+            self.once(self.views)  # allocates memory again
         synchronise()
         began = time.perf_counter()
         for _ in range(calls):
@@ -105,15 +154,17 @@ class Step:
         synchronise()
         return {"seconds": time.perf_counter() - began, "loss": float(loss.detach())}
 
-    def fed(self, loader, calls):
-        """As many batches are fetched as steps are taken, the first of them before the clock starts.
+    def fed(self, loader: Loader, calls: int) -> dict[str, float]:
+        """Times steps on batches of the loader; each step fetches the next batch.
 
-        Of workers so many are taken that what they had ready, a batch each, does not count; seconds are of `calls`.
+        The first batch is fetched before the clock starts. With workers, their prefetched batches,
+        one each, are used up first, and enough steps are taken that they do not count. Seconds are
+        scaled to `calls`.
         """
         ready = loader.workers
         steps = max(calls, 2 * ready)
         batches = loader.batches(ready + steps + 1)
-        again()
+        release_memory()
         for _ in range(ready + 1):
             views = next(batches)
         self.once(views)
@@ -123,47 +174,72 @@ class Step:
             loss = self.once(views)
             views = next(batches)
         synchronise()
-        return {"seconds": (time.perf_counter() - began) * calls / steps, "loss": float(loss.detach())}
+        return {
+            "seconds": (time.perf_counter() - began) * calls / steps,
+            "loss": float(loss.detach()),
+        }
 
 
-def synchronise():
+def synchronise() -> None:
+    """Waits for the GPU."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
-def again():
-    """Gives back the memory of the form before: four of them, and the other side's, do not fit a GPU together."""
+def release_memory() -> None:
+    """Frees the previous form's memory: four forms and the other side do not fit a GPU together."""
     if DEVICE.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def called(function, check, compiled=False):
+def called(
+    function: Callable[[], Any], check: Callable[[Any], dict[str, Any]], compiled: bool = False
+) -> Contender:
     """A contender that waits for each call of `function`."""
     function = torch.compile(function) if compiled else function
 
-    def run(calls):
+    def run(calls: int) -> dict[str, Any]:
         began = time.perf_counter()
         for _ in range(calls):
-            found = function()
+            result = function()
             synchronise()
-        return {"seconds": time.perf_counter() - began, **check(found)}
+        return {"seconds": time.perf_counter() - began, **check(result)}
 
     return run
 
 
-def both(case, function, check):
-    """The function as it is, and compiled."""
-    found = {"eager": lambda: called(function, check), "compiled": lambda: called(function, check, compiled=True)}
-    return {}, {name: make for name, make in found.items() if name in case["forms"]}
+def both(
+    case: Case, function: Callable[[], Any], check: Callable[[Any], dict[str, Any]]
+) -> Prepared:
+    """The function eager and compiled."""
+    makers = {
+        "eager": lambda: called(function, check),
+        "compiled": lambda: called(function, check, compiled=True),
+    }
+    return {}, {name: make for name, make in makers.items() if name in case["forms"]}
 
 
-def codes(case):
-    scores = torch.from_numpy(made_up.scores(case["rows"], case["prototypes"], case["dead"])).to(DEVICE)
-    return both(case, lambda: sinkhorn(scores), lambda found: {"finite": bool(torch.isfinite(found).all())})
+def codes(case: Case) -> Prepared:
+    """Sinkhorn-Knopp."""
+    scores = made_up.scores(case["rows"], case["prototypes"], case["dead"])
+    scores = torch.from_numpy(scores).to(DEVICE)
+
+    def check(codes: torch.Tensor) -> dict[str, Any]:
+        return {"finite": bool(torch.isfinite(codes).all())}
+
+    return both(case, lambda: sinkhorn(scores), check)
 
 
-def neighbours(case):
-    bank, labels, queries, wanted = (torch.from_numpy(x).to(DEVICE) for x in made_up.neighbours(case))
+def neighbours(case: Case) -> Prepared:
+    """Weighted kNN."""
+    arrays = (torch.from_numpy(x).to(DEVICE) for x in made_up.neighbours(case))
+    bank, bank_labels, queries, labels = arrays
     bank = bank.T.contiguous()
-    function = lambda: knn_predict(queries, bank, labels, case["classes"], case["k"], 0.1)
-    return both(case, function, lambda found: {"top1": float((found[:, 0] == wanted).float().mean())})
+
+    def function() -> torch.Tensor:
+        return knn_predict(queries, bank, bank_labels, case["classes"], case["k"], 0.1)
+
+    def check(classes: torch.Tensor) -> dict[str, Any]:
+        return {"top1": float((classes[:, 0] == labels).float().mean())}
+
+    return both(case, function, check)

@@ -1,44 +1,52 @@
-"""One side of a comparison, in a process of its own that is asked over pipes: one JSON object a line, both ways."""
+"""One side of a comparison: a process that exchanges JSON objects, one per line, over pipes."""
 
 import gc
 import json
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 
-def serve(hello, prepare):
+def serve(
+    hello: Callable[[str], dict[str, Any]],
+    prepare: Callable[[dict[str, Any]], tuple[dict, dict]] | None,
+) -> None:
     """Answers until its input ends. What libraries print goes to standard error.
 
-    Asked: {"ask": "hello", "device": ...}, {"ask": "prepare", "case": {...}}, {"ask": "start" or "time", "name": ...,
-    "calls": n}.
+    Requests: {"ask": "hello", "device": ...}, {"ask": "prepare", "case": {...}}, {"ask": "start" or
+    "time", "name": ..., "calls": n}.
 
     Args:
-        hello: function of the device wanted ("auto", "cpu" or "gpu") -> what to tell of device and versions.
-        prepare: function of a case -> facts about it, and name -> function that makes a contender: a function that
-            calls what is timed so many times, and returns {"seconds": of all of them, and what to check}.
+        hello: from the requested device ("auto", "cpu" or "gpu") to what to report of device and
+            versions.
+        prepare: from a case to facts about it and the makers of its contenders by name. A contender
+            makes a given number of calls and returns {"seconds": total, ...} with what to check.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    makers, running = {}, {}
+    makers = {}
+    running = {}
 
-    def answer(ask):
-        if ask["ask"] == "hello":
-            return hello(ask["device"])
-        if ask["ask"] == "prepare":
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        if request["ask"] == "hello":
+            return hello(request["device"])
+        if request["ask"] == "prepare":
             running.clear()
             makers.clear()
             gc.collect()
-            facts, found = prepare(ask["case"])
-            makers.update(found)
-            return {"facts": facts, "names": list(found)}
-        if ask["ask"] == "start":
-            running[ask["name"]] = makers[ask["name"]]()
-        return running[ask["name"]](ask["calls"])
+            facts, contenders = prepare(request["case"])
+            makers.update(contenders)
+            return {"facts": facts, "names": list(contenders)}
+        name = request["name"]
+        if request["ask"] == "start":
+            running[name] = makers[name]()
+        return running[name](request["calls"])
 
     for line in sys.stdin:
         try:
-            found = answer(json.loads(line))
-        except Exception as error:  # one contender that fails is a line of the report, not the end of it
-            found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-        answers.write(json.dumps(found) + "\n")
+            reply = answer(json.loads(line))
+        except Exception as error:  # a failing contender must not end the comparison
+            reply = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+        answers.write(json.dumps(reply) + "\n")
         answers.flush()

@@ -1,80 +1,123 @@
-"""Contact sheets: the pictures of a cluster on one page, and of many clusters a row each."""
+"""Contact sheets: the images of one cluster on a page, or a page with a row per cluster."""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-COLUMNS, ROWS = 6, 4  # of a sheet
-SIDE, SHARP = 112, 48  # pixels: side of a picture on a page; smaller ones below this keep hard edges
-_MARGIN, _GAP, _CAPTION, _TEXT = 16, 8, 18, 190  # pixels: around, between, a line below a picture, beside a row
-_INK, _SOFT, _PAPER, _BLANK, _EDGE = (((v,) * 3) for v in (30, 110, 255, 240, 215))
+COLUMNS = 6  # of a sheet
+ROWS = 4
+SIDE = 112  # pixels of an image's longer side
+SHARP = 48  # images with a longer side below this many pixels keep hard edges when enlarged
+_MARGIN = 16  # pixels around a page
+_GAP = 8  # pixels between images
+_CAPTION = 18  # pixels of the line below an image
+_NOTE = 20  # pixels of the line that says what the captions are
+_TEXT = 190  # pixels of the text beside a row
+_INK = (30, 30, 30)
+_SOFT = (110, 110, 110)
+_PAPER = (255, 255, 255)
+_BLANK = (240, 240, 240)
+_EDGE = (215, 215, 215)
 
 
-def sheet(pictures, captions, title: str, subtitle: str = "") -> Image.Image:
-    """A page of pictures in reading order.
+def sheet(
+    pictures: Sequence[np.ndarray],
+    captions: Sequence[str],
+    title: str,
+    subtitle: str = "",
+    note: str = "",
+) -> Image.Image:
+    """A page of images in reading order.
 
     Args:
-        pictures: [n, H, W, C] uint8 or as many arrays, at least one; C is 1 or 3.
+        pictures: [n, H, W, C] uint8, or a list of n arrays [H, W, C], n >= 1; C is 1 or 3.
         captions: [n] a short text below each.
         title, subtitle: above them.
+        note: below the subtitle: what the captions are.
     """
-    across, down = min(len(pictures), COLUMNS), -(-len(pictures) // COLUMNS)
-    top = _MARGIN + 44
-    page = _page(COLUMNS if down > 1 else max(across, 3), down, left=0, top=top)
+    columns = min(len(pictures), COLUMNS)
+    rows = -(-len(pictures) // COLUMNS)
+    top = _MARGIN + 44 + (_NOTE if note else 0)
+    page = _page(COLUMNS if rows > 1 else max(columns, 3), rows, left=0, top=top)
     draw = ImageDraw.Draw(page)
     draw.text((_MARGIN, _MARGIN - 4), title, fill=_INK, font=ImageFont.load_default(size=18))
     draw.text((_MARGIN, _MARGIN + 19), subtitle, fill=_SOFT, font=ImageFont.load_default(size=13))
+    draw.text((_MARGIN, _MARGIN + 39), note, fill=_SOFT, font=ImageFont.load_default(size=13))
     for i, (picture, caption) in enumerate(zip(pictures, captions)):
         _place(page, picture, caption, i % COLUMNS, i // COLUMNS, left=0, top=top)
     return page
 
 
-def overview(rows) -> Image.Image:
-    """A page with a row for each of several groups of pictures.
+def overview(
+    rows: Iterable[tuple[str, Sequence[str], Sequence[np.ndarray], Sequence[str]]],
+    note: str = "",
+) -> Image.Image:
+    """A page with one row for each of several groups of images.
 
     Args:
-        rows: (title, lines, pictures, captions) of each: texts on the left, then its pictures as in `sheet`.
+        rows: (title, lines, pictures, captions) of each row: title and lines stand on the left,
+            beside the images; pictures and captions as in `sheet`.
+        note: above the rows: what the captions are.
     """
     rows = list(rows)
-    page = _page(max(len(pictures) for _, _, pictures, _ in rows), len(rows), left=_TEXT, top=_MARGIN)
-    draw, step = ImageDraw.Draw(page), SIDE + _CAPTION + _GAP
-    for number, (title, lines, pictures, captions) in enumerate(rows):
-        top = _MARGIN + number * step
+    columns = max(len(pictures) for _, _, pictures, _ in rows)
+    first = _MARGIN + (_NOTE if note else 0)
+    page = _page(columns, len(rows), left=_TEXT, top=first)
+    draw = ImageDraw.Draw(page)
+    draw.text((_MARGIN, _MARGIN - 4), note, fill=_SOFT, font=ImageFont.load_default(size=13))
+    for row, (title, lines, pictures, captions) in enumerate(rows):
+        top = first + row * (SIDE + _CAPTION + _GAP)
         draw.text((_MARGIN, top + 6), title, fill=_INK, font=ImageFont.load_default(size=16))
         for i, line in enumerate(lines):
             text = _shortened(draw, line, _TEXT - _GAP)
-            draw.text((_MARGIN, top + 30 + 18 * i), text, fill=_SOFT, font=ImageFont.load_default(size=12))
+            font = ImageFont.load_default(size=12)
+            draw.text((_MARGIN, top + 30 + 18 * i), text, fill=_SOFT, font=font)
         for column, (picture, caption) in enumerate(zip(pictures, captions)):
-            _place(page, picture, caption, column, number, left=_TEXT, top=_MARGIN)
+            _place(page, picture, caption, column, row, left=_TEXT, top=first)
     return page
 
 
-def _page(across, down, left, top):
-    width = 2 * _MARGIN + left + across * (SIDE + _GAP) - _GAP
-    return Image.new("RGB", (width, top + down * (SIDE + _CAPTION + _GAP) + _MARGIN - _GAP), _PAPER)
+def _page(columns: int, rows: int, left: int, top: int) -> Image.Image:
+    width = 2 * _MARGIN + left + columns * (SIDE + _GAP) - _GAP
+    height = top + rows * (SIDE + _CAPTION + _GAP) + _MARGIN - _GAP
+    return Image.new("RGB", (width, height), _PAPER)
 
 
-def _place(page, picture, caption, column, row, left, top):
-    x, y = _MARGIN + left + column * (SIDE + _GAP), top + row * (SIDE + _CAPTION + _GAP)
-    draw, small = ImageDraw.Draw(page), _fitted(picture)
+def _place(
+    page: Image.Image,
+    picture: np.ndarray,
+    caption: str,
+    column: int,
+    row: int,
+    left: int,
+    top: int,
+) -> None:
+    """Draws an image and its caption in a cell of the page."""
+    x = _MARGIN + left + column * (SIDE + _GAP)
+    y = top + row * (SIDE + _CAPTION + _GAP)
+    draw = ImageDraw.Draw(page)
     draw.rectangle((x - 1, y - 1, x + SIDE, y + SIDE), fill=_BLANK, outline=_EDGE)
-    page.paste(small, (x + (SIDE - small.width) // 2, y + (SIDE - small.height) // 2))
+    image = _fitted(picture)
+    page.paste(image, (x + (SIDE - image.width) // 2, y + (SIDE - image.height) // 2))
     font = ImageFont.load_default(size=12)
     draw.text((x + SIDE / 2, y + SIDE + 2), caption, fill=_SOFT, font=font, anchor="ma")
 
 
-def _fitted(picture):
-    """The picture with its longer side at SIDE; very small ones enlarged by whole numbers, with hard edges."""
+def _fitted(picture: np.ndarray) -> Image.Image:
+    """The image with its longer side at SIDE; a very small one enlarged by an integer factor."""
     picture = np.asarray(picture)
     image = Image.fromarray(np.repeat(picture, 3 // picture.shape[-1], axis=-1))
     longest = max(image.size)
     if longest < SHARP:
         factor = SIDE // longest
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    size = (max(1, round(length * SIDE / longest)) for length in image.size)
-    return image.resize(tuple(size), Image.Resampling.LANCZOS)
+    width, height = (max(1, round(length * SIDE / longest)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _shortened(draw, text, width):
+def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
+    """`text` cut to a width in pixels."""
     font = ImageFont.load_default(size=12)
     while len(text) > 1 and draw.textlength(text, font=font) > width - _MARGIN:
         text = text[:-2].rstrip() + "…"

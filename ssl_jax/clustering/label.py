@@ -1,4 +1,7 @@
-"""Which pictures an assignment is of, and by what: from a run and settings to a report."""
+"""Labels a data set by cluster: from a run and settings to a report."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -12,52 +15,80 @@ from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
 
-def label(run: Run, config, given, *, count: int = 0, by: str = "", report=print) -> ClusterReport:
-    """Assigns all pictures of a data set, test images too, with the encoder of a run.
+def label(
+    run: Run,
+    config: Mapping[str, Any],
+    given: Mapping[str, Any],
+    *,
+    count: int = 0,
+    by: str = "",
+    report: Callable[[str], Any] = print,
+) -> ClusterReport:
+    """Assigns all images of a data set, test images included, with the encoder of a run.
 
     Args:
-        run: gives the encoder.
-        config: the run's own, with overrides of `data`.
+        run: provides the encoder.
+        config: settings of the run, with overrides of `data`.
         given: those overrides by name ("dir"); see `restore.other_data`.
-        count: K of k-means; 0: the method's own clusters, else as many as there are classes.
-        by: "own", "kmeans" or "".
-        report: takes a line on what is done, before it is.
+        count: K of k-means; 0: the method's own clusters, else the number of classes.
+        by: "own", "kmeans" or ""; see `assignment.assign`.
+        report: takes a line on what is about to be done.
 
     Raises:
-        SettingError: data that are not there or not the encoder's, or clusters that do not fit.
+        SettingError: data that do not exist or do not fit the encoder, or clusters that do not
+            fit.
     """
     encoder = of_run(run)
-    by = _flag(assignment.choice, encoder, count, by)
+    by = _checked_flag(assignment.choice, encoder, count, by)
     settings = other_data(completed(config), given, run.plan.source)
     dataset = pictures(encoder, settings)
-    splits = [x.images for x in (dataset.train, dataset.test)[: 1 if dataset.joined else 2] if len(x)]
-    if by == "kmeans" and not (count := count or len(dataset.classes)):
-        raise SettingError("--clusters is missing: k-means has no classes to count here; give --clusters=K")
-    _flag(assignment.check, by, count, sum(map(len, splits)))
-    what = f"{len(encoder.prototypes)} prototypes of its own" if by == "own" else f"{count} clusters by k-means"
-    report(printable(f"{run.folder} at epoch {run.epoch:g}, on {settings['data']['name']}: {what}"))
-    features = np.concatenate([encoder(x, encoder.clustered) for x in splits])
+    splits = [dataset.train.images]
+    if not dataset.joined:
+        splits.append(dataset.test.images)
+    splits = [images for images in splits if len(images)]
+    if by == "kmeans":
+        count = count or len(dataset.classes)
+        if not count:
+            raise SettingError(
+                "--clusters is missing: the data have no classes to take the number from; give "
+                "--clusters=K"
+            )
+    _checked_flag(assignment.check, by, count, sum(map(len, splits)))
+    clusters = (
+        f"{len(encoder.prototypes)} prototypes of its own"
+        if by == "own"
+        else f"{count} clusters by k-means"
+    )
+    data = settings["data"]["name"]
+    report(printable(f"{run.folder} at epoch {run.epoch:g}, on {data}: {clusters}"))
+    features = np.concatenate([encoder(images, encoder.clustered) for images in splits])
     return ClusterReport(assignment.of_features(encoder, features, by, count), dataset)
 
 
-def pictures(encoder: Encoder, settings: dict) -> Dataset:
-    """The data set of complete settings, of as many channels as the encoder takes.
+def pictures(encoder: Encoder, settings: dict[str, Any]) -> Dataset:
+    """Loads the data set of complete settings, and checks its channels.
 
     Raises:
-        SettingError: other channels, or no such data.
+        SettingError: no such data, or images with other channels than the encoder takes.
     """
     name = settings["data"]["name"]
-    said = "data.name={!r} has {} colours, the run was trained on {}"
-    if name == "folder" and encoder.channels != 3:
-        raise SettingError(said.format(name, 3, encoder.channels))
+    if name == "folder":  # always 3: no need to read the images
+        _check_channels(name, 3, encoder)
     dataset = load_data(settings)
-    if (channels := dataset.train.images.shape[-1]) != encoder.channels:
-        raise SettingError(said.format(name, channels, encoder.channels))
+    _check_channels(name, dataset.train.images.shape[-1], encoder)
     return dataset
 
 
-def _flag(check, *values):
-    """`check(*values)`; what it refuses was given by a flag."""
+def _check_channels(name: str, channels: int, encoder: Encoder) -> None:
+    if channels != encoder.channels:
+        count = "1 channel" if channels == 1 else f"{channels} channels"
+        raise SettingError(
+            f"data.name={name!r} has {count}, the run was trained on {encoder.channels}"
+        )
+
+
+def _checked_flag(check: Callable[..., Any], *values: Any) -> Any:
+    """`check(*values)`, with a ValueError turned into an error of the flag that it names."""
     try:
         return check(*values)
     except ValueError as error:

@@ -1,12 +1,14 @@
-"""What an assignment leaves behind and shows: a row for each picture, contact sheets, and who uses which cluster."""
+"""The output of `assign`: a table with a row per image, contact sheets, and a summary."""
 
 import contextlib
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,125 +20,166 @@ from ssl_jax.settings.paths import check_writable
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import encodable, printable
 
-SHOWN, OVERVIEW, TYPICAL = 20, 15, 8  # clusters in the table; rows and pictures a row of the overview
-_ROW = re.compile(r"(\w+)\[(\d+)\]")  # "train[17]"; all other names are files
-_FORMULA = tuple("=+-@\t\r＝＋－＠")  # what a spreadsheet takes for the start of one
-_OURS = re.compile(r"overview\.png|cluster_\d+\.png")
+SHOWN = 20  # clusters in the printed table
+OVERVIEW = 15  # clusters in the overview
+TYPICAL = 8  # images per cluster in the overview
+_CAPTIONS = "below each image: its cosine with the cluster's centre"
+_ARRAY_ROW = re.compile(r"(\w+)\[(\d+)\]")  # "train[17]"; all other names are files
+_FORMULA = tuple("=+-@\t\r＝＋－＠")  # characters that start a formula in a spreadsheet
+_SHEET_NAME = re.compile(r"overview\.png|cluster_\d+\.png")
 
 
 class ClusterReport:
-    """An assignment beside the pictures that it is of.
+    """An assignment together with the images that it describes.
 
     Args:
-        found: of the images of `dataset`, in the order of `Dataset.names`.
-        dataset: gives names and labels.
+        found: assignment of the images of `dataset`, in the order of `Dataset.names`.
+        dataset: provides images, names and labels.
+
+    Attributes:
+        found: the assignment.
+        names: of the images.
+        order: clusters by size, largest first.
+        used: number of clusters that are not empty.
     """
 
     def __init__(self, found: ClusterAssignment, dataset: Dataset):
-        parts = (dataset.train, dataset.test)[: 1 if dataset.joined else 2]
-        if len(found.labels) != sum(map(len, parts)):
-            raise ValueError(f"clusters of {len(found.labels)} images, the data set has {sum(map(len, parts))}")
-        self.found, self.names, self._images = found, dataset.names(), [x.images for x in parts]
-        self._labels, self._classes = np.concatenate([x.labels for x in parts]), dataset.classes
-        self.order = np.lexsort((np.arange(len(found.sizes)), -found.sizes))  # of the clusters, largest first
+        parts = [dataset.train] if dataset.joined else [dataset.train, dataset.test]
+        images = sum(map(len, parts))
+        if len(found.labels) != images:
+            raise ValueError(f"clusters of {len(found.labels)} images, the data set has {images}")
+        self.found = found
+        self.names = dataset.names()
+        self.order = np.lexsort((np.arange(len(found.sizes)), -found.sizes))
         self.used = int((found.sizes > 0).sum())
+        self._images = [part.images for part in parts]
+        self._labels = np.concatenate([part.labels for part in parts])
+        self._classes = dataset.classes
 
-    def picture(self, row: int):
-        """The image [H, W, C] of a row."""
-        first = len(self._images[0])
-        return self._images[0][row] if row < first else self._images[1][row - first]
+    def picture(self, row: int) -> np.ndarray:
+        """The image [H, W, C] at an index."""
+        train = self._images[0]
+        return train[row] if row < len(train) else self._images[1][row - len(train)]
 
     def label(self, row: int) -> str:
-        """Its class, as far as it is known."""
+        """The class of the image at an index; empty if unknown."""
         return self._classes[self._labels[row]] if self._classes and self._labels[row] >= 0 else ""
 
     def mostly(self, cluster: int) -> str:
-        """The commonest class of a cluster's labelled images and its share of them."""
-        own = self._labels[self.found.members(cluster)]
-        if not len(own := own[own >= 0]):
+        """The most frequent class among a cluster's labelled images, with its share of them."""
+        labels = self._labels[self.found.members(cluster)]
+        labels = labels[labels >= 0]
+        if not len(labels):
             return ""
-        counts = np.bincount(own)
-        return f"{printable(self._classes[counts.argmax()])} ({counts.max() / len(own):.0%})"
+        counts = np.bincount(labels)
+        return f"{printable(self._classes[counts.argmax()])} ({counts.max() / len(labels):.0%})"
 
-    def records(self):
-        """The table's head, then a row for each picture, by file or by split and row.
+    def records(self) -> Iterator[tuple]:
+        """The table: its header, then a row per image, sorted by file or by split and row.
 
-        Texts are safe for spreadsheets, see `_cell`: "./" before a file's name, and "'" before another text.
+        Text is safe for spreadsheets, see `_cell`: "./" marks file names, "'" other text.
         """
-        rows = [_ROW.fullmatch(name) for name in self.names]
-        places, head = [(name,) for name in self.names], ("file",)
-        if all(rows):
-            places, head = [(row[1], int(row[2])) for row in rows], ("split", "row")
-        labelled, found, ranks = bool(self._classes), self.found, self.found.ranks
-        yield (*head, "cluster", "similarity", "margin", "rank", *("label",) * labelled)
+        matches = [_ARRAY_ROW.fullmatch(name) for name in self.names]
+        if all(matches):
+            header = ("split", "row")
+            places = [(match[1], int(match[2])) for match in matches]
+            cells = places
+        else:
+            header = ("file",)
+            places = [(name,) for name in self.names]
+            cells = [(_cell(name, "./"),) for name in self.names]
+        labelled = bool(self._classes)
+        header = (*header, "cluster", "similarity", "margin", "rank")
+        yield (*header, "label") if labelled else header
+        ranks = self.found.ranks
         for i in sorted(range(len(places)), key=places.__getitem__):
-            place = places[i] if all(rows) else (_cell(self.names[i], "./"),)
-            own = (int(found.labels[i]), f"{found.similarity[i]:.4f}", f"{found.margin[i]:.4f}", int(ranks[i]))
-            yield (*place, *own, *(_cell(self.label(i), "'"),) * labelled)
+            row = (
+                *cells[i],
+                int(self.found.labels[i]),
+                f"{self.found.similarity[i]:.4f}",
+                f"{self.found.margin[i]:.4f}",
+                int(ranks[i]),
+            )
+            yield (*row, _cell(self.label(i), "'")) if labelled else row
 
     def table(self) -> Table:
-        """The largest clusters: size, share, commonest class, most typical pictures."""
-        shown = Table(title="clusters", title_justify="left", title_style="")
-        for name, side in (("cluster", "right"), ("images", "right"), ("share", "right")):
-            shown.add_column(name, justify=side)
+        """The largest clusters: size, share, most frequent class, most typical images."""
+        table = Table(title="clusters", title_justify="left", title_style="")
+        for name in ("cluster", "images", "share"):
+            table.add_column(name, justify="right")
         if self._classes:
-            shown.add_column("mostly")
-        shown.add_column("most typical", no_wrap=True, overflow="ellipsis")
+            table.add_column("mostly")
+        table.add_column("most typical", no_wrap=True, overflow="ellipsis")
         for cluster in self.order[: min(SHOWN, self.used)]:
-            size, names = self.found.sizes[cluster], [self.names[i] for i in self.found.members(cluster)[:3]]
+            size = self.found.sizes[cluster]
             cells = [str(cluster), f"{size:,}", f"{size / len(self.names):.1%}"]
-            cells += [escape(self.mostly(cluster))] * bool(self._classes)
-            shown.add_row(*cells, escape(printable(", ".join(names))))
-        return shown
+            if self._classes:
+                cells.append(escape(self.mostly(cluster)))
+            names = [self.names[i] for i in self.found.members(cluster)[:3]]
+            table.add_row(*cells, escape(printable(", ".join(names))))
+        return table
 
-    def lines(self):
-        """How the images spread over the clusters; and how far they agree with labels, where there are any."""
-        found, count = self.found, len(self.found.sizes)
+    def lines(self) -> Iterator[str]:
+        """How evenly the images spread over the clusters, and agreement with any labels."""
+        sizes = self.found.sizes
         if self.used > SHOWN:
             yield f"and {self.used - SHOWN} smaller clusters"
         yield (
-            f"{count} clusters, {count - self.used} of them empty; as even as {found.perplexity:.1f} of one size "
-            f"(the perplexity); the largest holds {found.sizes.max() / len(self.names):.1%}"
+            f"{len(sizes)} clusters, {len(sizes) - self.used} of them empty; perplexity "
+            f"{self.found.perplexity:.1f} ({len(sizes)} if all were equally large); the largest "
+            f"holds {sizes.max() / len(self.names):.1%}"
         )
         if (self._labels >= 0).any():
-            scores = dict(ACC=metrics.clustering_accuracy, NMI=metrics.normalized_mutual_info)
-            scores |= dict(ARI=metrics.adjusted_rand_index)
-            said = ", ".join(f"{name} {score(self._labels, found.labels):.4f}" for name, score in scores.items())
-            yield f"against the labels: {said}"
+            accuracy = metrics.clustering_accuracy(self._labels, self.found.labels)
+            nmi = metrics.normalized_mutual_info(self._labels, self.found.labels)
+            ari = metrics.adjusted_rand_index(self._labels, self.found.labels)
+            yield f"against the labels: ACC {accuracy:.4f}, NMI {nmi:.4f}, ARI {ari:.4f}"
 
-    def pages(self, most: int):
+    def pages(self, most: int) -> Iterator[tuple[str, Image.Image]]:
         """(file name, page) of the overview and of the `most` largest clusters' sheets."""
-        width = len(str(max(len(self.found.sizes) - 1, 1)))
-        chosen = self.order[: min(most, self.used)]
-        if len(chosen):
-            yield "overview.png", contact_sheet.overview(map(self._row, chosen[:OVERVIEW]))
-        for cluster in chosen:
-            size, mostly = self.found.sizes[cluster], self.mostly(cluster)
-            line = f"{size:,} images, {size / len(self.names):.1%}" + f", mostly {mostly}" * bool(mostly)
-            pictures = self._typical(cluster, contact_sheet.COLUMNS * contact_sheet.ROWS)
-            yield f"cluster_{cluster:0{width}}.png", contact_sheet.sheet(*pictures, f"cluster {cluster}", line)
+        digits = len(str(max(len(self.found.sizes) - 1, 1)))
+        clusters = self.order[: min(most, self.used)]
+        if len(clusters):
+            rows = (self._overview_row(cluster) for cluster in clusters[:OVERVIEW])
+            yield "overview.png", contact_sheet.overview(rows, _CAPTIONS)
+        for cluster in clusters:
+            subtitle = ", ".join(self._summary(cluster))
+            pictures, captions = self._typical(cluster, contact_sheet.COLUMNS * contact_sheet.ROWS)
+            title = f"cluster {cluster}"
+            page = contact_sheet.sheet(pictures, captions, title, subtitle, _CAPTIONS)
+            yield f"cluster_{cluster:0{digits}}.png", page
 
-    def _row(self, cluster):
-        size, mostly = self.found.sizes[cluster], self.mostly(cluster)
-        lines = (f"{size:,} images, {size / len(self.names):.1%}", *(f"mostly {mostly}",) * bool(mostly))
-        return f"cluster {cluster}", lines, *self._typical(cluster, TYPICAL)
+    def _overview_row(self, cluster: int) -> tuple[str, list[str], list[np.ndarray], list[str]]:
+        return f"cluster {cluster}", self._summary(cluster), *self._typical(cluster, TYPICAL)
 
-    def _typical(self, cluster, count):
-        rows = self.found.members(cluster)[:count]
-        return [self.picture(i) for i in rows], [f"{self.found.similarity[i]:.2f}" for i in rows]
+    def _summary(self, cluster: int) -> list[str]:
+        """Size, share and most frequent class of a cluster."""
+        size = self.found.sizes[cluster]
+        lines = [f"{size:,} images, {size / len(self.names):.1%}"]
+        mostly = self.mostly(cluster)
+        if mostly:
+            lines.append(f"mostly {mostly}")
+        return lines
+
+    def _typical(self, cluster: int, count: int) -> tuple[list[np.ndarray], list[str]]:
+        """The most typical images of a cluster, with their similarities as captions."""
+        members = self.found.members(cluster)[:count]
+        captions = [f"{self.found.similarity[i]:.2f}" for i in members]
+        return [self.picture(i) for i in members], captions
 
 
 def _cell(text: str, guard: str) -> str:
-    """A text for a table that a spreadsheet opens: no formula, and UTF-8.
+    """Text that is safe in a spreadsheet: UTF-8, and no formula.
 
-    Bytes of a name that are no UTF-8 become \\xff escapes. `guard` goes before what would become a formula.
+    Invalid bytes of a file name become \\xff escapes. `guard` goes before text that would start a
+    formula.
     """
     text = encodable(text)
     return guard + text if text.startswith(_FORMULA) else text
 
 
-def _quoted(cell) -> str:
-    """A cell between quotes where it holds a comma, a quote, or a character that is not printed, as a line's end."""
+def _quoted(cell: object) -> str:
+    """A CSV cell, quoted if it holds a comma, a quote, or an unprintable character."""
     text = str(cell)
     if text.isprintable() and not set(text) & {",", '"'}:
         return text
@@ -144,59 +187,82 @@ def _quoted(cell) -> str:
 
 
 class OutputFiles:
-    """A table `out` (.csv) and the folder of sheets beside it, `out` without its ending: each whole or not at all.
+    """A table `out` (.csv), and a folder of contact sheets named `out` without its suffix.
 
-    A kill between the last two renames can leave the new sheets beside the old table.
+    Each is written completely or not at all. A kill between the last two renames can leave the new
+    sheets beside the old table.
     """
 
     def __init__(self, out: Path, overwrite: bool):
-        self.out, self.folder, self._overwrite = out, out.with_suffix(""), overwrite
+        self.out = out
+        self.folder = out.with_suffix("")
+        self._overwrite = overwrite
 
-    def check(self):
-        """Raises SettingError where nothing can be written, or something is there that may not be replaced."""
-        out, folder = self.out, self.folder
+    def check(self) -> None:
+        """Checks that table and sheets can be written.
+
+        Raises:
+            SettingError: they cannot, or something exists that may not be replaced.
+        """
+        out = self.out
+        folder = self.folder
         if out.suffix.lower() != ".csv" or not out.absolute().parent.is_dir():
-            raise SettingError(f"--out={out}: give a file that ends in .csv, in a folder that exists")
+            raise SettingError(
+                f"--out={out}: give a file that ends in .csv, in a folder that exists"
+            )
         if out.is_dir() or (folder.exists() and not folder.is_dir()):
-            raise SettingError(f"--out={out}: {out if out.is_dir() else folder} is in the way; give another name")
-        held = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        foreign = [name for name in held if not _OURS.fullmatch(name)]
-        if foreign:
-            said = f"the sheets go to {folder}/, which holds other files ({printable(foreign[0])})"
-            raise SettingError(f"--out={out}: {said}; give another name")
-        if (held or out.exists()) and not self._overwrite:
-            said = f"{out if out.exists() else f'{folder}/'} is there already"
-            raise SettingError(f"--out={out}: {said}; --overwrite replaces table and sheets, or give another name")
+            obstacle = out if out.is_dir() else folder
+            raise SettingError(f"--out={out}: {obstacle} is in the way; give another name")
+        files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        for name in files:
+            if not _SHEET_NAME.fullmatch(name):
+                raise SettingError(
+                    f"--out={out}: the sheets go to {folder}/, which holds other files "
+                    f"({printable(name)}); give another name"
+                )
+        if (files or out.exists()) and not self._overwrite:
+            existing = out if out.exists() else f"{folder}/"
+            raise SettingError(
+                f"--out={out}: {existing} already exists; --overwrite replaces table and sheets, "
+                "or give another name"
+            )
         check_writable(out, "--out")
 
     def write(self, report: ClusterReport, most: int) -> str:
-        """Writes both and says so; `most` sheets.
+        """Writes the table and at most `most` sheets, and returns a sentence that says so.
 
         Raises:
             SettingError: they cannot be written.
         """
-        mark = secrets.token_hex(4)
-        table, pages, old = (self.out.with_name(f".{self.folder.name}-{mark}-{kind}") for kind in ("csv", "new", "old"))
+        prefix = f".{self.folder.name}-{secrets.token_hex(4)}"
+        table = self.out.with_name(f"{prefix}-csv")
+        pages = self.out.with_name(f"{prefix}-new")
+        old = self.out.with_name(f"{prefix}-old")
         try:
             with open(table, "w", newline="", encoding="utf-8") as file:
                 file.writelines(",".join(map(_quoted, row)) + "\n" for row in report.records())
             pages.mkdir()
             for name, page in report.pages(most):
                 page.save(pages / name)
-            count = len(list(pages.glob("cluster_*")))
-            self.check()  # again: this took a while
+            sheets = len(list(pages.glob("cluster_*")))
+            self.check()  # again: writing the pages takes a while
             self._swap(table, pages, old)
         except OSError as error:
-            raise SettingError(f"--out={self.out} cannot be written ({error.strerror or error})") from error
+            raise SettingError(
+                f"--out={self.out} cannot be written ({error.strerror or error})"
+            ) from error
         finally:
-            with contextlib.suppress(OSError):  # the first one is told
+            with contextlib.suppress(OSError):  # must not hide the first error
                 table.unlink()
             shutil.rmtree(pages, ignore_errors=True)
-        sheets_too = f", and {self.folder}/ with overview.png and {count} sheet{'s' * (count > 1)}" * bool(count)
-        return printable(f"wrote {self.out}: {len(report.names):,} images{sheets_too}")
+        message = f"wrote {self.out}: {len(report.names):,} images"
+        if sheets:
+            message += f", and {self.folder}/ with overview.png and {sheets} sheet"
+            message += "s" if sheets > 1 else ""
+        return printable(message)
 
-    def _swap(self, table, pages, old):
-        """Puts table and sheets in place, or leaves what was there; old sheets wait in `old` till all is done."""
+    def _swap(self, table: Path, pages: Path, old: Path) -> None:
+        """Moves table and sheets into place, or restores the old ones, which wait in `old`."""
         try:
             if self.folder.exists():
                 self.folder.rename(old)

@@ -1,7 +1,7 @@
 """The config files of the project: `from ssl_jax.configs import swav`, `--config=swav`.
 
-A wheel holds them in this package. In a checkout, and where one is installed with `pip install -e`, they are the files
-of the folder `configs/` beside pyproject.toml.
+A wheel holds them in this package. In a checkout, and where one is installed with `pip install -e`,
+they are the files of the folder `configs/` beside pyproject.toml.
 """
 
 from pathlib import Path

@@ -1,16 +1,23 @@
-"""Views of images inside the jitted step, as torchvision defines each transform, with a key per image."""
+"""Random views of images inside the jitted step, one key per image.
+
+Each transform is torchvision's.
+"""
 
 import dataclasses
+import functools
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.settings import ranges
 
-_TRIES = 10  # torchvision's attempts at a crop before it falls back
-# Uniform numbers of one view: crop; flip, jitter, grey; the jitter's order, factors and shift; blur, sigma, solarise.
+_TRIES = 10  # crops that torchvision tries before its fallback
+# Uniform numbers for one view: crop; flip, jitter, grey; the jitter's order, factors and hue shift;
+# blur, sigma, solarise.
 _PARTS = (2 * _TRIES + 2, 3, 8, 3)
 _DRAWS = sum(_PARTS)
 _GREY = (0.2989, 0.587, 0.114)
@@ -18,24 +25,27 @@ _GREY = (0.2989, 0.587, 0.114)
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How `count` views are drawn; transforms apply in the order of the fields from `scale` on.
+    """How `count` views are drawn. Transforms apply in field order, from `scale` on.
 
     Attributes:
         size: side of the square view, in pixels.
         count: views drawn this way.
-        scale: range of the crop's share of the image's area.
-        ratio: range of the crop's aspect ratio, drawn evenly in its logarithm.
+        scale: range of the crop's area, as a share of the image's.
+        ratio: range of the crop's aspect ratio, log-uniform.
         flip: probability of a horizontal flip.
-        jitter: probability of a colour jitter, its four transforms in random order.
-        brightness, contrast, saturation: factors drawn from [max(0, 1 - x), 1 + x].
-        hue: shift drawn from [-x, x], in turns of the colour circle, at most 0.5.
-        grayscale: probability of losing colour.
+        jitter: probability of a colour jitter: four transforms in random order.
+        brightness: x of the brightness factor, drawn from [max(0, 1 - x), 1 + x].
+        contrast: x of the contrast factor, drawn from [max(0, 1 - x), 1 + x].
+        saturation: x of the saturation factor, drawn from [max(0, 1 - x), 1 + x].
+        hue: x of the hue's shift, drawn from [-x, x], in turns of the colour circle; at most 0.5.
+        grayscale: probability of a conversion to grey.
         blur: probability of a Gaussian blur.
         sigma: range of the blur's standard deviation, in pixels of the view.
-        kernel: taps of the blur, odd; 0 reaches three of the largest sigma to each side (13 for 2.0), about as far as
-            Pillow's blur, which SwAV was trained with. (torchvision wants a number; 10 % of the size is common.)
-        solarize: probability of a solarisation: values from `threshold` on are inverted.
-        threshold: of the solarisation, in 0..1.
+        kernel: taps of the blur, odd; 0 covers three times the largest sigma on each side (13 taps
+            for 2.0), about as far as Pillow's blur, which SwAV was trained with. (torchvision
+            requires a number; 10 % of the size is common.)
+        solarize: probability of solarisation, which inverts values of at least `threshold`.
+        threshold: pixel value at which solarisation starts, in 0..1.
     """
 
     size: int
@@ -55,9 +65,9 @@ class View:
     solarize: float = 0.0
     threshold: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.size < 1 or self.count < 1:
-            raise ValueError("size and count are at least 1")
+            raise ValueError("size and count must be at least 1")
         ranges.count(1, 2**14, size=self.size)
         ranges.count(1, ranges.MANY, count=self.count)
         if not (len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]):
@@ -67,63 +77,87 @@ class View:
         ranges.between(0, 1, scale=self.scale)
         ranges.between(0.01, 100, ratio=self.ratio)
         ranges.positive(sigma=self.sigma)
-        ranges.not_negative(brightness=self.brightness, contrast=self.contrast, saturation=self.saturation)
+        ranges.not_negative(
+            brightness=self.brightness, contrast=self.contrast, saturation=self.saturation
+        )
         if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue={self.hue}: at most half a turn, 0 to 0.5")
+            raise ValueError(f"hue={self.hue}: between 0 and 0.5, half a turn")
         if not (len(self.sigma) == 2 and 0 < self.sigma[0] <= self.sigma[1]):
             raise ValueError(f"sigma={self.sigma}: give (smallest, largest), both above 0")
         if self.kernel and (self.kernel < 0 or self.kernel % 2 == 0):
-            raise ValueError(f"kernel={self.kernel}: an odd number of taps, or 0")
+            raise ValueError(f"kernel={self.kernel}: give an odd number of taps, or 0")
         ranges.count(0, 2**15, kernel=self.kernel)
         for name in ("flip", "jitter", "grayscale", "blur", "solarize", "threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: between 0 and 1")
         if self.blur and self.taps // 2 >= self.size:
-            raise ValueError(f"a blur of {self.taps} taps does not fit views of {self.size} pixels; lower sigma")
+            raise ValueError(
+                f"a blur of {self.taps} taps does not fit views of {self.size} pixels; lower sigma"
+            )
 
     @property
     def taps(self) -> int:
-        """Taps of the blur."""
+        """Taps of the blur, also where `kernel` is 0."""
         return self.kernel or 2 * math.ceil(3 * self.sigma[1]) + 1
 
 
-def draw_views(key, images, views, mean, std) -> tuple:
+def draw_views(
+    key: jax.Array,
+    images: jax.Array | np.ndarray,
+    views: Sequence[View],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[jax.Array, ...]:
     """Independent views of every image.
 
     Args:
-        key: random key of the step; each view of each image has its own, folded out of it.
+        key: random key of the step; each view of each image gets its own key from it.
         images: [B, H, W, C] uint8.
-        views: `View`s, in the order wanted.
-        mean, std: C channel statistics, of pixels in 0..1.
+        views: settings of the views, in output order.
+        mean, std: C channel statistics of pixels in 0..1.
 
     Returns:
-        one float32 array [B, size, size, C] for each view of each entry.
+        `count` float32 arrays [B, size, size, C] for each entry of `views`.
     """
     drawn = []
     for i, view in enumerate(views):
         keys = jax.random.split(jax.random.fold_in(key, i), (view.count, len(images)))
-        one = lambda k, image, view=view: draw_view(jax.random.uniform(k, (_DRAWS,)), image, view)
-        drawn.extend(normalise(jax.vmap(jax.vmap(one), (0, None))(keys, images), mean, std))
+        draw = functools.partial(_draw_by_key, view)
+        drawn.extend(normalise(jax.vmap(jax.vmap(draw), (0, None))(keys, images), mean, std))
     return tuple(drawn)
 
 
-def normalise(images, mean, std):
-    """Pixels [..., C] in 0..1 with channel statistics taken out."""
+def _draw_by_key(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
+    return draw_view(jax.random.uniform(key, (_DRAWS,)), image, view)
+
+
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Pixels [..., C] in 0..1, minus the channel means and divided by the standard deviations."""
     mean, std = (jnp.broadcast_to(jnp.asarray(s, images.dtype), images.shape) for s in (mean, std))
     return (images - mean) / std
 
 
-def clean(images, size, mean, std):
-    """Whole images [B, H, W, C] uint8 as the network wants them, [B, size, size, C]: resized, not cropped."""
+def clean(
+    images: jax.Array | np.ndarray, size: int, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
+    """Images [B, H, W, C] uint8, resized (not cropped) to [B, size, size, C] and normalised."""
     x = jnp.asarray(images, jnp.float32) / 255.0
     if x.shape[1:3] != (size, size):
         x = jax.vmap(lambda image: resized_crop(image, (0.0, 0.0, *x.shape[1:3]), size))(x)
     return normalise(x, mean, std)
 
 
-def draw_view(u, image, view: View):
-    """One view [size, size, C] in 0..1 of one image [H, W, C] uint8, from the uniform numbers `u` [_DRAWS]."""
-    crop, (flip, jitter, grey), colours, (blur, sigma, solar) = jnp.split(u, list(itertools.accumulate(_PARTS))[:-1])
+def draw_view(u: jax.Array, image: jax.Array | np.ndarray, view: View) -> jax.Array:
+    """One view [size, size, C] in 0..1 of an image [H, W, C] uint8.
+
+    Args:
+        u: [36] uniform numbers, the only source of randomness.
+        image: [H, W, C] uint8.
+        view: settings of the view.
+    """
+    crop, (flip, jitter, grey), colours, (blur, sigma, solar) = jnp.split(
+        u, list(itertools.accumulate(_PARTS))[:-1]
+    )
     box = crop_box(crop, image.shape[:2], view.scale, view.ratio)
     x = jnp.asarray(image, jnp.float32) / 255.0
     x = resized_crop(x, box, view.size, flip=flip < view.flip)
@@ -134,23 +168,36 @@ def draw_view(u, image, view: View):
         x = jnp.where(grey < view.grayscale, _grey(x), x)
     if view.blur:
         low, high = view.sigma
-        x = gaussian_blur(x, jnp.where(blur < view.blur, low + (high - low) * sigma, 0.0), view.taps)
+        x = gaussian_blur(
+            x, jnp.where(blur < view.blur, low + (high - low) * sigma, 0.0), view.taps
+        )
     if view.solarize:
         x = jnp.where((solar < view.solarize) & (x >= view.threshold), 1.0 - x, x)
     return x
 
 
-def crop_box(u, shape, scale, ratio):
-    """torchvision's random crop (top, left, height, width), whole pixels as float32, from `u` [22] uniform.
+def crop_box(
+    u: jax.Array, shape: tuple[int, int], scale: Sequence[float], ratio: Sequence[float]
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """torchvision's random crop: (top, left, height, width) in whole pixels, as float32.
 
-    The first of ten draws of area and ratio that fits; else the largest central crop of allowed ratio.
+    Takes the first of ten draws of area and ratio that fits, else the largest central crop with a
+    ratio in range.
+
+    Args:
+        u: [22] uniform numbers.
+        shape: (H, W) of the image.
+        scale: range of the crop's share of the area.
+        ratio: range of its aspect ratio.
     """
     height, width = shape
     area_u, ratio_u, (top_u, left_u) = jnp.split(u, (_TRIES, 2 * _TRIES))
     area = height * width * (scale[0] + (scale[1] - scale[0]) * area_u)
-    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    log_low = math.log(ratio[0])
+    log_high = math.log(ratio[1])
     aspect = jnp.exp(log_low + (log_high - log_low) * ratio_u)
-    w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    w = jnp.round(jnp.sqrt(area * aspect))
+    h = jnp.round(jnp.sqrt(area / aspect))
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = jnp.argmax(fits)
     whole = min(max(width / height, ratio[0]), ratio[1])
@@ -162,10 +209,22 @@ def crop_box(u, shape, scale, ratio):
     return top, left, h, w
 
 
-def resized_crop(image, box, size, *, flip=False):
-    """The crop `box` of `image` [H, W, C], resized to [size, size, C] by antialiased bilinear weights.
+def resized_crop(
+    image: jax.Array,
+    box: Sequence[jax.Array | float],
+    size: int,
+    *,
+    flip: jax.Array | bool = False,
+) -> jax.Array:
+    """A crop of `image` [H, W, C], resized to [size, size, C] with antialiased bilinear weights.
 
-    Two small matrix products; a flip only reverses the order of the columns' weights.
+    Two small matrix products; a flip only reverses the column weights.
+
+    Args:
+        image: [H, W, C] float32.
+        box: (top, left, height, width) of the crop, in pixels.
+        size: side of the result.
+        flip: whether to mirror it left to right.
     """
     top, left, height, width = box
     rows = _resize_weights(top, height, image.shape[0], size)
@@ -175,8 +234,10 @@ def resized_crop(image, box, size, *, flip=False):
     return jnp.einsum("xw,ywc->yxc", columns, image, precision="highest")
 
 
-def _resize_weights(start, length, source, size):
-    """Weights [size, source] of a triangle filter over the pixels start .. start + length - 1 only."""
+def _resize_weights(
+    start: jax.Array | float, length: jax.Array | float, source: int, size: int
+) -> jax.Array:
+    """Weights [size, source] of a triangle filter over pixels start .. start + length - 1."""
     scale = length / size
     centre = start + (jnp.arange(size) + 0.5) * scale
     pixel = jnp.arange(source)
@@ -186,46 +247,72 @@ def _resize_weights(start, length, source, size):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def gaussian_blur(image, sigma, taps):
-    """torchvision's GaussianBlur of one image [S, S, C]: `taps` normalised weights, the border reflected.
+def gaussian_blur(image: jax.Array, sigma: jax.Array | float, taps: int) -> jax.Array:
+    """torchvision's GaussianBlur of an image [S, S, C], with reflected borders.
 
-    Two matrix products, like the crop's: accelerators and CPUs alike do them faster than many shifted
-    sums with weights of each image's own. `sigma` 0 leaves the image as it is.
+    Two matrix products, like the crop: both accelerators and CPUs run them faster than many shifted
+    sums whose weights differ per image.
+
+    Args:
+        image: [S, S, C].
+        sigma: standard deviation in pixels; 0 returns the image unchanged.
+        taps: weights per axis, odd; they sum to one.
     """
     weights = _blur_weights(image.shape[0], sigma, taps)
     image = jnp.einsum("yh,hwc->ywc", weights, image, precision="highest")
     return jnp.einsum("xw,ywc->yxc", weights, image, precision="highest")
 
 
-def _blur_weights(size, sigma, taps):
-    """Weights [size, size]: pixel i's sum runs over i - taps // 2 .. i + taps // 2, reflected without the edge."""
-    i, j = jnp.arange(size)[:, None], jnp.arange(size)[None]
+def _blur_weights(size: int, sigma: jax.Array | float, taps: int) -> jax.Array:
+    """Weights [size, size] of the blur along one axis.
+
+    Row i sums over pixels i - taps // 2 .. i + taps // 2, reflected without repeating the edge.
+    """
+    i = jnp.arange(size)[:, None]
+    j = jnp.arange(size)[None]
     sigma = jnp.maximum(sigma, 1e-3)  # far below a pixel: all weight in the centre
 
-    def tap(offset):
+    def tap(offset: jax.Array) -> jax.Array:
         inside = jnp.abs(offset) <= taps // 2
         return jnp.where(inside, jnp.exp(-0.5 * (offset / sigma) ** 2), 0.0)
 
-    mirrored = jnp.where(j > 0, tap(i + j), 0.0) + jnp.where(j < size - 1, tap(2 * (size - 1) - i - j), 0.0)
+    near_edge = jnp.where(j > 0, tap(i + j), 0.0)
+    far_edge = jnp.where(j < size - 1, tap(2 * (size - 1) - i - j), 0.0)
+    mirrored = near_edge + far_edge
     return (tap(i - j) + mirrored) / tap(jnp.arange(-(taps // 2), taps // 2 + 1)).sum()
 
 
-def colour_jitter(u, image, brightness, contrast, saturation, hue):
-    """torchvision's ColorJitter of one image [H, W, C] in 0..1, from `u` [8] uniform: random order, factors, shift.
+def colour_jitter(
+    u: jax.Array,
+    image: jax.Array,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+) -> jax.Array:
+    """torchvision's ColorJitter of an image [H, W, C] in 0..1.
 
-    Brightness, contrast and saturation are one blend each, with black, the mean grey and the grey
-    image. Three slots stand before the hue shift and three after it; a slot that is not in use blends
-    by one. So any order costs six blends and one hue shift. Grey images have no saturation and no hue.
+    Brightness, contrast and saturation each blend the image, with black, its mean grey and its grey
+    version. There are three blend slots before the hue shift and three after it; unused slots blend
+    by one. So any order costs six blends and one hue shift. Saturation and hue leave grey images
+    unchanged.
+
+    Args:
+        u: [8] uniform numbers: order, three factors, hue shift.
+        image: [H, W, C] in 0..1.
+        brightness, contrast, saturation: factors are drawn from [max(0, 1 - x), 1 + x].
+        hue: the shift is drawn from [-hue, hue], in turns.
     """
     order_u, factor_u, (hue_u,) = jnp.split(u, (4, 7))
     order = jnp.argsort(order_u)
     strength = jnp.asarray([brightness, contrast, saturation])
-    low, high = jnp.maximum(1.0 - strength, 0.0), 1.0 + strength
+    low = jnp.maximum(1.0 - strength, 0.0)
+    high = 1.0 + strength
     factor = low + (high - low) * factor_u
     turn = jnp.argmax(order == 3)
     colour = image.shape[-1] == 3
 
-    def blend(x, slot, active):
+    def blend(x: jax.Array, slot: int, active: jax.Array) -> jax.Array:
         kind = order[slot]
         grey = _grey(x) if colour else x
         other = jnp.where(kind == 0, 0.0, jnp.where(kind == 1, grey.mean(), grey))
@@ -241,18 +328,24 @@ def colour_jitter(u, image, brightness, contrast, saturation, hue):
     return image
 
 
-def shift_hue(image, shift):
-    """`image` [H, W, 3] in 0..1 with its hue turned by `shift` (in turns), through HSV."""
+def shift_hue(image: jax.Array, shift: jax.Array | float) -> jax.Array:
+    """`image` [H, W, 3] in 0..1 with its HSV hue shifted by `shift`, in turns."""
     r, g, b = image[..., 0], image[..., 1], image[..., 2]
-    value, chroma = image.max(-1), image.max(-1) - image.min(-1)
+    value = image.max(-1)
+    chroma = image.max(-1) - image.min(-1)
     safe = jnp.where(chroma > 0, chroma, 1.0)
-    sixth = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, 2.0 + (b - r) / safe, 4.0 + (r - g) / safe))
+    sixth = jnp.where(
+        value == r,
+        (g - b) / safe,
+        jnp.where(value == g, 2.0 + (b - r) / safe, 4.0 + (r - g) / safe),
+    )
     sixth = sixth / 6.0 + shift
     # Each channel is value minus chroma times a trapezoid of the hue, shifted by thirds of a turn.
     k = jnp.stack([n + 6.0 * sixth for n in (5.0, 3.0, 1.0)], axis=-1) % 6.0
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
 
 
-def _grey(image):
+def _grey(image: jax.Array) -> jax.Array:
     """The luma of an image [H, W, 3], in all three channels."""
-    return jnp.broadcast_to(jnp.einsum("hwc,c->hw", image, jnp.asarray(_GREY))[..., None], image.shape)
+    luma = jnp.einsum("hwc,c->hw", image, jnp.asarray(_GREY))
+    return jnp.broadcast_to(luma[..., None], image.shape)

@@ -1,19 +1,23 @@
-"""Decoded data sets on disk, under a name of what they follow from; how one lies in its folder is in `cache_files`."""
+"""Decoded data sets on disk, addressed by a hash of what they depend on.
 
-import dataclasses
+`cache_files` defines the files of one data set.
+"""
+
 import hashlib
 import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ssl_jax.data import cache_files, npy
-from ssl_jax.data.source import Dataset, Images
+from ssl_jax.data.decode import Work
+from ssl_jax.data.source import Dataset, Images, Source
 from ssl_jax.runtime import file_lock
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
@@ -22,150 +26,163 @@ from ssl_jax.settings.text import printable
 _FORMAT = 1  # raise it when the same files would give other pixels
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What is to be decoded: N images, those for training first.
-
-    Attributes:
-        names: [N] of the images, for messages.
-        labels: int32 [N]; -1: unlabelled.
-        train: how many of them are for training.
-        shape: (H, W, C) of every image.
-        read: the i-th image, uint8 [H, W, C]; runs in several threads, and of a stream in other processes, to which
-            it is pickled; raises CorruptError where there is none.
-        classes: their names.
-    """
-
-    names: Sequence[str]
-    labels: np.ndarray
-    train: int
-    shape: tuple[int, int, int]
-    read: Callable[[int], np.ndarray]
-    classes: tuple[str, ...]
-
-
-def root(source) -> Path:
+def root(source: Source) -> Path:
     """The cache's folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssl_jax"
     return user_path(source.cache, "data.cache") if source.cache else default
 
 
-def dataset(source, kind: str, facts, origin: str, work: Callable[[], Work]) -> Dataset:
-    """The data set from `<cache>/<kind>/<hash of facts>`, decoded into it first where that is missing or damaged.
+def dataset(
+    source: Source, kind: str, facts: Any, origin: str, work: Callable[[], Work]
+) -> Dataset:
+    """The data set in `<cache>/<kind>/<hash of facts>`, decoded first if missing or damaged.
 
     Args:
         source: the settings.
         kind: subfolder of the cache.
-        facts: what JSON can hold and the decoded images follow from.
+        facts: everything the decoded images depend on, as JSON.
         origin: where the images come from, for messages.
-        work: gives what to decode; called only when needed.
+        work: returns what to decode; called only if needed.
 
     Raises:
-        SettingError: a bad image (unless those are left out), no room, a cache that cannot be written.
+        SettingError: a bad image (unless `data.skip_corrupt`), a full disk, or a cache that cannot
+            be written.
     """
     folder = root(source) / kind / _hash(facts)
-    found = cache_files.read(folder)
-    if found is None:
-        with _in_turn(source, folder, f"decoding {origin}"):
-            found = cache_files.read(folder)
-            if found is None:
-                given = work()
+    contents = cache_files.read(folder)
+    if contents is None:
+        with _locked(source, folder, f"decoding {origin}"):
+            contents = cache_files.read(folder)
+            if contents is None:
+                to_decode = work()
                 with _writable(source):
-                    cache_files.create(folder, given, origin, progress, skip_corrupt=source.skip_corrupt)
-                found = cache_files.read(folder)
-        if found is None:
+                    cache_files.create(
+                        folder, to_decode, origin, progress, skip_corrupt=source.skip_corrupt
+                    )
+                contents = cache_files.read(folder)
+        if contents is None:
             raise SettingError(f"{folder} cannot be read back; set data.cache to another folder")
-    images, labels, index = found
-    notes, skipped, train = (), index["skipped"], index["train"]
+    images, labels, index = contents
+    skipped = index["skipped"]
+    notes = ()
     if skipped:
         if not source.skip_corrupt:
             raise cache_files.corrupt(origin, *skipped[0])
-        total, (name, why) = len(images) + len(skipped), skipped[0]
-        first = printable(f"{origin}/{name} ({why})")
-        notes = (f"{len(skipped):,} of {total:,} images cannot be read and are left out, the first: {first}",)
-    splits = (Images(images[rows], labels[rows]) for rows in (slice(train), slice(train, None)))
-    facts = (tuple(index[key]) for key in ("classes", "mean", "std"))
-    return Dataset(*splits, *facts, notes, listed=lambda: cache_files.names(folder))
+        name, reason = skipped[0]
+        first = printable(f"{origin}/{name} ({reason})")
+        total = len(images) + len(skipped)
+        count = f"{len(skipped):,} of {total:,} images"
+        notes = (f"{count} cannot be read and are skipped; the first: {first}",)
+    train = index["train"]
+    return Dataset(
+        train=Images(images[:train], labels[:train]),
+        test=Images(images[train:], labels[train:]),
+        classes=tuple(index["classes"]),
+        mean=tuple(index["mean"]),
+        std=tuple(index["std"]),
+        notes=notes,
+        listed=lambda: cache_files.names(folder),
+    )
 
 
-def kept(source, kind: str, facts, make: Callable[[], np.ndarray], doing: str, count: int) -> np.ndarray:
-    """An int32 array [count] that takes long to make: `make()`, or what it gave before, from the cache's folder `kind`.
+def kept(
+    source: Source, kind: str, facts: Any, make: Callable[[], np.ndarray], doing: str, count: int
+) -> np.ndarray:
+    """An int32 array [count] that is slow to make: from the cache, else from `make()`.
 
-    `doing` says what `make` does, to those who wait for another process that is at it. A file that is damaged, or of
-    another array, is made anew.
+    A damaged file, or one with another array, is rebuilt.
+
+    Args:
+        source: the settings.
+        kind: subfolder of the cache.
+        facts: everything the array depends on, as JSON.
+        make: computes the array.
+        doing: what `make` does, shown to processes that wait for it.
+        count: length of the array.
 
     Raises:
         SettingError: the cache cannot be written.
     """
     path = root(source) / kind / f"{_hash(facts)}.npy"
-    found = _loaded(path, count)
-    if found is None:
-        with _in_turn(source, path, doing):
-            found = _loaded(path, count)
-            if found is None:
-                found = make()
-                _store(source, path, found)
-    return found
+    array = _loaded(path, count)
+    if array is None:
+        with _locked(source, path, doing):
+            array = _loaded(path, count)
+            if array is None:
+                array = make()
+                _store(source, path, array)
+    return array
 
 
-def _loaded(path, count):
+def _loaded(path: Path, count: int) -> np.ndarray | None:
+    """The array int32 [count] at `path`; None if there is none."""
     try:
         header = npy.header_of(path)
-        right = (header.shape, header.dtype) == ((count,), np.int32)
-        return np.load(path, allow_pickle=False) if right else None
+        if (header.shape, header.dtype) != ((count,), np.int32):
+            return None
+        return np.load(path, allow_pickle=False)
     except (OSError, ValueError):
         return None
 
 
-def _store(source, path, found):
+def _store(source: Source, path: Path, array: np.ndarray) -> None:
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}")
     try:
         with _writable(source):
             path.parent.mkdir(parents=True, exist_ok=True)
             cache_files.clear(path.parent)
             with open(temporary, "wb") as file:
-                np.save(file, found)
+                np.save(file, array)
             cache_files.remove(path)
             temporary.replace(path)
     finally:
-        with suppress(OSError):  # the first one is told
+        with suppress(OSError):  # report the error above, not this one
             temporary.unlink()
 
 
 @contextmanager
-def _in_turn(source, path, doing):
-    """Of all processes that share the cache, one at a time is in here for `path`."""
+def _locked(source: Source, path: Path, doing: str) -> Iterator[None]:
+    """Admits one process at a time for `path`, among all that share the cache."""
     with _writable(source):
         lock = file_lock.opened(path)
     with file_lock.held(lock, doing):
         yield
 
 
-def _hash(facts):
+def _hash(facts: Any) -> str:
     return hashlib.sha256(json.dumps([_FORMAT, facts]).encode()).hexdigest()[:32]
 
 
 @contextmanager
-def _writable(source):
-    """Errors of the file system inside the block become one line that names the way out."""
+def _writable(source: Source) -> Iterator[None]:
+    """Turns file system errors in the block into one line that names the way out."""
     try:
         yield
     except OSError as error:
         raise SettingError(
-            f"the cache {root(source)} cannot be written ({error.strerror}); set data.cache to a folder that can"
+            f"the cache {root(source)} cannot be written ({error.strerror}); set data.cache to a "
+            "writable folder"
         ) from error
 
 
 @contextmanager
-def progress(total, text):
-    """A bar with `text` on standard error, where that is a terminal, else one line; gives what to call after each.
+def progress(total: int, text: str) -> Iterator[Callable[[], None]]:
+    """A progress bar on standard error if it is a terminal, else one line.
 
-    In a notebook, where standard error looks like a mistake, the line is on standard output.
+    In a notebook the line goes to standard output, as standard error looks like a mistake there.
+
+    Args:
+        total: number of steps.
+        text: shown beside the bar, or as the line.
+
+    Yields:
+        A function to call after each step.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    console, text = Console(stderr=True), printable(text)
+    console = Console(stderr=True)
+    text = printable(text)
     if not console.is_terminal:
         print(text, file=sys.stdout if console.is_jupyter else sys.stderr, flush=True)
         yield lambda: None

@@ -1,29 +1,38 @@
-"""Examples of a prepared tfds data set: where each image is, its label, its pixels."""
+"""Examples of a prepared tfds data set: position, label and pixels of each image."""
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ssl_jax.data import cache
 from ssl_jax.data.decode import CorruptError, decode
-from ssl_jax.data.source import UNLABELLED
+from ssl_jax.data.source import UNLABELLED, Source
 from ssl_jax.settings.text import printable
 
 
 class Places(Sequence):
-    """Where each image is, as "train[17]": `rows` [N] of all splits one behind the other, with `counts` of each."""
+    """The position of each image, as "train[17]".
+
+    Args:
+        counts: number of examples of each split.
+        rows: [N] of each image, counted through all splits in the order of `counts`.
+    """
 
     def __init__(self, counts: dict[str, int], rows: np.ndarray):
-        self._counts, self._rows = counts, rows
+        self._counts = counts
+        self._rows = rows
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, i):
-        return "{}[{}]".format(*self.place(i))
+    def __getitem__(self, i: int) -> str:
+        split, row = self.place(i)
+        return f"{split}[{row}]"
 
     def place(self, i: int) -> tuple[str, int]:
-        """The split of the i-th image, and its row there."""
+        """The split of the i-th image, and its row in it."""
         row = int(self._rows[i])
         for part, count in self._counts.items():
             if row < count:
@@ -33,16 +42,35 @@ class Places(Sequence):
 
 
 class Reader:
-    """Gives the i-th image. Pickled without the open splits: another process opens them for itself."""
+    """Reads the i-th image. Pickles without open splits: other processes open their own.
 
-    def __init__(self, folder, places: Places, shape, size: int, opened):
-        self._folder, self._places, self._shape, self._size, self._opened = folder, places, shape, size, opened
+    Args:
+        folder: of the prepared data set.
+        places: where the images are.
+        shape: (H, W, C) of the result.
+        size: side of square images.
+        opened: the open splits; others are opened when needed.
+    """
 
-    def __getstate__(self):
+    def __init__(
+        self,
+        folder: Path,
+        places: Places,
+        shape: tuple[int, int, int],
+        size: int,
+        opened: MutableMapping[str, Any],
+    ):
+        self._folder = folder
+        self._places = places
+        self._shape = shape
+        self._size = size
+        self._opened = opened
+
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": {}}
 
     def __call__(self, i: int) -> np.ndarray:
-        """uint8 [H, W, C].
+        """The image, uint8 [H, W, C].
 
         Raises:
             CorruptError: the record or its image is damaged.
@@ -57,7 +85,7 @@ class Reader:
         return _image(raw, self._shape, self._size)
 
 
-def _image(raw, shape, size) -> np.ndarray:
+def _image(raw: bytes, shape: tuple[int, int, int], size: int) -> np.ndarray:
     if shape == (size, size, 3):
         return decode(raw, size)
     image = decode(raw, channels=shape[2])
@@ -66,29 +94,44 @@ def _image(raw, shape, size) -> np.ndarray:
     return image
 
 
-def builder(folder):
-    """What tfds knows of the data set in `folder`."""
+def builder(folder: Path) -> Any:
+    """The tfds builder of the data set in `folder`."""
     import tensorflow_datasets
 
     return tensorflow_datasets.builder_from_directory(str(folder))
 
 
-def examples(builder, part):
-    """A split's examples by their row, images as the bytes of their files."""
+def examples(builder: Any, part: str) -> Sequence[dict[str, Any]]:
+    """A split's examples by row; images are the bytes of their files."""
     import tensorflow_datasets
 
-    return builder.as_data_source(part, decoders={"image": tensorflow_datasets.decode.SkipDecoding()})
+    return builder.as_data_source(
+        part, decoders={"image": tensorflow_datasets.decode.SkipDecoding()}
+    )
 
 
-def labels(source, split, key, facts, title: str) -> np.ndarray:
-    """int32 [N] of the examples `split`. They lie beside the images, so all is read for them; but only once."""
+def labels(
+    source: Source, split: Sequence[dict[str, Any]], key: str | None, facts: Any, title: str
+) -> np.ndarray:
+    """Labels int32 [N] of the examples `split`, cached: reading them reads the whole split.
+
+    Args:
+        source: the settings.
+        split: the examples.
+        key: name of the label in an example; None: unlabelled.
+        facts: everything the labels depend on, as JSON.
+        title: the split, for messages.
+    """
     if not key:
         return np.full(len(split), UNLABELLED, np.int32)
-
     doing = f"reading {len(split):,} labels of {title}"
 
-    def read():
+    def read() -> np.ndarray:
+        values = np.empty(len(split), np.int32)
         with cache.progress(len(split), doing) as advance:
-            return np.array([(int(split[i][key]), advance())[0] for i in range(len(split))], np.int32)
+            for i in range(len(split)):
+                values[i] = int(split[i][key])
+                advance()
+        return values
 
     return cache.kept(source, "labels", [facts, key], read, doing, len(split))

@@ -1,9 +1,9 @@
-"""What every loader takes and gives: a `Source` in, a `Dataset` out; and what they share."""
+"""What loaders take and return (`Source`, `Dataset`), and what they share."""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,31 +12,37 @@ from ssl_jax.settings import ranges
 from ssl_jax.settings.resolve import SettingError
 
 UNLABELLED = -1
-_STATISTICS_FROM = 2000  # images that the channel statistics are computed from, at most
-_AT_ONCE = 250  # of them
+_STATISTICS_FROM = 2000  # most images that the channel statistics are computed from
+_BLOCK = 250  # of these images, read at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
     """One split: `images` uint8 [N, H, W, C] and `labels` int32 [N] (-1: unlabelled).
 
-    `images` is a numpy array, a memory map, or `streaming.StreamedImages`, which decodes the rows that it is asked for.
+    `images` is a numpy array, a memory map, or `streaming.StreamedImages`, which decodes rows on
+    demand.
     """
 
     images: Any
     labels: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Training and test images, class names, and the channel statistics that views are normalised with.
+    """Training and test images, class names, and the channel statistics for normalising.
 
-    `test` may be empty, [0, H, W, C], and `classes` too, where there are no labels. `notes` are sentences that the
-    user should read. `joined`: so many images at the end of `train` are those of `test`, in their order. `listed` reads
-    the names of all images that the source has, those for training first; see `names`.
+    Attributes:
+        train: the training split.
+        test: the test split; may be empty, [0, H, W, C].
+        classes: class names; empty without labels.
+        mean, std: C channel statistics of pixels in 0..1.
+        notes: sentences for the user.
+        joined: number of test images appended to `train`, in test order.
+        listed: reads the names of all images in the source, training images first; see `names`.
     """
 
     train: Images
@@ -49,18 +55,20 @@ class Dataset:
     listed: Callable[[], Sequence[str]] | None = None
 
     def names(self) -> list[str]:
-        """Where each image comes from: those trained on without the joined ones, then the test images.
+        """Where each image comes from: training images without the joined ones, then test images.
 
         Files by their path below `data.dir`; rows of arrays as "train[17]".
         """
-        own, held = len(self.train) - self.joined, len(self.test)
+        train_count = len(self.train) - self.joined
+        test_count = len(self.test)
         if self.listed is None:
-            return [f"{split}[{i}]" for split, count in (("train", own), ("test", held)) for i in range(count)]
+            names = [f"train[{i}]" for i in range(train_count)]
+            return names + [f"test[{i}]" for i in range(test_count)]
         names = list(self.listed())
-        return names[:own] + names[len(names) - held :]
+        return names[:train_count] + names[len(names) - test_count :]
 
-    def facts(self) -> dict:
-        """What a trained encoder needs to know of the data, as JSON: see `stand_in`."""
+    def facts(self) -> dict[str, Any]:
+        """The facts that a trained encoder depends on, as JSON; `stand_in` reads them."""
         return dict(
             shape=self.train.images.shape,
             classes=self.classes,
@@ -69,27 +77,41 @@ class Dataset:
         )
 
     def fingerprint(self) -> str:
-        """A short hash of what is trained on: counts, labels, classes, and every so many images."""
-        found = hashlib.sha256(json.dumps([self.train.images.shape, self.test.images.shape, self.classes]).encode())
+        """A short hash of the data: shapes, classes, labels, and up to 64 images of each split."""
+        shapes = [self.train.images.shape, self.test.images.shape, self.classes]
+        digest = hashlib.sha256(json.dumps(shapes).encode())
         for split in (self.train, self.test):
-            found.update(np.ascontiguousarray(split.labels))
-            rows = np.unique(np.linspace(0, max(len(split) - 1, 0), min(len(split), 64)).astype(int))
-            found.update(np.ascontiguousarray(split.images[rows]))
-        return found.hexdigest()[:16]
+            digest.update(np.ascontiguousarray(split.labels))
+            rows = np.linspace(0, max(len(split) - 1, 0), min(len(split), 64)).astype(int)
+            digest.update(np.ascontiguousarray(split.images[np.unique(rows)]))
+        return digest.hexdigest()[:16]
 
     def resident(self, gigabytes: float) -> bool:
-        """Whether the training images are to lie whole on the devices: they take no more than that, and are decoded."""
-        return isinstance(self.train.images, np.ndarray) and self.train.images.nbytes <= gigabytes * 2**30
+        """Whether to keep the training images on the devices: decoded, and at most `gigabytes`."""
+        return (
+            isinstance(self.train.images, np.ndarray)
+            and self.train.images.nbytes <= gigabytes * 2**30
+        )
 
 
-def stand_in(facts: dict) -> Dataset:
-    """A data set with the `facts` of another one and no images of its own, for those who need no more.
+def stand_in(facts: Mapping[str, Any]) -> Dataset:
+    """A placeholder with the `facts` of a data set and no real images.
 
-    Its arrays have the right shapes and take no memory.
+    Its arrays have the right shapes; the images take no memory.
     """
-    rows, *image = facts["shape"]
-    images = lambda n: Images(np.broadcast_to(np.uint8(0), (n, *image)), np.full(n, UNLABELLED, np.int32))
-    return Dataset(images(rows), images(0), *(tuple(facts[name]) for name in ("classes", "mean", "std")))
+    count, *shape = facts["shape"]
+    return Dataset(
+        train=_blank(count, shape),
+        test=_blank(0, shape),
+        classes=tuple(facts["classes"]),
+        mean=tuple(facts["mean"]),
+        std=tuple(facts["std"]),
+    )
+
+
+def _blank(count: int, shape: Sequence[int]) -> Images:
+    images = np.broadcast_to(np.uint8(0), (count, *shape))
+    return Images(images, np.full(count, UNLABELLED, np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,23 +119,28 @@ class Source:
     """The settings of `config.data`.
 
     Attributes:
-        name: of the data set: digits, cifar10, cifar100, folder, array, tfds:<name>, or a module of your own.
-        dir: folder or file that the data set is read from.
+        name: the data set: digits, cifar10, cifar100, folder, array, tfds:<name>, or the dotted
+            name of your own module.
+        dir: folder or file to read the data set from.
         limit: keep the first `limit` training images; 0 keeps all.
-        labels: "fine"; "coarse", for CIFAR-100; or "none", as if the data set had no labels.
-        size: side in pixels of the squares that images of folders and of tfds are stored as.
-        whole: train on the test images, too, as deep clustering does; kNN and linear scores then are of images that
-            were trained on without labels, and clusterings are scored on all images.
-        unlabelled: a split of a tfds data set, added to the training images without labels ("unlabelled" of stl10).
-        test_share: share of each class that is held out where a labelled data set has no test split.
-        skip_corrupt: leave out files that cannot be read.
-        download: fetch what is missing, for the data sets that can.
-        cache: folder for decoded images and downloads; empty: ssl_jax in $XDG_CACHE_HOME or ~/.cache.
-        store: "cache": images of folders and of tfds are decoded once, before the first step, into a file from which
-            they are read ever after; "stream": they stay in their files and each is decoded whenever it is wanted, to
-            the same pixels, which needs no room and no first pass over millions of them.
-        workers: of "stream": so many processes decode what is trained on; 0: a thread a CPU of this process.
-        mean, std: C channel statistics of pixels in 0..1; empty: the data set's own.
+        labels: which labels to use: "fine"; "coarse", for CIFAR-100; or "none", which ignores all.
+        size: side in pixels of the squares that folder and tfds images are stored as.
+        whole: also train on the test images, as deep clustering does. kNN and linear scores are
+            then on images that were trained on, without their labels, and clusterings are scored on
+            all images.
+        unlabelled: a split of a tfds data set to add to the training images without labels
+            ("unlabelled" of stl10).
+        test_share: share of each class to hold out if a labelled data set has no test split.
+        skip_corrupt: skip files that cannot be read.
+        download: fetch missing files (cifar10 and cifar100).
+        cache: folder for decoded images and downloads; empty: ssl_jax in $XDG_CACHE_HOME or
+            ~/.cache.
+        store: how folder and tfds images are stored. "cache" decodes all of them once, before the
+            first step, into a file that later runs share. "stream" decodes each image whenever it
+            is used, to the same pixels: no disk space, and no first pass over millions of files.
+        workers: processes that decode streamed training images; 0 uses one thread per CPU.
+        mean: mean of each channel, for pixels in 0..1; empty: the data set's own.
+        std: standard deviation of each channel, for pixels in 0..1; empty: the data set's own.
     """
 
     name: str = "digits"
@@ -134,68 +161,85 @@ class Source:
 
     @property
     def labelled(self) -> bool:
-        """Whether labels are wanted."""
+        """Whether labels are used."""
         return self.labels != "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.labels not in ("fine", "coarse", "none"):
             raise ValueError(f"labels={self.labels!r}: choose fine, coarse or none")
         for key in ("dir", "cache"):
             if "://" in getattr(self, key):
-                raise ValueError(f"{key}={getattr(self, key)}: a folder is wanted; mount the bucket as one")
+                raise ValueError(
+                    f"{key}={getattr(self, key)}: must be a local path; mount the bucket"
+                )
         if self.limit < 0:
-            raise ValueError(f"limit={self.limit}: at least 0; 0 takes all")
+            raise ValueError(f"limit={self.limit}: at least 0; 0 keeps all")
         if self.store not in ("cache", "stream"):
             raise ValueError(f"store={self.store!r}: choose cache or stream")
         if self.store == "stream" and self.skip_corrupt:
             raise ValueError(
-                "skip_corrupt=True: data.store=stream learns only during training which files are bad, when their "
-                "rows are given away; set data.store=cache, or take the bad files out"
+                "skip_corrupt=True: data.store=stream finds bad files only during training, too "
+                "late to drop their rows; set data.store=cache, or remove the bad files"
             )
         if self.workers < 0:
             raise ValueError(f"workers={self.workers}: at least 0; 0 decodes in threads")
         if self.workers and self.store != "stream":
-            raise ValueError(f"workers={self.workers} decode streamed images; they go with data.store=stream")
+            raise ValueError(
+                f"workers={self.workers} decode streamed images only; set data.store=stream"
+            )
         ranges.count(0, limit=self.limit)
         ranges.count(1, 2**14, size=self.size)
         ranges.count(0, ranges.MANY, workers=self.workers)
         if not 0 < self.test_share < 1:
-            raise ValueError(f"test_share={self.test_share}: between 0 and 1, both left out")
+            raise ValueError(f"test_share={self.test_share}: strictly between 0 and 1")
         if not all(0 <= value <= 1 for value in self.mean):
-            raise ValueError(f"mean={self.mean}: within 0 and 1, as pixels are scaled to 0..1")
+            raise ValueError(f"mean={self.mean}: between 0 and 1, as pixels are scaled to 0..1")
         if not all(0 < value <= 1 for value in self.std):
             raise ValueError(f"std={self.std}: above 0 and at most 1, as pixels are scaled to 0..1")
 
-    def check_channels(self, channels: int):
-        """Raises a SettingError where `mean` or `std` is given for another number of channels."""
+    def check_channels(self, channels: int) -> None:
+        """Raises SettingError if `mean` or `std` is set for another number of channels."""
         for key in ("mean", "std"):
             value = getattr(self, key)
             if len(value) not in (0, channels):
-                raise SettingError(f"data.{key}={value}: the images have {channels} channels; give {channels} numbers")
+                raise SettingError(
+                    f"data.{key}={value}: the images have {channels} channels; give {channels} "
+                    "numbers"
+                )
 
 
-def check_classes(labels, classes, where: str, which: str = "all"):
-    """Refuses labels [N] that are all of one class: nothing could be learnt from them, nor scored.
+def check_classes(
+    labels: np.ndarray, classes: Sequence[str], where: str, which: str = "all"
+) -> None:
+    """Rejects labels that are all of one class, as they can neither be learnt nor scored.
+
+    Args:
+        labels: [N]; -1 is ignored, and no labels at all are fine.
+        classes: class names.
+        where: the data set, for the message.
+        which: the images that were checked, for the message.
 
     Raises:
-        SettingError: names the class; -1 does not count, and no labels at all are fine.
+        SettingError: only one class.
     """
-    found = np.unique(labels[labels != UNLABELLED])
-    if len(found) == 1:
+    present = np.unique(labels[labels != UNLABELLED])
+    if len(present) == 1:
         raise SettingError(
-            f"{which} {len(labels):,} training images of {where} are of one class, {classes[found[0]]!r}; "
-            "give images of two classes or more; data.labels=none trains without labels"
+            f"{which} {len(labels):,} training images of {where} are of one class, "
+            f"{classes[present[0]]!r}; give images of at least two classes, or set "
+            "data.labels=none to train without labels"
         )
 
 
-def held_out(labels, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """A fixed stratified split into rows for training and rows for the test, both ascending.
+def held_out(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """A fixed stratified split into training rows and test rows, both ascending.
 
     Args:
         labels: [N]; unlabelled rows (-1) stay in training.
-        share: of each class that is held out, at least one image, but never the last of its class.
+        share: part of each class to hold out: at least one image, but never its last.
     """
-    rng, test = np.random.default_rng(0), np.zeros(len(labels), bool)
+    rng = np.random.default_rng(0)
+    test = np.zeros(len(labels), bool)
     for label in np.unique(labels[labels != UNLABELLED]):
         rows = rng.permutation(np.flatnonzero(labels == label))
         count = min(max(1, round(share * len(rows))), len(rows) - 1)
@@ -203,17 +247,21 @@ def held_out(labels, share: float) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
-def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images [N, H, W, C], in units of 255, to four digits.
+def statistics(images: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images [N, H, W, C].
 
-    From at most 2,000 images, spread evenly. Exact sums of whole numbers: the same on every machine.
+    In units of 255, to four digits, from at most 2,000 evenly spaced images. Sums are exact
+    integers, so the results are the same on every machine.
     """
-    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), _STATISTICS_FROM)).astype(int))
+    count = min(len(images), _STATISTICS_FROM)
+    rows = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
     counts = np.zeros((images.shape[-1], 256), np.int64)
-    for block in (images[rows[i : i + _AT_ONCE]] for i in range(0, len(rows), _AT_ONCE)):
-        for channel, count in enumerate(counts):
-            count += np.bincount(block[..., channel].ravel(), minlength=256)
-    values, total = np.arange(256), counts.sum(axis=1)
+    for start in range(0, len(rows), _BLOCK):
+        block = images[rows[start : start + _BLOCK]]
+        for channel in range(len(counts)):
+            counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+    values = np.arange(256)
+    total = counts.sum(axis=1)
     mean = counts @ values / total
     variance = counts @ values**2 / total - mean**2
     std = np.maximum(np.sqrt(np.maximum(variance, 0.0)) / 255, 1e-3)

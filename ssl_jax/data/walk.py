@@ -1,71 +1,81 @@
-"""The files below a folder, links included, with every real folder read once."""
+"""The files below a folder, following links and reading every real folder once."""
 
 import functools
 import os
+from pathlib import Path
 
-_AGAIN, _LOOP = "which is read already", "which contains the link"
+_AGAIN = "which is already read"
+_LOOP = "which contains the link"
+_MAX_LINKS = 40  # the kernel follows no longer chain
 
 
 class Walk:
-    """Files below `root/top` whose names end in one of `suffixes`; hidden files and folders are not read.
+    """Files below `root/top` with one of the given suffixes; hidden files and folders are ignored.
 
-    Real folders come first, then those that links lead to, in the order of the links' paths. A link is left out if the
-    folder that it leads to is read already, or contains the link or `root/top`, so that it would be read in a loop.
-    Ordinary files are listed without a look at each: only folders and links are.
+    Real folders come first, then the targets of links, in the order of the links' paths. A link is
+    left out if its target is already read, or contains the link or `root/top`, which would loop.
+    Regular files are listed without a system call for each; only folders and links need one.
 
     Args:
         root: a folder.
         top: a folder in it, or "" for `root` itself.
-        suffixes: endings in lower case.
+        suffixes: endings of file names, in lower case.
 
     Attributes:
-        files: their paths below `root`, sorted.
-        left_out: (path below `root`, path of the folder that it leads to, why), sorted.
-        outside: (path below `root`, where it leads) of links that lead out of `root` and are followed, sorted.
+        files: paths below `root`, sorted.
+        left_out: (path below `root`, path of the target, reason) of links left out, sorted.
+        outside: (path below `root`, path of the target) of links that are followed out of `root`,
+            sorted.
 
     Raises:
         OSError: a folder cannot be read.
     """
 
-    def __init__(self, root, top: str, suffixes: tuple[str, ...]):
-        self.files, self.left_out, self.outside = [], [], []
-        self._root, self._suffixes = os.fspath(root), suffixes
+    def __init__(self, root: str | Path, top: str, suffixes: tuple[str, ...]):
+        self.files = []
+        self.left_out = []
+        self.outside = []
+        self._root = os.fspath(root)
+        self._suffixes = suffixes
         self._real = functools.lru_cache(os.path.realpath)
-        self._read = {}  # (device, inode) of each folder that is read: its path below the root
-        self._links = []  # to folders, still to be followed
+        self._read = {}  # (device, inode) of each folder read so far: its path below the root
+        self._links = []  # links to folders, not followed yet
         self._start = self._real(self._path(top))
         if top and os.path.islink(self._path(top)):
             self._note_outside(top)
         self._read_below(top)
         while self._links:
-            links, self._links = sorted(self._links), []
+            links = sorted(self._links)
+            self._links = []
             for link in links:
                 self._follow(link)
-        for found in (self.files, self.left_out, self.outside):
-            found.sort()
+        self.files.sort()
+        self.left_out.sort()
+        self.outside.sort()
 
-    def _path(self, place):
+    def _path(self, place: str) -> str:
         return os.path.join(self._root, place) if place else self._root
 
-    def _read_below(self, place):
+    def _read_below(self, folder: str) -> None:
         """Reads a folder and all real folders below it."""
-        waiting = [place]
+        waiting = [folder]
         while waiting:
-            place = waiting.pop()
-            known = self._read.setdefault(self._identity(place), place)
-            if known == place:
-                waiting += self._list(place)
+            folder = waiting.pop()
+            first = self._read.setdefault(self._identity(folder), folder)
+            if first == folder:
+                waiting += self._list(folder)
             else:
-                self.left_out.append((place, self._path(known), _AGAIN))
+                self.left_out.append((folder, self._path(first), _AGAIN))
 
-    def _identity(self, place):
+    def _identity(self, place: str) -> tuple[int, int]:
         status = os.stat(self._path(place))
         return status.st_dev, status.st_ino
 
-    def _list(self, place) -> list[str]:
-        """Takes note of a folder's files and links, and gives its folders."""
-        folders, prefix = [], f"{place}{os.sep}" if place else ""
-        with os.scandir(self._path(place)) as entries:
+    def _list(self, folder: str) -> list[str]:
+        """Records a folder's files and links, and returns its real folders."""
+        folders = []
+        prefix = f"{folder}{os.sep}" if folder else ""
+        with os.scandir(self._path(folder)) as entries:
             for entry in entries:
                 name = entry.name
                 if name.startswith("."):
@@ -78,43 +88,44 @@ class Walk:
                         self._note_outside(prefix + name)
         return folders
 
-    def _follow(self, link):
-        """Reads the folder that a link leads to, unless it is read already or a loop would arise."""
+    def _follow(self, link: str) -> None:
+        """Reads the folder a link leads to, unless it is already read or would loop."""
         target = self._real(self._path(link))
-        known = self._read.get(self._identity(link))
-        if known is not None:
-            self.left_out.append((link, self._path(known), _AGAIN))
-        elif any(_within(place, target) for place in (self._start, self._real(os.path.dirname(self._path(link))))):
+        parent = self._real(os.path.dirname(self._path(link)))
+        first = self._read.get(self._identity(link))
+        if first is not None:
+            self.left_out.append((link, self._path(first), _AGAIN))
+        elif _within(self._start, target) or _within(parent, target):
             self.left_out.append((link, target, _LOOP))
         else:
             self._note_outside(link)
             self._read_below(link)
 
-    def _note_outside(self, link):
+    def _note_outside(self, link: str) -> None:
         target = self._end(self._path(link))
         if not _within(target, self._real(self._root)):
             self.outside.append((link, target))
 
-    def _end(self, path):
-        """Where a link leads; links to links are followed, and a folder is resolved once for all links into it."""
-        for _ in range(40):  # the kernel follows no more
+    def _end(self, path: str) -> str:
+        """Where a link leads, through links to links. Each folder is resolved only once."""
+        for _ in range(_MAX_LINKS):
             folder, name = os.path.split(path)
             path = os.path.join(self._real(folder), name)
             try:
                 path = os.path.normpath(os.path.join(self._real(folder), os.readlink(path)))
-            except OSError:  # no link any more, or nothing is there
+            except OSError:  # not a link, or it does not exist
                 break
         return path
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """Whether an entry is a folder or leads to one; a link in a loop does not."""
+    """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError:  # links in a loop
         return False
 
 
-def _within(path, folder) -> bool:
-    """Whether a real path is that of `folder` or lies below it."""
+def _within(path: str, folder: str) -> bool:
+    """Whether a real path is `folder` or below it."""
     return path == folder or path.startswith(os.path.join(folder, ""))

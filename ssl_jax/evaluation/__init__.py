@@ -1,1 +1,1 @@
-"""Scores of features, one file each; those that end with `Evaluator = <class>` are found by name."""
+"""Scores of features, one per file; files that end with `Evaluator = <class>` are found by name."""

@@ -1,17 +1,21 @@
-"""Linear classifiers on augmented images: the protocol of SwAV, and by its settings that of Local Aggregation."""
+"""Linear classifiers on augmented images: SwAV's protocol or, by settings, Local Aggregation's."""
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ssl_jax import interface
 from ssl_jax.data.augment import View
 from ssl_jax.evaluation import metrics
-from ssl_jax.interface import RunFacts, no_progress
+from ssl_jax.interface import RunFacts, Split, TrainState, no_progress
+from ssl_jax.ops.types import Numbers, Scalar
 from ssl_jax.settings import ranges
 
 _SCHEDULES = ("cosine", "drops")
@@ -19,34 +23,41 @@ _SCHEDULES = ("cosine", "drops")
 
 @dataclasses.dataclass(frozen=True)
 class Augmented(interface.Evaluator):
-    """Top-1 of a linear classifier trained on random crops and flips, drawn anew each epoch, of a frozen encoder.
+    """Top-1 of a linear classifier on a frozen encoder, trained on random crops and flips.
 
-    The encoder is in evaluation mode. As in SwAV's evaluation: weights start normal with deviation 0.01 and biases at
-    zero; SGD with momentum 0.9, without Nesterov; the rate falls epoch by epoch. Several features have a classifier
-    each, trained side by side on the same crops, as Local Aggregation does; then names end in `_<feature>`.
+    Crops and flips are redrawn in every epoch, and the encoder is in evaluation mode. As in SwAV's
+    evaluation, weights start normal with standard deviation 0.01 and biases at zero; SGD has
+    momentum 0.9, without Nesterov; the learning rate falls epoch by epoch. Several features get a
+    classifier each, trained side by side on the same crops, as Local Aggregation does; then names
+    end in `_<feature>`.
 
-    Where we deviate: the score is the last epoch's (the original reports the best epoch's on the test images). Test
-    images are resized whole, as for all other scores here, not resized and cropped. `learning_rate` is for batches of
-    `base_batch_size` and scales linearly with `batch_size`, also where there are fewer labelled images than that.
+    Deviations: the score is the last epoch's (the original reports the best epoch's on the test
+    images). Test images are resized whole, as for all other scores here, not resized and cropped.
+    `learning_rate` is for batches of `base_batch_size` and scales linearly with `batch_size`, or
+    with the number of labelled images if that is smaller.
 
-    LA's protocol for a ResNet-18 or -50: features=("stage1", .., "stage5"), batch_size=128, learning_rate=0.01,
-    base_batch_size=0, weight_decay=1e-4, schedule="drops", drops=(30, 60), epochs=70. Its crops are squares of 224 of
-    256 pixels (here scale=(0.77, 0.77), ratio=(1.0, 1.0)), and its maps are larger than ours, which are pooled.
+    LA's protocol for a ResNet-18 or -50: features=("stage1", .., "stage5"), batch_size=128,
+    learning_rate=0.01, base_batch_size=0, weight_decay=1e-4, schedule="drops", drops=(30, 60),
+    epochs=70. Its crops are squares of 224 of 256 pixels (here scale=(0.77, 0.77), ratio=(1.0,
+    1.0)), and its maps are larger than ours, which are pooled.
 
-    Nothing comes of raw pixels, which no encoder can draw anew.
+    Yields nothing for raw pixels, which have no random crops.
 
     Attributes:
-        features: "backbone", "stage1", ...
-        epochs: over the labelled training images; each costs a forward pass of all of them.
-        batch_size: images a step, the last of an epoch has the rest; at most the labelled training images.
-        learning_rate: at the start.
-        base_batch_size: that the rate is for; 0 for a rate as given.
-        momentum: of SGD.
-        weight_decay: coupled, of weights and biases.
-        schedule: "cosine" (per epoch, to zero) or "drops".
-        drops: epochs before which the rate falls to a tenth.
-        scale, ratio, flip: of the crops, see `data.augment.View`.
-        seed: of order, crops and weights.
+        features: the features to classify: "backbone", "stage1", ...
+        epochs: passes over the labelled training images; each costs a forward pass of all of them.
+        batch_size: images per step, at most the labelled training images; an epoch's last step gets
+            the rest.
+        learning_rate: learning rate at the start.
+        base_batch_size: the batch size that `learning_rate` is for; 0 uses the rate unscaled.
+        momentum: momentum of SGD.
+        weight_decay: weight decay, coupled, of weights and biases.
+        schedule: learning-rate schedule: "cosine" (per epoch, to zero) or "drops".
+        drops: epochs before which the rate of schedule="drops" falls to a tenth.
+        scale: range of a crop's area, as a share of the image's.
+        ratio: range of a crop's aspect ratio, log-uniform.
+        flip: probability of a horizontal flip.
+        seed: seed of order, crops and weights.
     """
 
     features: tuple[str, ...] = ("backbone",)
@@ -78,66 +89,117 @@ class Augmented(interface.Evaluator):
         View(size=8, scale=self.scale, ratio=self.ratio, flip=self.flip)  # checks them
 
     @property
-    def needs(self):
+    def needs(self) -> tuple[str, ...]:
         return self.features
 
     def rate(self, epoch: int, batch_size: int) -> float:
-        """Of an epoch, counted from 0."""
+        """The learning rate of an epoch, counted from 0."""
         scale = batch_size / self.base_batch_size if self.base_batch_size else 1.0
         if self.schedule == "cosine":
             return scale * self.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
         return scale * self.learning_rate * 0.1 ** sum(epoch >= drop for drop in self.drops)
 
-    def run(self, splits, state, report=no_progress):
-        train, test = splits["train"], splits["test"]
+    def run(
+        self,
+        splits: Mapping[str, Split],
+        state: TrainState | None,
+        report: Callable[[str], None] = no_progress,
+    ) -> Iterator[tuple[str, float]]:
+        train = splits["train"]
+        test = splits["test"]
         if train.draw is None:
             return
-        weights = self._train(train, {name: test.features[name].shape[1] for name in self.features}, report)
+        dims = {name: test.features[name].shape[1] for name in self.features}
+        classifiers = self._train(train, dims, report)
         for name in self.features:
-            x, own = jnp.asarray(test.features[name]), weights[name]
+            scores = _scores(classifiers[name], jnp.asarray(test.features[name]))
             suffix = f"_{name}" if len(self.features) > 1 else ""
-            yield f"top1{suffix}", metrics.accuracy(test.labels, (x @ own["kernel"] + own["bias"][None]).argmax(1))
+            yield f"top1{suffix}", metrics.accuracy(test.labels, scores.argmax(1))
 
-    def _train(self, train, dims, report):
+    def _train(
+        self, train: Split, dims: Mapping[str, int], report: Callable[[str], None]
+    ) -> dict[str, dict[str, Array]]:
         """Classifiers {feature: {"kernel", "bias"}} after the last epoch."""
-        key, rng = jax.random.key(self.seed), np.random.default_rng(self.seed)
-        keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(dims)}
-        classes = self.facts.classes
-        weights = {name: _start(keys[name], dim, classes) for name, dim in dims.items()}
-        state, known = (weights, jax.tree.map(jnp.zeros_like, weights)), np.flatnonzero(np.asarray(train.labels) >= 0)
-        if not len(known):
+        key = jax.random.key(self.seed)
+        rng = np.random.default_rng(self.seed)
+        weights = {}
+        for i, (name, dim) in enumerate(dims.items()):
+            weights[name] = _start(jax.random.fold_in(key, i), dim, self.facts.classes)
+        trace = jax.tree.map(jnp.zeros_like, weights)
+        labelled = np.flatnonzero(np.asarray(train.labels) >= 0)
+        if not len(labelled):
             raise ValueError("there are no labelled training images")
         for epoch in range(self.epochs):
-            tell = lambda text, epoch=epoch: report(f"epoch {epoch + 1} of {self.epochs}, {text}")
-            own = jax.random.fold_in(key, 2**20 + epoch)  # beyond the keys of the weights
-            state = self._epoch(epoch, own, state, train, rng.permutation(known), tell)
-        return state[0]
+            epoch_key = jax.random.fold_in(key, 2**20 + epoch)  # beyond the keys of the weights
+            order = rng.permutation(labelled)
+            weights, trace = self._epoch(epoch, epoch_key, weights, trace, train, order, report)
+        return weights
 
-    def _epoch(self, epoch, key, state, train, order, report):
+    def _epoch(
+        self,
+        epoch: int,
+        key: PRNGKeyArray,
+        weights: Any,
+        trace: Any,
+        train: Split,
+        order: Int[np.ndarray, " n"],
+        report: Callable[[str], None],
+    ) -> tuple[Any, Any]:
         """Weights and momentum buffers after a pass over the rows `order`."""
-        labels, size = np.asarray(train.labels), min(self.batch_size, len(order))
-        crops = dict(scale=self.scale, ratio=self.ratio, flip=self.flip)
+        assert train.draw is not None
+        labels = np.asarray(train.labels)
+        size = min(self.batch_size, len(order))
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            drawn = train.draw(jax.random.fold_in(key, start), rows, self.features, **crops)
-            settings = (self.rate(epoch, size), self.momentum, self.weight_decay)
-            *state, loss = _step(*state, drawn, labels[rows], *settings)
-            loss = float(loss)  # waits: many passes in flight can deadlock several virtual CPU devices
-            report(f"{min(start + size, len(order)):,} of {len(order):,} images, loss {loss:.3f}")
-        return state
+            features = train.draw(
+                jax.random.fold_in(key, start),
+                rows,
+                self.features,
+                scale=self.scale,
+                ratio=self.ratio,
+                flip=self.flip,
+            )
+            weights, trace, loss = _step(
+                weights,
+                trace,
+                features,
+                labels[rows],
+                self.rate(epoch, size),
+                self.momentum,
+                self.weight_decay,
+            )
+            # Waits for the step: many steps in flight can deadlock several virtual CPU devices.
+            loss = float(loss)
+            done = f"{min(start + size, len(order)):,} of {len(order):,} images"
+            report(f"epoch {epoch + 1} of {self.epochs}, {done}, loss {loss:.3f}")
+        return weights, trace
 
 
-def _start(key, dim, classes):
+def _start(key: PRNGKeyArray, dim: int, classes: int) -> dict[str, Array]:
     return {"kernel": 0.01 * jax.random.normal(key, (dim, classes)), "bias": jnp.zeros(classes)}
 
 
+def _scores(classifier: Mapping[str, Array], x: Float[Array, "B D"]) -> Float[Array, "B C"]:
+    return x @ classifier["kernel"] + classifier["bias"][None]
+
+
 @jax.jit
-def _step(weights, trace, features, labels, rate, momentum, decay):
-    """Weights, momentum buffers and the sum of the losses, after torch's SGD on `features` {name: [B, D]}."""
+def _step(
+    weights: Any,
+    trace: Any,
+    features: Mapping[str, Float[Array, "B _"]],
+    labels: Int[Numbers, " B"],
+    rate: Scalar,
+    momentum: Scalar,
+    decay: Scalar,
+) -> tuple[Any, Any, Float[Array, ""]]:
+    """A step of torch's SGD: weights, momentum buffers and the sum of the classifiers' losses."""
 
     def loss(weights):
-        scores = [features[name] @ own["kernel"] + own["bias"][None] for name, own in weights.items()]
-        return sum(optax.softmax_cross_entropy_with_integer_labels(s, labels).mean() for s in scores)
+        scores = [_scores(weights[name], features[name]) for name in weights]
+        return sum(
+            optax.softmax_cross_entropy_with_integer_labels(s, labels).mean() for s in scores
+        )
 
     total, grads = jax.value_and_grad(loss)(weights)
     trace = jax.tree.map(lambda t, g, w: momentum * t + g + decay * w, trace, grads, weights)

@@ -1,38 +1,41 @@
 """k-means on features, scored against labels that the clustering never saw."""
 
 import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from ssl_jax import interface
 from ssl_jax.evaluation import metrics
-from ssl_jax.interface import RunFacts, no_progress
+from ssl_jax.interface import RunFacts, Split, TrainState, no_progress
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.settings import ranges
 
 
-def labelled(split, feature: str):
-    """The feature [n, D] and labels [n] of those images of a split that have a label."""
-    points, labels = jnp.asarray(split.features[feature]), np.asarray(split.labels)
-    known = labels >= 0
-    return (points, labels) if known.all() else (points[np.flatnonzero(known)], labels[known])
+def labelled(split: Split, feature: str) -> tuple[Float[Array, "n D"], Int[np.ndarray, " n"]]:
+    """The feature and the labels of a split's labelled images."""
+    points = jnp.asarray(split.features[feature])
+    labels = np.asarray(split.labels)
+    keep = labels >= 0
+    return (points, labels) if keep.all() else (points[np.flatnonzero(keep)], labels[keep])
 
 
 @dataclasses.dataclass(frozen=True)
 class Clustering(interface.Evaluator):
-    """Hungarian accuracy, NMI and ARI of k-means with restarts on the features of all labelled images trained on.
+    """Hungarian accuracy, NMI and ARI of k-means on the features of all labelled images trained on.
 
     Images without a label (STL-10's) are not clustered, as published.
 
     Attributes:
-        clusters: K; 0 takes the number of classes.
-        restarts: independent starts, the tightest wins (a single start is noisy).
-        iterations: of Lloyd's algorithm.
-        metric: "cosine" or "euclidean".
-        feature: what is clustered.
-        seed: of the starts.
+        clusters: number of clusters, K; 0 takes the number of classes.
+        restarts: number of independent starts; the tightest wins (a single start is noisy).
+        iterations: iterations of Lloyd's algorithm.
+        metric: distance to the centroids: "cosine" or "euclidean".
+        feature: the feature to cluster.
+        seed: seed of the starts.
     """
 
     clusters: int = 0
@@ -52,19 +55,24 @@ class Clustering(interface.Evaluator):
         ranges.count(0, ranges.SEED, seed=self.seed)
 
     def check(self, facts: RunFacts) -> None:
-        """Raises ValueError for more clusters than images, or a single one."""
+        """Raises ValueError unless there are at least two clusters and at most one per image."""
         clusters = self.clusters or facts.classes
         if not 2 <= clusters <= facts.examples:
             images = f"the {facts.examples} training images"
             raise ValueError(f"clusters={clusters}: between 2 and {images}")
 
     @property
-    def needs(self):
+    def needs(self) -> tuple[str, ...]:
         return (self.feature,)
 
-    def run(self, splits, state, report=no_progress):
+    def run(
+        self,
+        splits: Mapping[str, Split],
+        state: TrainState | None,
+        report: Callable[[str], None] = no_progress,
+    ) -> Iterator[tuple[str, float]]:
         points, labels = labelled(splits["trained"], self.feature)
-        found = kmeans(
+        clusters = kmeans(
             jax.random.key(self.seed),
             points,
             self.clusters or self.facts.classes,
@@ -72,9 +80,9 @@ class Clustering(interface.Evaluator):
             restarts=self.restarts,
             metric=self.metric,
         ).labels
-        yield "acc", metrics.clustering_accuracy(labels, found)
-        yield "nmi", metrics.normalized_mutual_info(labels, found)
-        yield "ari", metrics.adjusted_rand_index(labels, found)
+        yield "acc", metrics.clustering_accuracy(labels, clusters)
+        yield "nmi", metrics.normalized_mutual_info(labels, clusters)
+        yield "ari", metrics.adjusted_rand_index(labels, clusters)
 
 
 Evaluator = Clustering

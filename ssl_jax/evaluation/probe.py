@@ -1,15 +1,18 @@
-"""Linear probe: rates and weight decays chosen on held-out training images, for several features and label shares."""
+"""Linear probe with rate and weight decay chosen on held-out training images."""
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from ssl_jax import interface
 from ssl_jax.data.source import held_out
 from ssl_jax.evaluation import regression
-from ssl_jax.interface import RunFacts, no_progress
+from ssl_jax.interface import RunFacts, Split, TrainState, no_progress
+from ssl_jax.ops.types import Numbers
 from ssl_jax.settings import ranges
 
 
@@ -17,27 +20,30 @@ from ssl_jax.settings import ranges
 class Probe(interface.Evaluator):
     """Top-1, on the test split, of softmax regression on frozen features of clean images.
 
-    For each feature and each share of the labels: all rates and weight decays are trained at once on four fifths of
-    those labelled training images (`regression.fit`); of their other fifth, which is stratified, the best cell is
-    chosen (by accuracy, ties by cross-entropy); a classifier with its rate and decay is trained anew on all of them.
-    The test split is seen once, by that classifier; it never takes part in the choice. Features are standardised by
-    the training split, whose unlabelled images have no other part in this.
+    For each feature and each share of the labels, all rates and weight decays are trained at once
+    on four fifths of those labelled training images (`regression.fit`). The best cell is chosen on
+    the other fifth, which is stratified (by accuracy, ties by cross-entropy), and a classifier with
+    its rate and decay is retrained on all of them. Only that classifier sees the test split, once;
+    the choice never does. Features are standardised by the training split; its unlabelled images
+    serve for nothing else.
 
-    Yields `top1`, `held_out` (of the chosen cell, before it is trained anew), `rate` and `decay` (the chosen ones);
-    where there are several features with `_<feature>` behind, and with `_<share>` for shares below 1
-    (`top1_stage3_0.01`). Where every class has but one image, there is none to hold out: the middle of the grid is
-    taken, without `held_out`.
+    Yields `top1`, `held_out` (of the chosen cell, before retraining), and the chosen `rate` and
+    `decay`. Names end in `_<feature>` if there are several features, and in `_<share>` for shares
+    below 1 (`top1_stage3_0.01`). If every class has a single image, none can be held out: the
+    middle of the grid is used, without `held_out`.
 
     Attributes:
-        features: "backbone", "embedding", "stage1".. "stage5" (maps pooled to about 9,000 numbers).
-        shares: of the labels: that part of each class, at least one image, drawn by `seed`; the larger contain the
-            smaller.
-        rates: learning rates at the start of the cosine; the more features, the smaller those that do not diverge.
-        decays: factors of half the squared weights.
-        steps: of the optimiser, whatever the number of images.
-        batch_size: rows a step.
-        held_out: share of each class that the choice is made on.
-        seed: of shares and batches.
+        features: the features to classify: "backbone", "embedding", "stage1" to "stage5" (maps
+            pooled to about 9,000 numbers).
+        shares: shares of the labels to train on: that part of each class, at least one image, drawn
+            by `seed`; larger shares contain the smaller ones.
+        rates: learning rates at the start of the cosine; the more numbers a feature has, the
+            smaller the rates that do not diverge.
+        decays: weight decays: factors of half the squared weights in the loss.
+        steps: steps of the optimiser, whatever the number of images.
+        batch_size: rows per step.
+        held_out: share of each class that the rate and the decay are chosen on.
+        seed: seed of shares and batches.
     """
 
     features: tuple[str, ...] = ("backbone",)
@@ -51,8 +57,14 @@ class Probe(interface.Evaluator):
     facts: RunFacts = RunFacts()
 
     def __post_init__(self):
-        if not self.features or not self.shares or not 0 < min(self.shares) <= max(self.shares) <= 1:
-            raise ValueError(f"features={self.features} and shares={self.shares}: at least one; shares in 0..1")
+        if (
+            not self.features
+            or not self.shares
+            or not 0 < min(self.shares) <= max(self.shares) <= 1
+        ):
+            raise ValueError(
+                f"features={self.features} and shares={self.shares}: at least one; shares in 0..1"
+            )
         if not self.rates or not self.decays:
             raise ValueError(f"rates={self.rates} and decays={self.decays}: at least one each")
         if not 0 < self.held_out < 1:
@@ -65,65 +77,115 @@ class Probe(interface.Evaluator):
         ranges.count(0, ranges.SEED, seed=self.seed)
 
     @property
-    def needs(self):
+    def needs(self) -> tuple[str, ...]:
         return self.features
 
-    def run(self, splits, state, report=no_progress):
-        train, test = splits["train"], splits["test"]
+    def run(
+        self,
+        splits: Mapping[str, Split],
+        state: TrainState | None,
+        report: Callable[[str], None] = no_progress,
+    ) -> Iterator[tuple[str, float]]:
+        train = splits["train"]
+        test = splits["test"]
         if not (np.asarray(train.labels) >= 0).any():
             raise ValueError("there are no labelled training images")
-        known = {}  # raw pixels stand for every feature: one probe is enough
+        probed = {}  # raw pixels stand in for every feature: one probe is enough
         for feature in self.features:
             x = train.features[feature]
-            if id(x) not in known:
-                tell = lambda text, feature=feature: report(f"{feature}, {text}")
-                known[id(x)] = list(self._of(x, train.labels, test.features[feature], test.labels, tell))
-            for share, values in known[id(x)]:
-                parts = (feature,) * (len(self.features) > 1) + (f"{share:g}",) * (share < 1)
+            if id(x) not in probed:
+                probed[id(x)] = list(
+                    self._probe(
+                        x,
+                        train.labels,
+                        test.features[feature],
+                        test.labels,
+                        _prefixed(report, feature),
+                    )
+                )
+            for share, values in probed[id(x)]:
+                suffix = f"_{feature}" if len(self.features) > 1 else ""
+                if share < 1:
+                    suffix += f"_{share:g}"
                 for name, value in values.items():
-                    yield "_".join((name, *parts)), float(value)
+                    yield f"{name}{suffix}", float(value)
 
-    def _of(self, x, labels, test_x, test_labels, report):
-        """(share, {"top1": ...}) of one feature."""
+    def _probe(
+        self,
+        x: Float[Numbers, "N D"],
+        labels: Int[Numbers, " N"],
+        test_x: Float[Numbers, "M D"],
+        test_labels: Int[Numbers, " M"],
+        report: Callable[[str], None],
+    ) -> Iterator[tuple[float, dict[str, float]]]:
+        """(share, {"top1": ...}) for each share of the labels, on one feature."""
         data = regression.standardised(x, labels)
-        tests = regression.Data(jnp.asarray(test_x), jnp.asarray(test_labels), data.mean, data.scale)
-        own = np.flatnonzero(np.asarray(test_labels) >= 0)
+        test_data = regression.Data(
+            jnp.asarray(test_x), jnp.asarray(test_labels), data.mean, data.scale
+        )
+        test_rows = np.flatnonzero(np.asarray(test_labels) >= 0)
         for share in self.shares:
-            tell = lambda text, share=share: report(f"{share:.4g} of the labels, {text}")
+            report_share = _prefixed(report, f"{share:.4g} of the labels")
             rows = stratified(np.asarray(labels), share, self.seed)
-            chosen, values = self._choose(data, rows, tell)
-            weights = self._fit(data, rows, [chosen], lambda text, tell=tell: tell(f"again, {text}"))
-            yield share, dict(top1=regression.evaluate(weights, tests, own)[0][0]) | values
+            chosen, values = self._choose(data, rows, report_share)
+            weights = self._fit(data, rows, [chosen], _prefixed(report_share, "again"))
+            accuracy, _ = regression.evaluate(weights, test_data, test_rows)
+            yield share, {"top1": accuracy[0], **values}
 
-    def _choose(self, data, rows, report):
-        """(rate, decay) of the cell that is best on held-out rows, and what to say of it."""
+    def _choose(
+        self, data: regression.Data, rows: Int[np.ndarray, " n"], report: Callable[[str], None]
+    ) -> tuple[tuple[float, float], dict[str, float]]:
+        """(rate, decay) of the best cell on held-out rows, and the scores of the choice."""
         grid = list(itertools.product(self.rates, self.decays))
-        fitted, other = (rows[part] for part in held_out(np.asarray(data.labels)[rows], self.held_out))
+        fitted, other = held_out(np.asarray(data.labels)[rows], self.held_out)
+        values = {}
         if len(other):
-            accuracy, error = regression.evaluate(self._fit(data, fitted, grid, report), data, other)
-            best = np.lexsort((error, -accuracy))[0]
-            said = dict(held_out=accuracy[best])
+            weights = self._fit(data, rows[fitted], grid, report)
+            accuracy, error = regression.evaluate(weights, data, rows[other])
+            best = int(np.lexsort((error, -accuracy))[0])
+            values["held_out"] = accuracy[best]
         else:
-            best, said = grid.index((_middle(self.rates), _middle(self.decays))), {}
-        return grid[best], said | dict(rate=grid[best][0], decay=grid[best][1])
+            best = grid.index((_middle(self.rates), _middle(self.decays)))
+        rate, decay = grid[best]
+        return grid[best], values | {"rate": rate, "decay": decay}
 
-    def _fit(self, data, rows, grid, report):
-        settings = dict(steps=self.steps, batch_size=self.batch_size, seed=self.seed)
-        classes = self.facts.classes
-        return regression.fit(data, rows, *zip(*grid), classes=classes, **settings, report=report)
+    def _fit(
+        self,
+        data: regression.Data,
+        rows: Int[np.ndarray, " n"],
+        grid: Sequence[tuple[float, float]],
+        report: Callable[[str], None],
+    ) -> regression.Weights:
+        return regression.fit(
+            data,
+            rows,
+            [rate for rate, _ in grid],
+            [decay for _, decay in grid],
+            classes=self.facts.classes,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            report=report,
+        )
 
 
-def stratified(labels, share: float, seed: int):
-    """Rows [n], ascending, with so large a share of each class of `labels` [N], at least one; -1 is no class."""
-    rng, rows = np.random.default_rng(seed), []
+def stratified(labels: Int[np.ndarray, " N"], share: float, seed: int) -> Int[np.ndarray, " n"]:
+    """A random `share` of each class's rows, at least one, in ascending order; -1 is no class."""
+    rng = np.random.default_rng(seed)
+    chosen = []
     for label in np.unique(labels[labels >= 0]):
-        own = rng.permutation(np.flatnonzero(labels == label))
-        rows.append(own[: max(1, round(share * len(own)))])
-    return np.sort(np.concatenate(rows))
+        members = rng.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: max(1, round(share * len(members)))])
+    return np.sort(np.concatenate(chosen))
 
 
-def _middle(values):
+def _middle(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
+
+
+def _prefixed(report: Callable[[str], None], prefix: str) -> Callable[[str], None]:
+    """`report`, with `prefix` before each line."""
+    return lambda text: report(f"{prefix}, {text}")
 
 
 Evaluator = Probe

@@ -1,39 +1,47 @@
-"""How many neighbours are of one's class? The purity of neighbourhoods inside batches (CoNR, figure 2)."""
+"""Purity of neighbourhoods inside batches: how many neighbours share a class (CoNR, figure 2)?"""
 
 import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from ssl_jax import interface
 from ssl_jax.evaluation.clustering import labelled
-from ssl_jax.interface import RunFacts, no_progress
+from ssl_jax.interface import RunFacts, Split, TrainState, no_progress
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.neighbours import boundary_ratio, contextual_features, inside
+from ssl_jax.ops.types import Count, Numbers
 from ssl_jax.ops.vectors import dot, unit
 from ssl_jax.settings import ranges
 
 
 @dataclasses.dataclass(frozen=True)
 class Purity(interface.Evaluator):
-    """Share of the K nearest images of a batch, the image itself left out, that are of its class; labelled images only.
+    """Share of an image's K nearest others in a batch that have its class, among labelled images.
 
-    Yields `local_K` (by cosine), `contextual_K` (by CoNR's context), and of the images inside their clusters alone
-    `local_kept_K` and `contextual_kept_K`, for each of `neighbours`. Batches are drawn once and for all.
+    Yields `local_K` (neighbours by cosine) and `contextual_K` (by CoNR's context) for each K of
+    `neighbours`, and `local_kept_K` and `contextual_kept_K` for the images well inside their
+    clusters. Batches are drawn once.
 
     Attributes:
-        neighbours: the Ks.
-        batch_size: images a batch; an incomplete one is left out.
-        batches: of these, at most; 0 for all.
-        k1, k2, alpha, layers: of the context.
-        keep: fraction of a batch that stays, those with the smallest boundary ratios.
-        strict: as released, one fewer.
-        clusters: of the k-means that the ratios refer to; 0 takes the number of classes.
-        restarts: its starts.
-        feature: what images are near by.
-        seed: of the batches and starts.
+        neighbours: the values of K, the number of neighbours.
+        batch_size: images per batch; an incomplete batch is dropped.
+        batches: number of batches, at most; 0 for all.
+        k1: neighbours in the graph, as in `positives.contextual`.
+        k2: neighbours to propagate features over, as in `positives.contextual`.
+        alpha: exponent of the edge weights, as in `positives.contextual`.
+        layers: rounds of propagation, as in `positives.contextual`.
+        keep: fraction of a batch that is kept: the images with the smallest boundary ratios.
+        strict: keep one image fewer, as released.
+        clusters: number of clusters of the k-means that the ratios refer to; 0 takes the number of
+            classes.
+        restarts: number of starts of that k-means.
+        feature: the feature in which neighbours are searched.
+        seed: seed of the batches and starts.
     """
 
     neighbours: tuple[int, ...] = (1, 10, 30)
@@ -53,7 +61,10 @@ class Purity(interface.Evaluator):
 
     def __post_init__(self):
         ranges.count(2, batch_size=self.batch_size)
-        if not self.neighbours or not 1 <= min(self.neighbours) <= max(self.neighbours) < self.batch_size:
+        if (
+            not self.neighbours
+            or not 1 <= min(self.neighbours) <= max(self.neighbours) < self.batch_size
+        ):
             raise ValueError(f"neighbours={self.neighbours}: numbers between 1 and batch_size - 1")
         if not 2 <= self.k2 <= self.k1:
             raise ValueError(f"k2={self.k2}: between 2 and k1={self.k1}")
@@ -67,46 +78,74 @@ class Purity(interface.Evaluator):
         ranges.count(0, ranges.SEED, seed=self.seed)
 
     def check(self, facts: RunFacts) -> None:
-        """Raises ValueError for batches or clusters that there are too few images for."""
+        """Raises ValueError if there are too few images for the batches or clusters."""
         labelled_images = facts.labelled or facts.examples
         if self.batch_size > labelled_images:
             images = f"the {labelled_images} labelled training images"
             raise ValueError(f"batch_size={self.batch_size}: between 2 and {images}")
-        # Not in `__post_init__`: where k1 follows `positives.k1`, that one's message comes first.
+        # Not in `__post_init__`: if k1 follows `positives.k1`, the message of that one comes first.
         if self.k1 >= self.batch_size:
-            own = f"k1={self.k1} and k2={self.k2}"
-            raise ValueError(f"{own}: 2 <= k2 <= k1 < batch_size={self.batch_size}")
+            raise ValueError(
+                f"k1={self.k1} and k2={self.k2}: 2 <= k2 <= k1 < batch_size={self.batch_size}"
+            )
         if not 2 <= (self.clusters or facts.classes) <= facts.examples:
             images = f"the {facts.examples} training images"
             raise ValueError(f"clusters={self.clusters}: between 2 and {images}")
 
     @property
-    def needs(self):
+    def needs(self) -> tuple[str, ...]:
         return (self.feature,)
 
-    def run(self, splits, state, report=no_progress):
+    def run(
+        self,
+        splits: Mapping[str, Split],
+        state: TrainState | None,
+        report: Callable[[str], None] = no_progress,
+    ) -> Iterator[tuple[str, float]]:
         points, labels = labelled(splits["trained"], self.feature)
         points = unit(points)
         order_key, start_key = jax.random.split(jax.random.key(self.seed))
         clusters = self.clusters or self.facts.classes
-        found = kmeans(start_key, points, clusters, iterations=50, restarts=self.restarts)
-        ratios = boundary_ratio(points, found.centroids, found.labels)
+        clustering = kmeans(start_key, points, clusters, iterations=50, restarts=self.restarts)
+        ratios = boundary_ratio(points, clustering.centroids, clustering.labels)
         order = np.asarray(jax.random.permutation(order_key, len(points)))
-        batches = order[: len(order) // self.batch_size * self.batch_size].reshape(-1, self.batch_size)
+        whole = len(order) // self.batch_size * self.batch_size
+        batches = order[:whole].reshape(-1, self.batch_size)
         yield from self.of_batches(points, labels, ratios, batches[: self.batches or None])
 
-    def of_batches(self, points, labels, ratios, batches):
-        """(name, purity) of the rows `batches` [n, B] of unit `points` with `labels` and boundary `ratios`."""
-        settings = dict(k=max(self.neighbours), k1=self.k1, k2=self.k2, alpha=self.alpha, layers=self.layers)
-        most = max(int(self.keep * self.batch_size), 1)
-        hits = {name: [] for name in ("local", "contextual")}
-        kept = np.asarray(_inside(ratios[batches], most, strict=self.strict)).ravel()
+    def of_batches(
+        self,
+        points: Float[Array, "N D"],
+        labels: Int[np.ndarray, " N"],
+        ratios: Float[Numbers, " N"],
+        batches: Int[np.ndarray, "n B"],
+    ) -> Iterator[tuple[str, float]]:
+        """Yields (name, purity).
+
+        Args:
+            points: [N, D] unit rows.
+            labels: [N]; -1 means unlabelled.
+            ratios: [N] boundary ratios.
+            batches: [n, B] rows of n batches.
+        """
+        count = max(int(self.keep * self.batch_size), 1)
+        kept = np.asarray(_inside(ratios[batches], count, strict=self.strict)).ravel()
+        hits = {"local": [], "contextual": []}
         for rows in batches:
-            own = labels[rows]
-            for name, index in zip(hits, _neighbours(points[rows], **settings)):
-                theirs = own[np.asarray(index)]
-                known = (own[:, None] >= 0) & (theirs >= 0)
-                hits[name].append(np.where(known, theirs == own[:, None], np.nan))
+            batch_labels = labels[rows]
+            neighbours = _neighbours(
+                points[rows],
+                k=max(self.neighbours),
+                k1=self.k1,
+                k2=self.k2,
+                alpha=self.alpha,
+                layers=self.layers,
+            )
+            for name, index in zip(hits, neighbours):
+                neighbour_labels = batch_labels[np.asarray(index)]
+                labelled_pair = (batch_labels[:, None] >= 0) & (neighbour_labels >= 0)
+                same = neighbour_labels == batch_labels[:, None]
+                hits[name].append(np.where(labelled_pair, same, np.nan))
         for name, parts in hits.items():
             table = np.concatenate(parts)
             for k in self.neighbours:
@@ -115,19 +154,22 @@ class Purity(interface.Evaluator):
 
 
 @partial(jax.jit, static_argnames="strict")
-def _inside(ratios, count, *, strict):
-    """[n, B] bool: `inside` of each row of `ratios` [n, B]."""
+def _inside(ratios: Float[Numbers, "n B"], count: Count, *, strict: bool) -> Bool[Array, "n B"]:
+    """`inside` of each row of `ratios`."""
     return jax.vmap(lambda row: inside(row, count, strict=strict))(ratios)
 
 
 @partial(jax.jit, static_argnames=("k", "k1", "k2", "alpha", "layers"))
-def _neighbours(x, *, k, k1, k2, alpha, layers):
-    """Two of [B, k]: the rows nearest to each row of unit `x` [B, D], by cosine and in context."""
-    return _others(x, k), _others(contextual_features(x, k1=k1, k2=k2, alpha=alpha, layers=layers), k)
+def _neighbours(
+    x: Float[Array, "B D"], *, k: int, k1: int, k2: int, alpha: float, layers: int
+) -> tuple[Int[Array, "B k"], Int[Array, "B k"]]:
+    """The k nearest other rows of each unit row, by cosine and by context."""
+    context = contextual_features(x, k1=k1, k2=k2, alpha=alpha, layers=layers)
+    return _others(x, k), _others(context, k)
 
 
-def _others(x, k):
-    """[B, k]: the rows nearest to each row of `x` [B, D] by inner product, itself left out."""
+def _others(x: Float[Array, "B D"], k: int) -> Int[Array, "B k"]:
+    """The k nearest other rows of each row, by inner product."""
     similarity = dot(x, x)
     return jax.lax.top_k(jnp.where(jnp.eye(len(x), dtype=bool), -jnp.inf, similarity), k)[1]
 

@@ -1,6 +1,7 @@
-"""Figures: arrays or records in, a matplotlib `Figure` out, in one style; nothing is shown, no display is needed.
+"""Figures in one style: arrays or records in, a matplotlib `Figure` out; no display is needed.
 
-figures.neighbour_grid(images, queries, neighbours, similarity, labels=labels).savefig("neighbours.png")
+figures.neighbour_grid(images, queries, neighbours, similarity,
+labels=labels).savefig("neighbours.png")
 """
 
 from ssl_jax.figures.codes import prototypes

@@ -1,28 +1,40 @@
-"""How densely features lie, near by and further off (Local Aggregation)."""
+"""How dense features are, near by and further away (Local Aggregation)."""
+
+import functools
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from ssl_jax.figures import style
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
 
-_MOST = 4000  # rows that are asked for their neighbours, among all
+_MAX_QUERIES = 4000  # rows whose neighbours are searched, among all rows
 
 
-def local_and_background(features, *, k: int = 30, background=(), rows=None):
-    """Mean inner product of each row with its k nearest others, and with those of the ranks `background`.
+def local_and_background(
+    features: ArrayLike,
+    *,
+    k: int = 30,
+    background: Sequence[int] = (),
+    rows: ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean inner product of each row with its k nearest others, and with its background.
 
-    Local Aggregation's densities (Zhuang et al. 2019, its figure of both over ImageNet's 1.28 million training images).
-    The caption does not give the ranks; we take the 30 nearest, and the 1000th to the 4096th. Small sets have no such
-    ranks; there they shrink: see `background_ranks`.
+    Local Aggregation's densities (Zhuang et al. 2019, its figure of both over ImageNet's 1.28
+    million training images). The caption does not give the ranks; we take the 30 nearest, and the
+    1000th to the 4096th. Smaller sets use smaller ranks; see `background_ranks`.
 
     Args:
         features: [N, D] unit rows.
-        k: neighbours that count as local, the row itself left out.
+        k: number of local neighbours, without the row itself.
         background: first and last rank, from 1 (the nearest other row), both included.
-        rows: [M] those rows to ask for; all of them where None.
+        rows: [M] rows to compute densities for; all if None.
 
     Returns:
         local [M], background [M].
@@ -33,61 +45,78 @@ def local_and_background(features, *, k: int = 30, background=(), rows=None):
     points = unit(jnp.asarray(features))
     first, last = background or background_ranks(len(points), k)
     if not 1 <= k < len(points) or not 1 <= first <= last < len(points):
-        raise ValueError(f"k={k}, ranks {first} to {last}: between 1 and the {len(points) - 1} other rows")
-    own = points if rows is None else points[np.asarray(rows)]
-    # The row itself is one of the nearest: all unit rows, so its similarity is the largest there is.
-    found = np.asarray(jax.jit(lambda q, p: nearest(q, p, max(k, last) + 1)[0])(own, points))[:, 1:]
-    return found[:, :k].mean(1), found[:, first - 1 : last].mean(1)
+        raise ValueError(
+            f"k={k}, ranks {first} to {last}: between 1 and the {len(points) - 1} other rows"
+        )
+    queries = points if rows is None else points[np.asarray(rows)]
+    similarity = np.asarray(_similarity(queries, points, max(k, last) + 1))
+    others = similarity[:, 1:]  # the first is the row itself, as no unit row is more similar
+    return others[:, :k].mean(1), others[:, first - 1 : last].mean(1)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _similarity(queries: jax.Array, points: jax.Array, k: int) -> jax.Array:
+    """Similarity [M, k] of each query to its k nearest points, nearest first."""
+    return nearest(queries, points, k)[0]
 
 
 def background_ranks(examples: int, k: int = 30) -> tuple[int, int]:
-    """First and last rank of the background: 1000 to 4096, or as many times less as a quarter of the rows is.
+    """First and last rank of the background: 1000 and 4096, scaled down for small sets.
 
-    So a set of 1,437 rows has the ranks 88 to 359. The first rank is never among the k nearest.
+    The last rank is a quarter of the rows if that is below 4096, and the first keeps its ratio to
+    it. As far as the set allows, both are beyond the k nearest. A set of 1,437 rows has the ranks
+    88 to 359.
     """
     last = max(min(4096, examples // 4), min(k + 1, examples - 1))
     return min(max(round(1000 * last / 4096), k + 1), last), last
 
 
-def densities(runs, *, k: int = 30, seed: int = 0):
-    """Histograms of the local and the background density over all images, the runs on top of each other.
+def densities(runs: Mapping[str, ArrayLike], *, k: int = 30, seed: int = 0) -> Figure:
+    """Histograms of local and background density over all images, runs overlaid.
 
-    Local Aggregation's finding: it raises the local density by much, the background density by little. Of more than
-    4,000 images as many are drawn, which are asked for their neighbours among all.
+    Local Aggregation's finding: it raises the local density a lot, the background density a little.
+    With more than 4,000 images, 4,000 are sampled; their neighbours are still searched among all.
 
     Args:
-        runs: {name: [N, D] features}; rows are brought to unit length.
-        k: neighbours that count as local.
-        seed: of the draw.
+        runs: {name: [N, D] features}; rows are normalised to unit length.
+        k: number of local neighbours.
+        seed: seed of the sample.
 
     Raises:
         ValueError: no runs, or too few rows.
     """
     if not runs:
         raise ValueError("no features: give {name: [N, D]} of at least one run")
-    found = {name: _sampled(np.asarray(x), k, seed) for name, x in runs.items()}
-    ranks = {background_ranks(len(x), k) for x in runs.values()}
+    features = {name: np.asarray(x) for name, x in runs.items()}
+    pairs = {name: _sampled(x, k, seed) for name, x in features.items()}
+    ranks = {background_ranks(len(x), k) for x in features.values()}
     span = "{} to {}".format(*ranks.pop()) if len(ranks) == 1 else "by size of the set"
+    titles = (f"local: {k} nearest", f"background: ranks {span}")
     with style.styled():
         figure, axes = style.panels(1, 2, height=2.9, sharey=True)
-        for i, (ax, title) in enumerate(zip(axes, (f"local: {k} nearest", f"background: ranks {span}"))):
-            values = [pair[i] for pair in found.values()]
-            low, high = min(v.min() for v in values), max(v.max() for v in values)
-            bins = np.linspace(low, max(high, low + 1e-3), 41)
-            for n, (name, own) in enumerate(zip(found, values)):
-                weights = np.full(len(own), 100.0 / len(own))
-                look = dict(color=style.colour(n), weights=weights, bins=bins)
-                ax.hist(own, histtype="stepfilled", alpha=0.18, **look)
-                ax.hist(own, histtype="step", linewidth=1.6, label=name, **look)
-                ax.axvline(own.mean(), color=style.colour(n), linewidth=1.0, linestyle="--")
+        for i, (ax, title) in enumerate(zip(axes, titles)):
+            _histograms(ax, {name: pair[i] for name, pair in pairs.items()})
             ax.set(title=title, xlabel="mean cosine similarity", ylabel="" if i else "images (%)")
         lines = {h.get_label(): h for h in axes[0].get_legend_handles_labels()[0]}
         style.legend(figure, lines.values())
     return figure
 
 
-def _sampled(features, k, seed):
+def _histograms(ax: Axes, runs: Mapping[str, np.ndarray]) -> None:
+    low = min(values.min() for values in runs.values())
+    high = max(values.max() for values in runs.values())
+    bins = np.linspace(low, max(high, low + 1e-3), 41)
+    for i, (name, values) in enumerate(runs.items()):
+        weights = np.full(len(values), 100.0 / len(values))
+        look = dict(color=style.colour(i), weights=weights, bins=bins)
+        ax.hist(values, histtype="stepfilled", alpha=0.18, **look)
+        ax.hist(values, histtype="step", linewidth=1.6, label=name, **look)
+        ax.axvline(values.mean(), color=style.colour(i), linewidth=1.0, linestyle="--")
+
+
+def _sampled(features: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rows = None
-    if len(features) > _MOST:
-        rows = np.sort(np.random.default_rng(seed).choice(len(features), _MOST, replace=False))
+    if len(features) > _MAX_QUERIES:
+        sample = np.random.default_rng(seed).choice(len(features), _MAX_QUERIES, replace=False)
+        rows = np.sort(sample)
     return local_and_background(features, k=k, rows=rows)

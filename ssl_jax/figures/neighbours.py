@@ -1,19 +1,35 @@
 """Nearest neighbours as pictures."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from ssl_jax.figures import style
 
-_SIDE = 96  # pixels: larger images are shown at this size
+_SIDE = 96  # pixels: larger images are shrunk to this
+_ROW = 1.28  # height of a row, in cells
+_FIRST = 1.25  # left edge of the first neighbour, in cells
 
 
-def neighbour_grid(images, queries, neighbours, similarity, *, labels=None, names=()):
-    """A row for each query: its image, then its neighbours, nearest first, with their similarity below.
+def neighbour_grid(
+    images: ArrayLike,
+    queries: ArrayLike,
+    neighbours: ArrayLike,
+    similarity: ArrayLike,
+    *,
+    labels: ArrayLike | None = None,
+    names: Sequence[str] = (),
+) -> Figure:
+    """One row per query: its image, then its neighbours, nearest first, with their similarities.
 
-    Where both classes are known a neighbour of the query's class has a green frame; another class has a red, dashed
-    one, and a cross at its similarity (Local Aggregation's and CoNR's figures of neighbours).
+    If both classes are known, a neighbour of the query's class has a green frame; one of another
+    class has a dashed orange frame, and a cross beside its similarity (as in the neighbour figures
+    of Local Aggregation and CoNR).
 
     Args:
         images: [N, H, W, C] uint8, C = 1 or 3.
@@ -21,68 +37,97 @@ def neighbour_grid(images, queries, neighbours, similarity, *, labels=None, name
         neighbours: [Q, k] rows of `images`.
         similarity: [Q, k], such as cosines.
         labels: [N] int; -1 is unlabelled.
-        names: of the classes.
+        names: class names.
 
     Raises:
-        ValueError: shapes that do not go together.
+        ValueError: shapes that do not match.
     """
-    images, queries, neighbours = np.asarray(images), np.asarray(queries), np.asarray(neighbours)
+    images = np.asarray(images)
+    queries = np.asarray(queries)
+    neighbours = np.asarray(neighbours)
     similarity = np.asarray(similarity, np.float64)
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
-        raise ValueError(f"images of shape {images.shape}, {images.dtype}: give uint8 of shape [N, H, W, 1 or 3]")
-    if neighbours.ndim != 2 or neighbours.shape != similarity.shape or len(neighbours) != len(queries):
-        raise ValueError(
-            f"queries {queries.shape}, neighbours {neighbours.shape}, similarity {similarity.shape}: "
-            "give [Q], [Q, k] and [Q, k]"
-        )
+    _check(images, queries, neighbours, similarity)
     right = matches(queries, neighbours, labels)
-    (rows, k), digits = neighbours.shape, 3 if similarity.min() > 0.9 else 2  # near 1 all would look the same
+    rows, k = neighbours.shape
+    digits = 3 if similarity.min() > 0.9 else 2  # with two, all would look the same near 1
     with style.styled():
-        wide, tall = k + 1.33, rows * 1.28 + 0.3  # in cells
-        figure, (axes,) = style.panels(1, 1, height=style.WIDTH * tall / wide)
-        axes.set(xlim=(-0.04, wide - 0.04), ylim=(tall - 0.3, -0.3), aspect="equal")
+        width = k + 1.33  # in cells
+        height = rows * _ROW + 0.3
+        figure, (axes,) = style.panels(1, 1, height=style.WIDTH * height / width)
+        axes.set(xlim=(-0.04, width - 0.04), ylim=(height - 0.3, -0.3), aspect="equal")
         axes.axis("off")
-        for left, text in ((0.0, "query"), (1.25, "nearest first, with cosine similarity")):
+        for left, text in ((0.0, "query"), (_FIRST, "nearest first, with cosine similarity")):
             axes.text(left, -0.08, text, color=style.QUIET, fontsize=8.5, va="bottom")
         for row, query in enumerate(queries):
-            _cell(axes, images[query], 0.0, row * 1.28)
+            top = row * _ROW
+            _cell(axes, images[query], 0.0, top)
             if labels is not None and labels[query] >= 0:
-                _caption(axes, 0.0, row * 1.28, style.name_of(int(labels[query]), names))
-            for column, other in enumerate(neighbours[row]):
-                at = 1.25 + column, row * 1.28
-                _cell(axes, images[other], *at)
-                _judge(axes, *at, f"{similarity[row, column]:.{digits}f}", right[row, column])
+                _caption(axes, 0.0, top, style.name_of(int(labels[query]), names))
+            for column, neighbour in enumerate(neighbours[row]):
+                left = _FIRST + column
+                _cell(axes, images[neighbour], left, top)
+                text = f"{similarity[row, column]:.{digits}f}"
+                _judge(axes, left, top, text, right[row, column])
     return figure
 
 
-def matches(queries, neighbours, labels):
-    """[Q, k] of 1 (same class), 0 (another), nan (not known)."""
+def _check(
+    images: np.ndarray, queries: np.ndarray, neighbours: np.ndarray, similarity: np.ndarray
+) -> None:
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"images of shape {images.shape}, {images.dtype}: give uint8 of shape [N, H, W, 1 or 3]"
+        )
+    same_shape = neighbours.shape == similarity.shape
+    if neighbours.ndim != 2 or not same_shape or len(neighbours) != len(queries):
+        raise ValueError(
+            f"queries {queries.shape}, neighbours {neighbours.shape}, similarity "
+            f"{similarity.shape}: give [Q], [Q, k] and [Q, k]"
+        )
+
+
+def matches(queries: np.ndarray, neighbours: np.ndarray, labels: ArrayLike | None) -> np.ndarray:
+    """Whether neighbours are of the query's class, [Q, k]: 1 yes, 0 no, nan unknown."""
     if labels is None:
         return np.full(neighbours.shape, np.nan)
     labels = np.asarray(labels)
-    own, theirs = labels[queries][:, None], labels[neighbours]
-    return np.where((own >= 0) & (theirs >= 0), own == theirs, np.nan)
+    query_labels = labels[queries][:, None]
+    neighbour_labels = labels[neighbours]
+    known = (query_labels >= 0) & (neighbour_labels >= 0)
+    return np.where(known, query_labels == neighbour_labels, np.nan)
 
 
-def _cell(axes, image, left, top):
+def _cell(axes: Axes, image: np.ndarray, left: float, top: float) -> None:
     if max(image.shape[:2]) > _SIDE:
         scale = _SIDE / max(image.shape[:2])
         size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
-        image = np.asarray(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).resize(size))
+        picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+        image = np.asarray(picture.resize(size))
         image = image.reshape(*image.shape[:2], -1)
+    if image.shape[-1] == 1:
+        image = image.repeat(3, -1)
     extent = (left + 0.04, left + 0.96, top + 0.96, top + 0.04)
-    picture = image.repeat(3, -1) if image.shape[-1] == 1 else image
-    axes.imshow(picture, extent=extent, interpolation="nearest", aspect="equal")
+    axes.imshow(image, extent=extent, interpolation="nearest", aspect="equal")
 
 
-def _judge(axes, left, top, text, right):
-    text = f"{text} \u00d7" if right == 0 else text
-    known = style.RIGHT if right == 1 else style.WRONG if right == 0 else None
-    if known:
-        line = dict(edgecolor=known, linewidth=1.8, linestyle=(0, (3, 1.2)) if right == 0 else "solid")
-        axes.add_patch(Rectangle((left + 0.03, top + 0.03), 0.94, 0.94, fill=False, **line))
-    _caption(axes, left, top, text, known or style.QUIET)
+def _judge(axes: Axes, left: float, top: float, text: str, right: float) -> None:
+    """Writes the similarity, with a frame and a colour by whether the class is right."""
+    if right == 1:
+        _frame(axes, left, top, style.RIGHT, "solid")
+        _caption(axes, left, top, text, style.RIGHT)
+    elif right == 0:
+        _frame(axes, left, top, style.WRONG, (0, (3, 1.2)))
+        _caption(axes, left, top, f"{text} \u00d7", style.WRONG)
+    else:
+        _caption(axes, left, top, text, style.QUIET)
 
 
-def _caption(axes, left, top, text, colour="#111827"):
+def _frame(
+    axes: Axes, left: float, top: float, colour: str, dash: str | tuple[float, tuple[float, float]]
+) -> None:
+    look = dict(edgecolor=colour, linewidth=1.8, linestyle=dash)
+    axes.add_patch(Rectangle((left + 0.03, top + 0.03), 0.94, 0.94, fill=False, **look))
+
+
+def _caption(axes: Axes, left: float, top: float, text: str, colour: str = "#111827") -> None:
     axes.text(left + 0.5, top + 1.0, text, color=colour, fontsize=7.5, ha="center", va="top")

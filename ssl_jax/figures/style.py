@@ -1,21 +1,27 @@
-"""The one place that says how figures look: colours that colour-blind readers tell apart, fonts, grids, sizes."""
+"""How all figures look: colours for colour-blind readers, fonts, grids and sizes."""
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, for lines on white in this order; its yellow is left to the last.
+# Okabe and Ito's palette, ordered for lines on white: its yellow comes last.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D", "#B8A900")
-MARKERS = ("o", "^", "s", "D", "v", "P", "X")  # with the colours, 56 kinds of points
-RIGHT, WRONG, QUIET = "#009E73", "#D55E00", "#6B7280"
-WIDTH = 7.2  # inches, of a page's text
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")  # 56 combinations with the colours
+RIGHT = "#009E73"
+WRONG = "#D55E00"
+QUIET = "#6B7280"
+WIDTH = 7.2  # inches: the text width of a page
 
 _RC = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same figure everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so figures are the same everywhere
     "font.size": 9.0,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -43,45 +49,58 @@ _RC = {
     "lines.markersize": 3.5,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "svg.hashsalt": "ssl_jax",  # the same figure is the same file
+    "svg.hashsalt": "ssl_jax",  # equal figures are equal files
 }
 
 
-def styled():
-    """The style for as long as a `with` block lasts; no global state is left changed."""
+def styled() -> AbstractContextManager[None]:
+    """Applies the style inside a `with` block only."""
     return mpl.rc_context(_RC)
 
 
-def panels(rows: int, columns: int, *, width: float = WIDTH, height: float = 2.7, **settings):
-    """A figure of rows x columns axes, each row `height` inches, and these axes in a flat list."""
+def panels(
+    rows: int, columns: int, *, width: float = WIDTH, height: float = 2.7, **settings: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure and its rows x columns axes, row by row.
+
+    Args:
+        rows: number of rows.
+        columns: number of columns.
+        width: of the figure, in inches.
+        height: of each row, in inches.
+        **settings: for `Figure.subplots`.
+    """
     figure = Figure(figsize=(width, rows * height), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False, **settings).flat)
 
 
 def colour(i: int) -> str:
-    """Of the i-th run or class."""
+    """The colour of the i-th run or class."""
     return PALETTE[i % len(PALETTE)]
 
 
 def marker(i: int) -> str:
-    """Of the i-th class: another one when the colours begin again."""
+    """The marker of the i-th class; it changes when the colours repeat."""
     return MARKERS[i // len(PALETTE) % len(MARKERS)]
 
 
-def legend(figure: Figure, handles: Sequence) -> None:
-    """One legend for all panels, below them, line by line in as many columns as there is room for."""
+def legend(figure: Figure, handles: Collection[Artist]) -> None:
+    """One legend below all panels, filled row by row, with as many columns as fit."""
     if not handles:
         return
-    widest = max(len(h.get_label()) for h in handles)
-    room = max(int(figure.get_figwidth() / (0.42 + 0.075 * widest)), 1)  # inches: the mark, and a letter of its font
-    lines = -(-len(handles) // room)
+    letters = max(len(h.get_label()) for h in handles)
+    entry_width = 0.42 + 0.075 * letters  # inches: the marker, and each letter of the label
+    fitting = max(int(figure.get_figwidth() / entry_width), 1)
+    lines = -(-len(handles) // fitting)
     columns = -(-len(handles) // lines)
-    by_column = [h for column in range(columns) for h in list(handles)[column::columns]]  # as matplotlib fills them
+    by_column = []  # matplotlib fills legends column by column
+    for column in range(columns):
+        by_column += list(handles)[column::columns]
     figure.legend(handles=by_column, loc="outside lower center", ncols=columns)
 
 
 def name_of(label: int, names: Sequence[str] = ()) -> str:
-    """How the class `label` is called."""
+    """The name of the class `label`, or its number."""
     return str(names[label]) if 0 <= label < len(names) else str(label)
 
 
@@ -89,6 +108,7 @@ def encoded(figure: Figure, kind: str, *, dpi: int = 160) -> bytes:
     """The figure as a file: "svg", or "png" at `dpi` dots per inch."""
     out = io.BytesIO()
     with styled(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
-        figure.savefig(out, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(out, format=kind, dpi=dpi, metadata=metadata)
     return out.getvalue()

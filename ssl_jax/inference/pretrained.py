@@ -1,13 +1,15 @@
-"""Encoders to take elsewhere: from a run folder or a weight file to features, and from a run to a weight file."""
+"""Trained encoders: loaded from a run folder or a weight file, and exported to a weight file."""
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from ssl_jax.build import build, fresh_state
 from ssl_jax.inference.embed import embed
@@ -17,28 +19,29 @@ from ssl_jax.models.network import Network
 from ssl_jax.models.resnet import STAGES, ResNet
 from ssl_jax.models.weight_files import WeightsError
 from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.ops.types import Numbers
 from ssl_jax.ops.vectors import dot
 from ssl_jax.runs.restore import Run, open_run
 from ssl_jax.settings.paths import check_writable, user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
-_LARGEST = 10_000  # pixels of a side that a file's notes may ask for
+_LARGEST = 10_000  # maximum image side in pixels that the notes of a file may ask for
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
-    """Calling it turns images into features.
+    """Computes features; call it with images.
 
     Attributes:
-        names: of the features: "backbone" always; "embedding" and "scores" where there are a head and prototypes;
-            "query" where there are two networks;
-            "scores1", "scores2" of further sets of prototypes (DeepCluster-v2).
-        size: side in pixels that images are brought to.
-        channels: of an image.
-        mean, std: of each channel, of pixels in 0..1.
-        method, state: what computes them: a method and its train state, or `Pretrained` and its weights.
+        names: available features: "backbone" always; "embedding" and "scores" with a head and
+            prototypes; "query" with two networks; "scores1", "scores2" with further sets of
+            prototypes (DeepCluster-v2).
+        size: side in pixels that images are resized to.
+        channels: channels of an image.
+        mean, std: statistics of each channel, for pixels in 0..1.
+        method, state: a method and its train state, or `Pretrained` and its weights.
     """
 
     names: tuple[str, ...]
@@ -49,126 +52,194 @@ class Encoder:
     method: Any
     state: Any
 
+    def __repr__(self) -> str:
+        """Without the weights: method or backbone, shape of the images, and features."""
+        method = self.method
+        parts = [] if isinstance(method, Pretrained) else [type(method).__name__]
+        backbone = getattr(getattr(method, "network", None), "backbone", None)
+        if backbone is not None:
+            parts.append(type(backbone).__name__)
+        images = f"images [N, {self.size}, {self.size}, {self.channels}]"
+        return f"Encoder({', '.join([*parts, images])}, features: {', '.join(self.names)})"
+
     @property
-    def prototypes(self):
-        """[K, D], the rows that "scores" are cosines with; None where there are none."""
+    def prototypes(self) -> Float[Numbers, "K D"] | None:
+        """[K, D] prototypes, whose cosines with the embedding are the "scores"; None without."""
         if "scores" not in self.names:
             return None
-        return self.state["prototypes"]["scores"] if isinstance(self.state, dict) else self.state.params["prototypes"]
+        if isinstance(self.state, dict):
+            return self.state["prototypes"]["scores"]
+        return self.state.params["prototypes"]
 
     @property
     def clustered(self) -> str:
-        """The feature that clusters are made of."""
+        """The feature that is clustered: "embedding" if available, else "backbone"."""
         return "embedding" if "embedding" in self.names else "backbone"
 
-    def __call__(self, images, name: str = "backbone"):
+    def __call__(self, images: Any, name: str = "backbone") -> Float[Array, "N ..."]:
         """The feature `name` [N, D] of images [N, H, W, C] uint8, of any size.
 
         Raises:
-            ValueError: no such feature, or no such images.
+            ValueError: unknown feature, or images of another shape or type.
         """
         images = images if hasattr(images, "ndim") else np.asarray(images)
         usable = images.ndim == 4 and images.dtype == np.uint8 and images.shape[-1] == self.channels
         if not usable or not len(images):
             raise ValueError(
-                f"images of shape {images.shape}, {images.dtype}: give uint8 [N, H, W, {self.channels}], N >= 1"
+                f"images of shape {images.shape}, {images.dtype}: give uint8 "
+                f"[N, H, W, {self.channels}], N >= 1"
             )
         if name not in self.names:
             raise ValueError(f"no feature {name!r}; choose one of: {', '.join(self.names)}")
         with jax.set_mesh(make_mesh()):
-            settings = dict(size=self.size, mean=self.mean, std=self.std)
-            return embed(self.method, self.state, images, (name,), **settings)[name]
+            features = embed(
+                self.method,
+                self.state,
+                images,
+                (name,),
+                size=self.size,
+                mean=self.mean,
+                std=self.std,
+            )
+            return features[name]
 
 
-def load_encoder(path, *, checkpoint="latest", **given) -> Encoder:
-    """The trained encoder of a run folder, or of a file of torchvision's names.
+def load_encoder(path: str | Path, *, checkpoint: str | int = "latest", **given: Any) -> Encoder:
+    """Loads a trained encoder from a run folder, or from a weight file with torchvision's names.
 
         encoder = ssl_jax.load_encoder("runs/swav")
         features = encoder(images)
 
     Args:
-        path: a run folder; or a `.safetensors`, `.pth` or `.tar` file with the weights of a ResNet-10, -18, -34 or -50,
-            with SwAV's projection head and prototypes or without.
-        checkpoint: of a run: "latest", "best" or a step.
-        given: `size`, `mean` and `std` for files that do not say what their images were like; ImageNet's otherwise.
+        path: a run folder; or a `.safetensors`, `.pth` or `.tar` file with the weights of a
+            ResNet-10, -18, -34 or -50, with or without SwAV's projection head and prototypes.
+        checkpoint: for a run: "latest", "best" or a step.
+        given: `size`, `mean` and `std` of the images, for files that do not record them; default
+            ImageNet's.
 
     Raises:
-        SettingError: no run folder or checkpoint there.
-        WeightsError: a file that cannot be used.
+        SettingError: not a run folder, or no such checkpoint.
+        WeightsError: the file cannot be used.
     """
     path = user_path(path, "path")
     if path.is_dir():
         if given:
-            raise SettingError(f"{path} is a run folder, which knows {', '.join(given)} itself")
+            raise SettingError(
+                f"{path} is a run folder, which records {', '.join(given)}; leave them out"
+            )
         mesh = make_mesh()
         with jax.set_mesh(mesh):
             return of_run(open_run(path, mesh, checkpoint))
     return of_file(path, **given)
 
 
-def untrained(config) -> Encoder:
-    """The encoder at random weights that a run of `config` without `init_from` begins with, to compare it with.
+def untrained(config: Any) -> Encoder:
+    """The untrained encoder, for comparison: the initial weights of a run without `init_from`.
+
+    Args:
+        config: as a config file makes it, or plain dicts.
 
     Raises:
-        SettingError: something in the config or the data cannot be used.
+        SettingError: the config or the data cannot be used.
     """
     plan = build(config)
-    return of_run(Run(Path(), plan, fresh_state(plan, jax.random.key(plan.settings.seed)), 0))
+    state = fresh_state(plan, jax.random.key(plan.settings.seed))
+    return of_run(Run(Path(), plan, state, 0))
 
 
 def of_run(run: Run) -> Encoder:
     """The encoder of an opened run."""
-    stage, channels = run.plan.stages[-1], run.plan.dataset.train.images.shape[-1]
+    stage = run.plan.stages[-1]
     size = stage.views[0].size
+    channels = run.plan.dataset.train.images.shape[-1]
     image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    found = [n for n in ("backbone", "embedding", "query", "scores") if _has(stage.method, run.state, image, n)]
-    return Encoder(tuple(found), size, channels, stage.mean, stage.std, stage.method, run.state)
+    names = [
+        name
+        for name in ("backbone", "embedding", "query", "scores")
+        if _has_feature(stage.method, run.state, image, name)
+    ]
+    return Encoder(tuple(names), size, channels, stage.mean, stage.std, stage.method, run.state)
 
 
-def _has(method, state, image, name):
+def _has_feature(method: Any, state: Any, image: jax.ShapeDtypeStruct, name: str) -> bool:
+    """Whether a method has the feature `name`, as vectors rather than maps."""
+
+    def feature(state, images):
+        return method.features(state, images, (name,))[name]
+
     try:
-        return len(jax.eval_shape(lambda s, x: method.features(s, x, (name,)), state, image)[name].shape) == 2
+        return jax.eval_shape(feature, state, image).ndim == 2
     except KeyError:
         return False
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A network with given weights, as evaluators and `embed` see a method; its state is {"params", "batch_stats"}."""
+    """A network with fixed weights, in the role of a method for evaluators and `embed`.
+
+    Its state is a dict with "params", "batch_stats" and, if there are any, "prototypes".
+    """
 
     network: Network
 
-    def features(self, state, images, names):
+    def features(
+        self, state: Mapping[str, Any], images: jax.Array, names: Sequence[str]
+    ) -> dict[str, jax.Array]:
         """Features of clean images."""
         variables = {name: state[name] for name in ("params", "batch_stats")}
-        if "head" not in state["params"]:
-            found = self.network.backbone.apply(
-                {name: x["backbone"] for name, x in variables.items()}, images, train=False
-            )
+        features: Any  # what `apply` returns here is a dict
+        if "head" in state["params"]:
+            features = self.network.apply(variables, images, method=Network.features)
         else:
-            found = self.network.apply(variables, images, method=Network.features)
-        for name, rows in state.get("prototypes", {}).items():
-            found[name] = dot(found["embedding"], rows)
-        return {name: found[name] for name in names}
+            variables = {name: x["backbone"] for name, x in variables.items()}
+            features = self.network.backbone.apply(variables, images, train=False)
+        for name, prototypes in state.get("prototypes", {}).items():
+            features[name] = dot(features["embedding"], prototypes)
+        return {name: features[name] for name in names}
 
 
-def of_file(path, *, size: int = 0, mean=(), std=()) -> Encoder:
+def of_file(
+    path: str | Path, *, size: int = 0, mean: Sequence[float] = (), std: Sequence[float] = ()
+) -> Encoder:
     """The encoder of a weight file; see `load_encoder`."""
     tensors = weight_files.read(path)
     tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
     backbone = backbone_of(tensors, path)
-    said = {k: v for k, v in dict(size=size, mean=tuple(mean), std=tuple(std)).items() if v}
-    noted = {k: v for k, v in weight_files.notes(path).items() if k not in said}
-    _check_notes(noted, path)
-    said = dict(size=32 if backbone.stem == "cifar" else 224, **IMAGENET) | noted | said
+    given = dict(size=size, mean=tuple(mean), std=tuple(std))
+    given = {name: value for name, value in given.items() if value}
+    notes = {name: x for name, x in weight_files.notes(path).items() if name not in given}
+    _check_notes(notes, path)
+    image: dict[str, Any] = dict(size=32 if backbone.stem == "cifar" else 224)
+    image |= IMAGENET | notes | given
     channels = tensors["conv1.weight"].shape[1]
-    if {len(said["mean"]), len(said["std"])} != {channels}:
-        raise WeightsError(f"{path} is for images of {channels} channels; give mean and std of {channels} numbers each")
-    shapes = jax.eval_shape(
-        lambda key: backbone.init(key, jnp.zeros((1, 32, 32, channels)), train=False), jax.random.key(0)
+    if {len(image["mean"]), len(image["std"])} != {channels}:
+        raise WeightsError(
+            f"{path} is for images of {channels} channels; give mean and std of {channels} numbers "
+            "each"
+        )
+    state, head = _weights(tensors, backbone, channels, path)
+    names = ["backbone"]
+    if head:
+        names += ["embedding", *state["prototypes"]]
+    return Encoder(
+        names=tuple(names),
+        size=image["size"],
+        channels=channels,
+        mean=tuple(image["mean"]),
+        std=tuple(image["std"]),
+        method=Pretrained(Network(backbone, head or Head(1))),
+        state=jax.device_put(state),
     )
-    own = torch_weights.from_torch(tensors, shapes, path)
-    state, names = {name: {"backbone": x} for name, x in own.items()}, ["backbone"]
+
+
+def _weights(
+    tensors: Mapping[str, np.ndarray], backbone: ResNet, channels: int, path: str | Path
+) -> tuple[dict[str, Any], Head | None]:
+    """The state of `Pretrained` from the tensors of a file, and the head, if there is one."""
+    image = jnp.zeros((1, 32, 32, channels))
+    shapes = jax.eval_shape(lambda key: backbone.init(key, image, train=False), jax.random.key(0))
+    variables = torch_weights.from_torch(tensors, shapes, path)
+    state = {name: {"backbone": x} for name, x in variables.items()}
     head = head_of(tensors, path)
     if head:
         pooled = jnp.zeros((1, backbone.width * (32 if backbone.depth >= 50 else 8)))
@@ -176,54 +247,80 @@ def of_file(path, *, size: int = 0, mean=(), std=()) -> Encoder:
         for name, x in torch_weights.head_from_torch(tensors, shapes, path).items():
             state[name]["head"] = x
         state["prototypes"] = torch_weights.prototypes(tensors, head.dim, path)
-        names += ["embedding", *state["prototypes"]]
-    network = Pretrained(Network(backbone, head or Head(1)))
-    values = (said["size"], channels, tuple(said["mean"]), tuple(said["std"]))
-    return Encoder(tuple(names), *values, network, jax.device_put(state))
+    return state, head
 
 
-def _check_notes(noted, path) -> None:
-    """Refuses what a file's notes say of `size`, `mean` and `std` where no images are like that."""
-    lists = {name: noted[name] for name in ("mean", "std") if name in noted}
-    usable = {name: isinstance(value, list) and all(map(_is_number, value)) for name, value in lists.items()}
-    if usable.get("std"):
-        usable["std"] = all(value > 0 for value in noted["std"])
-    if "size" in noted:
-        usable["size"] = type(noted["size"]) is int and 0 < noted["size"] <= _LARGEST
-    if wrong := next((name for name, right in usable.items() if not right), None):
-        shown = printable(repr(noted[wrong]))[:80]
-        raise WeightsError(f"{path} notes {wrong}={shown} of its images; give {wrong} yourself, or export it anew")
+def _check_notes(notes: Mapping[str, Any], path: str | Path) -> None:
+    """Checks the `size`, `mean` and `std` of images in the notes of a file.
+
+    Raises:
+        WeightsError: no images can have them.
+    """
+    valid = {}
+    for name in ("mean", "std"):
+        if name in notes:
+            valid[name] = isinstance(notes[name], list) and all(map(_is_number, notes[name]))
+    if valid.get("std"):
+        valid["std"] = all(value > 0 for value in notes["std"])
+    if "size" in notes:
+        valid["size"] = type(notes["size"]) is int and 0 < notes["size"] <= _LARGEST
+    for name in valid:
+        if not valid[name]:
+            value = printable(repr(notes[name]))[:80]
+            raise WeightsError(
+                f"{path} notes {name}={value} of its images; give {name} yourself, or export the "
+                "file again"
+            )
 
 
-def _is_number(value) -> bool:
-    """Whether a value from JSON is a number that channel statistics can have; NaN is not."""
+def _is_number(value: Any) -> bool:
+    """Whether a value from JSON is a plausible channel statistic; NaN is not."""
     return type(value) in (int, float) and abs(value) < 1e6
 
 
-def backbone_of(tensors, source) -> ResNet:
-    """The residual network that tensors by torchvision's names are of.
+def backbone_of(tensors: Mapping[str, np.ndarray], source: str | Path) -> ResNet:
+    """The residual network whose weights are `tensors`, named as in torchvision.
+
+    Args:
+        tensors: weights by name.
+        source: their file, for messages.
 
     Raises:
-        WeightsError: they are of none that is known.
+        WeightsError: no known network has these tensors.
     """
     if "conv1.weight" not in tensors:
-        raise WeightsError(f"{source} has no conv1.weight; give the weights of a ResNet by torchvision's names")
-    if len(shape := tensors["conv1.weight"].shape) != 4:
-        raise WeightsError(f"{source}: conv1.weight has shape {tuple(shape)}; a ResNet's has four dimensions")
+        raise WeightsError(
+            f"{source} has no conv1.weight; give the weights of a ResNet by torchvision's names"
+        )
+    shape = tensors["conv1.weight"].shape
+    if len(shape) != 4:
+        raise WeightsError(
+            f"{source}: conv1.weight has shape {tuple(shape)}; a ResNet's has four dimensions"
+        )
     width, _, kernel, _ = shape
-    count = lambda stage: len({n.split(".")[1] for n in tensors if n.startswith(f"layer{stage}.")})
-    blocks, bottleneck = tuple(map(count, (1, 2, 3, 4))), "layer1.0.conv3.weight" in tensors
-    for depth, known in STAGES.items():
-        if known == blocks and bottleneck == (depth >= 50):
+    blocks = tuple(
+        len({name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")})
+        for stage in (1, 2, 3, 4)
+    )
+    has_bottlenecks = "layer1.0.conv3.weight" in tensors
+    for depth, stages in STAGES.items():
+        if stages == blocks and has_bottlenecks == (depth >= 50):
             return ResNet(depth=depth, width=width, stem="cifar" if kernel == 3 else "imagenet")
-    raise WeightsError(f"{source} has {blocks} blocks in its stages; known are ResNet-{', -'.join(map(str, STAGES))}")
+    raise WeightsError(
+        f"{source} has {blocks} blocks in its stages; known are "
+        f"ResNet-{', -'.join(map(str, STAGES))}"
+    )
 
 
-def head_of(tensors, source) -> Head | None:
-    """The projection head that tensors by the names of SwAV's authors are of; None without one.
+def head_of(tensors: Mapping[str, np.ndarray], source: str | Path) -> Head | None:
+    """The projection head in `tensors`, named as by SwAV's authors; None if there is none.
+
+    Args:
+        tensors: weights by name.
+        source: their file, for messages.
 
     Raises:
-        WeightsError: a head of other layers.
+        WeightsError: a head with other layers.
     """
     places = torch_weights.head_places(tensors, source)
     if not places:
@@ -231,44 +328,59 @@ def head_of(tensors, source) -> Head | None:
     linear = [place for name, place in places.items() if "linear" in name]
     *hidden, dim = (torch_weights.outputs(tensors, place, source) for place in linear)
     biased = [torch_weights.has_bias(tensors, place) for place in linear]
-    return Head(dim, tuple(hidden), batch_norm="bn1" in places, bias=biased[0], output_bias=biased[-1])
+    return Head(
+        dim, tuple(hidden), batch_norm="bn1" in places, bias=biased[0], output_bias=biased[-1]
+    )
 
 
 def writable(out: Path, overwrite: bool) -> None:
-    """Raises SettingError where the file cannot be written or may not be replaced."""
+    """Checks that the file can be written.
+
+    Raises:
+        SettingError: it cannot, or it exists and may not be replaced.
+    """
     if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
-        raise SettingError(f"--out={out}: give a file that ends in .safetensors, in a folder that exists")
+        raise SettingError(
+            f"--out={out}: give a file that ends in .safetensors, in a folder that exists"
+        )
     if out.exists() and not (overwrite and out.is_file()):
-        raise SettingError(f"--out={out} is there already; --overwrite replaces a file, or give another name")
+        raise SettingError(
+            f"--out={out} already exists; --overwrite replaces a file, or give another name"
+        )
     check_writable(out, "--out")
 
 
-def export(run: Run, path, *, head: bool = False) -> dict[str, np.ndarray]:
-    """Writes the run's backbone as a `.safetensors` file by torchvision's names, and returns the tensors.
+def export(run: Run, path: str | Path, *, head: bool = False) -> dict[str, np.ndarray]:
+    """Writes the run's backbone to a `.safetensors` file under torchvision's names.
 
-    The file's notes say the images' size and channel statistics, which `load_encoder` reads.
+    The notes of the file record size and channel statistics of the images, for `load_encoder`.
 
     Args:
         run: an opened run.
-        path: the file; one that is there is replaced.
-        head: also the projection head, and prototypes where there are any, by the names of SwAV's authors. torchvision
-            knows none of these.
+        path: the file; replaced if it exists.
+        head: include the projection head and any prototypes under the names of SwAV's authors;
+            torchvision does not have these.
+
+    Returns:
+        the tensors by name.
 
     Raises:
-        SettingError: the backbone is no residual network of torchvision's kind, or the head none of SwAV's.
+        SettingError: the backbone is not a ResNet as in torchvision, or the head not as in SwAV.
     """
     stage = run.plan.stages[-1]
-    if type(stage.method.network.backbone) is not ResNet:
+    method: Any = stage.method
+    if type(method.network.backbone) is not ResNet:
         raise SettingError(
-            f"model.name={run.plan.record['model']['name']!r} has no names in torchvision; only resnet does"
+            f"model.name={run.plan.record['model']['name']!r} has no names in torchvision; only "
+            "resnet does"
         )
-    params, stats = run.state.params["network"], run.state.batch_stats
-    stats = stats.get("network", stats)
+    params = run.state.params["network"]
+    stats = run.state.batch_stats.get("network", run.state.batch_stats)
     tensors = torch_weights.to_torch(dict(params=params["backbone"], batch_stats=stats["backbone"]))
     if head:
-        own = dict(params=params["head"], batch_stats=stats.get("head", {}))
+        variables = dict(params=params["head"], batch_stats=stats.get("head", {}))
         try:
-            tensors |= torch_weights.head_to_torch(own, run.state.params.get("prototypes"))
+            tensors |= torch_weights.head_to_torch(variables, run.state.params.get("prototypes"))
         except WeightsError as error:
             raise SettingError(f"--head: {error}") from error
     notes = dict(size=stage.views[0].size, mean=list(stage.mean), std=list(stage.std))

@@ -1,4 +1,7 @@
-"""Scores of a run: one embedding pass for all evaluators, and the baselines that the scores stand beside."""
+"""Scores of a run: one embedding pass for all evaluators, and the baselines to compare with."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,110 +10,197 @@ import numpy as np
 from ssl_jax.build import Plan
 from ssl_jax.data.augment import View, clean
 from ssl_jax.inference.embed import draw, embed
-from ssl_jax.interface import Split, no_progress
+from ssl_jax.interface import Draw, Split, no_progress
 from ssl_jax.runtime import processes
 from ssl_jax.runtime.sharding import device_memory
 from ssl_jax.stages import Stage
 
+PIXELS = 32  # raw pixels are scored on images of at most this side
+Report = Callable[[str], Any]  # takes progress lines
+
 
 class Scorer:
-    """Runs the evaluators of `plan` on features of `images` and `test_images` [N, H, W, C], wherever they lie."""
+    """Runs the evaluators of a plan on features of its images.
 
-    def __init__(self, plan: Plan, images, test_images):
-        self._plan, self._images = plan, (images, test_images)
-        self._names = tuple(sorted({name for e in plan.evaluators.values() for name in e.needs}))
+    Args:
+        plan: provides evaluators and data set.
+        images, test_images: [N, H, W, C] uint8, on the device or on the host.
+    """
 
-    def encoder(self, prefix: str, stage: Stage, state, report=no_progress) -> dict[str, float]:
-        """Scores of the encoder in `state`, as {"<prefix>/knn/top1": ...}; `report` takes progress lines."""
+    def __init__(self, plan: Plan, images: Any, test_images: Any):
+        self._plan = plan
+        self._images = images
+        self._test_images = test_images
+        needs = {name for evaluator in plan.evaluators.values() for name in evaluator.needs}
+        self._names = tuple(sorted(needs))
+
+    def encoder(
+        self, prefix: str, stage: Stage, state: Any, report: Report = no_progress
+    ) -> dict[str, float]:
+        """Scores of the encoder in `state`, as {"<prefix>/knn/top1": ...}."""
         return self._run(prefix, self.splits(stage, state, report), state, report)
 
-    def splits(self, stage: Stage, state, report=no_progress) -> dict[str, Split]:
-        """What evaluators read: all features that they need, of all images, and how to draw others."""
-        joined = self._plan.dataset.joined  # then the test images are among the others
-        own = lambda images: processes.whole(features(stage, state, images, self._names, report))
-        parts = self._splits(*(own(images) for images in self._images[: 1 if joined else 2]))
-        images = dict(trained=self._images[0], train=self._images[0], test=self._images[1])
-        return {name: split._replace(draw=_draw(stage, state, images[name])) for name, split in parts.items()}
+    def splits(self, stage: Stage, state: Any, report: Report = no_progress) -> dict[str, Split]:
+        """What evaluators read: the features they need of all images, and a way to draw more."""
+        trained = self._features(self._images, stage, state, report)
+        test = None  # if joined, the test images are among those trained on
+        if not self._plan.dataset.joined:
+            test = self._features(self._test_images, stage, state, report)
+        splits = self._splits(trained, test)
+        return {
+            "trained": splits["trained"]._replace(draw=_draw(stage, state, self._images)),
+            "train": splits["train"]._replace(draw=_draw(stage, state, self._images)),
+            "test": splits["test"]._replace(draw=_draw(stage, state, self._test_images)),
+        }
+
+    def _features(
+        self, images: Any, stage: Stage, state: Any, report: Report
+    ) -> dict[str, jax.Array]:
+        return processes.whole(features(stage, state, images, self._names, report))
 
     def too_many_pixels(self) -> str:
-        """Why the scores of raw pixels are left out: they would take more than a quarter of a device; or nothing."""
-        shapes = [split.images.shape for split in (self._plan.dataset.train, self._plan.dataset.test)]
-        taken = sum(4 * n * min(h, PIXELS) * min(w, PIXELS) * c for n, h, w, c in shapes)
-        if 4 * taken <= device_memory():
+        """Why raw pixels are not scored, if they fill over a quarter of a device; else empty."""
+        data = self._plan.dataset
+        size = 0
+        for split in (data.train, data.test):
+            count, height, width, channels = split.images.shape
+            size += 4 * count * min(height, PIXELS) * min(width, PIXELS) * channels
+        if 4 * size <= device_memory():
             return ""
-        return f"no scores of raw pixels, which would take {taken / 1e9:,.0f} GB on a device"
+        return f"no scores of raw pixels, which would take {size / 1e9:,.0f} GB on a device"
 
-    def pixels(self, stage: Stage, report=no_progress) -> dict[str, float]:
-        """Scores of normalised pixels in place of every feature; those of a method's own `scores` have no such."""
+    def pixels(self, stage: Stage, report: Report = no_progress) -> dict[str, float]:
+        """Scores of normalised pixels in place of each feature, without evaluators of "scores"."""
         data = self._plan.dataset
         with processes.alone():
-            flat = [_pixels(split.images, stage) for split in (data.train, data.test)[: 1 if data.joined else 2]]
-            splits = self._splits(*(dict.fromkeys(self._names, x) for x in flat))
-        keys = [key for key, e in self._plan.evaluators.items() if "scores" not in e.needs]
+            trained = dict.fromkeys(self._names, _pixels(data.train.images, stage))
+            test = None
+            if not data.joined:
+                test = dict.fromkeys(self._names, _pixels(data.test.images, stage))
+            splits = self._splits(trained, test)
+        keys = [
+            key
+            for key, evaluator in self._plan.evaluators.items()
+            if "scores" not in evaluator.needs
+        ]
         return self._run("pixels", splits, None, report, keys)
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         """Names of the evaluators."""
         return tuple(self._plan.evaluators)
 
-    def one(self, key, splits, state, report=no_progress):
-        """Yields ("<key>/<name>", value) of one evaluator; `report` takes its progress lines."""
+    def one(
+        self, key: str, splits: Mapping[str, Split], state: Any, report: Report = no_progress
+    ) -> Iterator[tuple[str, float]]:
+        """Yields ("<key>/<name>", value) for one evaluator."""
         report(key)
-        tell = lambda text: report(f"{key}: {text}")
-        for name, value in self._plan.evaluators[key].run(splits, state, tell):
+
+        def report_evaluator(text: str) -> None:
+            report(f"{key}: {text}")
+
+        evaluator = self._plan.evaluators[key]
+        for score in evaluator.run(splits, state, report_evaluator):
+            if not (isinstance(score, tuple) and len(score) == 2 and isinstance(score[0], str)):
+                raise TypeError(
+                    f"{type(evaluator).__name__}.run yields {score!r}; yield (name, value) pairs"
+                )
+            name, value = score
             yield f"{key}/{name}", value
 
-    def _run(self, prefix, splits, state, report=no_progress, keys=None):
-        """Each host scores for itself, on features that all have; what the first one finds counts."""
+    def _run(
+        self,
+        prefix: str,
+        splits: Mapping[str, Split],
+        state: Any,
+        report: Report,
+        keys: Sequence[str] | None = None,
+    ) -> dict[str, float]:
+        """Runs evaluators on every host; all hosts return the first one's scores."""
         keys = self.keys if keys is None else keys
-        if state is not None:
-            state = state.replace(method=processes.whole(state.method))  # nothing else of it is read
+        if state is not None:  # evaluators read nothing else of it
+            state = state.replace(method=processes.whole(state.method))
         with processes.alone():
-            found = [(name, value) for key in keys for name, value in self.one(key, splits, state, report)]
-        return {f"{prefix}/{name}": value for name, value in processes.share(found)}
+            scores = [
+                (name, value)
+                for key in keys
+                for name, value in self.one(key, splits, state, report)
+            ]
+        return {f"{prefix}/{name}": value for name, value in processes.share(scores)}
 
-    def _splits(self, trained, test=None):
+    def _splits(
+        self, trained: Mapping[str, jax.Array], test: Mapping[str, jax.Array] | None
+    ) -> dict[str, Split]:
+        """Features by split; without `test` its images are the last of those trained on."""
         data = self._plan.dataset
-        own = len(data.train) - data.joined
-        train = {name: x[:own] for name, x in trained.items()}
-        if data.joined:
-            test = {name: x[own:] for name, x in trained.items()}
+        count = len(data.train) - data.joined  # training images without the joined test images
+        if test is None:
+            test = {name: x[count:] for name, x in trained.items()}
+        train = {name: x[:count] for name, x in trained.items()}
         return {
             "trained": Split(trained, data.train.labels),
-            "train": Split(train, data.train.labels[:own]),
+            "train": Split(train, data.train.labels[:count]),
             "test": Split(test, data.test.labels),
         }
 
 
-def features(stage: Stage, state, images, names, report=no_progress) -> dict:
+def features(
+    stage: Stage, state: Any, images: Any, names: Sequence[str], report: Report = no_progress
+) -> dict[str, jax.Array]:
     """Named features of clean images at the size of the stage's largest view."""
-    settings = dict(size=stage.views[0].size, mean=stage.mean, std=stage.std, report=report)
-    return embed(stage.method, state, images, names, **settings)
+    return embed(
+        stage.method,
+        state,
+        images,
+        names,
+        size=stage.views[0].size,
+        mean=stage.mean,
+        std=stage.std,
+        report=report,
+    )
 
 
-def _draw(stage, state, images):
-    """`Split.draw` of some images."""
-    size, settings, mesh = stage.views[0].size, dict(mean=stage.mean, std=stage.std), jax.sharding.get_mesh()
+def _draw(stage: Stage, state: Any, images: Any) -> Draw:
+    """`Split.draw` for some images."""
+    size = stage.views[0].size
+    mesh = jax.sharding.get_mesh()
 
-    def make(key, rows, names, **shape):
-        view, rows = View(size=size, count=1, jitter=0.0, grayscale=0.0, **shape), np.asarray(rows)
-        bits = np.asarray(jax.random.key_data(key))  # of a key that lies on the devices of this host
+    def draw_features(key, rows, names, **crop):
+        view = View(size=size, count=1, jitter=0.0, grayscale=0.0, **crop)
+        rows = np.asarray(rows)
+        bits = np.asarray(jax.random.key_data(key))  # the key is on this host's devices alone
         with jax.set_mesh(mesh):
-            key = jax.random.wrap_key_data(bits)
-            return processes.whole(draw(stage.method, state, images[rows], key, view, tuple(names), **settings))
+            drawn = draw(
+                stage.method,
+                state,
+                images[rows],
+                jax.random.wrap_key_data(bits),
+                view,
+                tuple(names),
+                mean=stage.mean,
+                std=stage.std,
+            )
+            return processes.whole(drawn)
 
-    return make
+    return draw_features
 
 
-PIXELS = 32  # side, at most, of the images whose raw pixels are scored
+def _pixels(images: Any, stage: Stage, chunk: int = 1024) -> jax.Array:
+    """Normalised pixels [N, S * S * C]; larger images are reduced to side PIXELS first.
 
-
-def _pixels(images, stage, chunk=1024):
-    """Normalised pixels [N, S * S * C], of larger images at 32 pixels, where distances mean more and cost less."""
+    Distances between small images mean more, and cost less.
+    """
     if max(images.shape[1:3]) <= PIXELS:
-        x = (images / np.float32(255) - np.asarray(stage.mean, np.float32)) / np.asarray(stage.std, np.float32)
+        mean = np.asarray(stage.mean, np.float32)
+        std = np.asarray(stage.std, np.float32)
+        x = (images / np.float32(255) - mean) / std
         return jnp.asarray(x.reshape(len(x), -1))
-    small = jax.jit(lambda block: clean(block, PIXELS, stage.mean, stage.std).reshape(len(block), -1))
-    blocks = [small(np.asarray(images[start : start + chunk])) for start in range(0, len(images), chunk)]
+
+    @jax.jit
+    def reduced(block):
+        return clean(block, PIXELS, stage.mean, stage.std).reshape(len(block), -1)
+
+    blocks = [
+        reduced(np.asarray(images[start : start + chunk])) for start in range(0, len(images), chunk)
+    ]
     return jnp.concatenate(blocks)

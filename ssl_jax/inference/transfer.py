@@ -1,11 +1,13 @@
-"""A trained run's features on any data set, and its scores there."""
+"""Scores of a trained run on any data set."""
 
 import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from ssl_jax.build import check_features, completed, evaluators_of, load_data
+from ssl_jax.data.source import Dataset
 from ssl_jax.inference.scorer import Scorer
 from ssl_jax.interface import no_progress
 from ssl_jax.ops.mesh import make_mesh
@@ -17,54 +19,87 @@ from ssl_jax.settings.resolve import SettingError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Calling it yields (evaluator, scores by name, or the exception that ended it) one by one.
+    """The evaluators of a run on a data set; calling it runs them one by one.
 
-    It may be given a function that takes progress lines.
+    Attributes:
+        run: provides the encoder.
+        scorer: runs the evaluators.
+        state: the run's train state on its own data; None on other data, where the state that the
+            run keeps per image means nothing.
+        data: name of the data set.
+        settings: the sections `data` and `evals`.
     """
 
     run: Run
     scorer: Scorer
-    state: Any  # None on other data than the run's: what the run keeps of its images says nothing of these
+    state: Any
     data: str
-    settings: dict
+    settings: dict[str, Any]
 
-    def __call__(self, report=no_progress):
+    def __call__(
+        self, report: Callable[[str], Any] = no_progress
+    ) -> Iterator[tuple[str, dict[str, float] | Exception]]:
+        """Yields each evaluator's name, with its scores or the exception that ended it.
+
+        Args:
+            report: takes progress lines.
+        """
         splits = self.scorer.splits(self.run.plan.stages[-1], self.run.state, report)
         for key in self.scorer.keys:
             try:
                 yield key, dict(self.scorer.one(key, splits, self.state, report))
-            except Exception as error:  # one evaluator's failure is not the others'
+            except Exception as error:  # a failure must not stop the other evaluators
                 yield key, error
 
 
-def evaluation_of(run: Run, config) -> Evaluation:
+def evaluation_of(run: Run, config: Mapping[str, Any]) -> Evaluation:
     """The evaluators of a config, on its data, for a run.
 
     Args:
-        run: gives the encoder.
-        config: the run's own settings with changes, as a ConfigDict or plain dicts.
+        run: provides the encoder.
+        config: settings of the run with changes, as a ConfigDict or plain dicts.
 
     Raises:
-        SettingError: data or evaluators that do not go together, or not with the run.
+        SettingError: data or evaluators that do not fit each other or the run.
     """
     settings = completed(config)
-    name, dataset = settings["data"]["name"], load_data(settings)
-    ours, theirs = run.plan.dataset.train.images.shape[-1], dataset.train.images.shape[-1]
-    if ours != theirs:
-        raise SettingError(f"data.name={name!r} has {theirs} colours, the run was trained on {ours}")
-    if not dataset.classes or not (dataset.test.labels >= 0).any():
-        raise SettingError(f"data.name={name!r} has no labelled test images, which {', '.join(settings['evals'])} need")
+    name = settings["data"]["name"]
+    dataset = load_data(settings)
+    _check_data(name, dataset, run, settings["evals"])
     evaluators = evaluators_of(settings["evals"], dataset)
     plan = dataclasses.replace(run.plan, dataset=dataset, evaluators=evaluators)
     check_features(plan)
-    own = read_config(run.folder).get(FINGERPRINT) == dataset.fingerprint()
+    is_own_data = read_config(run.folder).get(FINGERPRINT) == dataset.fingerprint()
     for key, evaluator in evaluators.items():
-        if not own and evaluator.reads:
+        if evaluator.reads and not is_own_data:
             raise SettingError(
-                f"evals.{key} reads the run's {', '.join(evaluator.reads)}, which is of the images trained on alone"
+                f"evals.{key} reads the run's {', '.join(evaluator.reads)}, which exists only for "
+                "the images the run was trained on; leave it out"
             )
-    resident = dataset.resident(settings["resident_gb"])
-    put = lambda x: jax.device_put(x, replicated(make_mesh())) if resident else x
-    recorded = dict(data=settings["data"], evals=settings["evals"])
-    scores = Scorer(plan, put(dataset.train.images), put(dataset.test.images))
-    return Evaluation(run, scores, run.state if own else None, name, recorded)
+    images = dataset.train.images
+    test_images = dataset.test.images
+    if dataset.resident(settings["resident_gb"]):
+        sharding = replicated(make_mesh())
+        images = jax.device_put(images, sharding)
+        test_images = jax.device_put(test_images, sharding)
+    return Evaluation(
+        run=run,
+        scorer=Scorer(plan, images, test_images),
+        state=run.state if is_own_data else None,
+        data=name,
+        settings=dict(data=settings["data"], evals=settings["evals"]),
+    )
+
+
+def _check_data(name: str, dataset: Dataset, run: Run, evals: Mapping[str, Any]) -> None:
+    """Checks the channels of a data set, and that it can be scored."""
+    channels = dataset.train.images.shape[-1]
+    trained_on = run.plan.dataset.train.images.shape[-1]
+    if channels != trained_on:
+        raise SettingError(
+            f"data.name={name!r} has {channels} channels, the run was trained on {trained_on}"
+        )
+    if not dataset.classes or not (dataset.test.labels >= 0).any():
+        raise SettingError(
+            f"data.name={name!r} has no labelled test images, which {', '.join(evals)} need"
+        )

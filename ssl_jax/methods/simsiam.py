@@ -1,16 +1,20 @@
 """SimSiam (Chen & He 2021, arXiv 2011.10566)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ssl_jax import interface
-from ssl_jax.interface import Aux
+from ssl_jax.interface import Aux, Batch, TrainState
 from ssl_jax.methods.common import collapse, features, target_network
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
 from ssl_jax.ops.losses import neighbour_cosine
+from ssl_jax.ops.types import Numbers
 from ssl_jax.ops.vectors import unit
 from ssl_jax.positives.instance import Instance
 from ssl_jax.settings import ranges
@@ -18,19 +22,21 @@ from ssl_jax.settings import ranges
 
 @dataclasses.dataclass(frozen=True)
 class SimSiam(interface.Method):
-    """One network, a predictor, and a stop-gradient: each view's prediction goes to the other view's projection.
+    """One network with a predictor: each view predicts the other's projection, without gradient.
 
-    The published projector has three layers (`head.hidden` of two) and two on CIFAR, no biases before BatchNorm, and a
-    BatchNorm on its output that has nothing to learn (`head.output_norm="plain"`); its last layer's bias, frozen in the
-    authors' code and taken out again by that BatchNorm, is absent here. The predictor's rate is off the schedule: give
-    `optim.groups` a group with `fixed_rate`. With `positives` other than "instance" the prediction goes to the
+    The published projector has three layers (`head.hidden` of two) and two on CIFAR, no biases
+    before BatchNorm, and a BatchNorm without parameters on its output (`head.output_norm="plain"`).
+    The bias of its last layer, frozen in the authors' code and cancelled by that BatchNorm, is
+    absent here. The predictor's learning rate does not follow the schedule: give `optim.groups` a
+    group with `fixed_rate`. With `positives` other than "instance" the prediction goes to the
     projections of the image's neighbours (CoNR, eq. 16).
 
     Attributes:
-        network: filled by `train.build`; the head is the projector.
+        network: set by `train.build`; the head is the projector.
         positives: which projections of the batch an image predicts.
         predictor: widths of the predictor's hidden layers.
-        joint_views: both views in one BatchNorm batch (ProPos's runs) instead of one after the other.
+        joint_views: put both views in one BatchNorm batch (ProPos's runs) instead of one after the
+            other.
     """
 
     network: Network
@@ -38,54 +44,86 @@ class SimSiam(interface.Method):
     predictor: tuple[int, ...] = (512,)
     joint_views: bool = False
 
-    def _predictor(self):
+    def _predictor(self) -> Head:
         head = self.network.head
-        return Head(head.dim, self.predictor, bias=False, bn_groups=head.bn_groups, bn_momentum=head.bn_momentum)
+        return Head(
+            head.dim,
+            self.predictor,
+            bias=False,
+            bn_groups=head.bn_groups,
+            bn_momentum=head.bn_momentum,
+        )
 
     def __post_init__(self):
         ranges.count(1, ranges.WIDEST, predictor=self.predictor)
         ranges.at_most(100, predictor=self.predictor)
         self._predictor()
 
-    def init(self, key, batch):
+    def init(
+        self, key: PRNGKeyArray, batch: Batch
+    ) -> tuple[dict[str, Any], dict[str, Any], tuple[()]]:
         """Network and predictor."""
         target_network.two_views("SimSiam", batch)
         network_key, predictor_key = jax.random.split(key)
         network = self.network.init(network_key, batch.views, train=False)
-        z = jax.numpy.zeros((1, self.network.head.dim))
+        z = jnp.zeros((1, self.network.head.dim))
         predictor = self._predictor().init(predictor_key, z, train=False)
         params = {"network": network["params"], "predictor": predictor["params"]}
-        return params, {"network": network["batch_stats"], "predictor": predictor.get("batch_stats", {})}, ()
+        batch_stats = {
+            "network": network["batch_stats"],
+            "predictor": predictor.get("batch_stats", {}),
+        }
+        return params, batch_stats, ()
 
-    def loss(self, state, batch, key):
-        """Minus the cosine of each prediction with its positives' projections, the mean of both directions (eq. 2)."""
-        params, stats, joint = state.params, state.batch_stats, dict(joint=self.joint_views)
+    def loss(
+        self, state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], Aux]:
+        """Minus the cosine of predictions and positives, mean of both directions (eq. 2)."""
+        params = state.params
+        stats = state.batch_stats
         z, network_stats = target_network.project(
-            self.network, params["network"], stats["network"], batch.views, **joint
+            self.network,
+            params["network"],
+            stats["network"],
+            batch.views,
+            joint=self.joint_views,
         )
         p, predictor_stats = target_network.predict(
-            self._predictor(), params["predictor"], stats["predictor"], z, **joint
+            self._predictor(),
+            params["predictor"],
+            stats["predictor"],
+            z,
+            joint=self.joint_views,
         )
-        loss, keys = 0.0, jax.lax.stop_gradient(z[::-1])
+        keys = jax.lax.stop_gradient(z[::-1])
+        loss = jnp.zeros(())
+        selected = []
         for prediction, k in zip(p, keys):
             chosen = self.positives.select(state.positives, unit(k), batch.index, state.step)
             loss = loss + 0.5 * neighbour_cosine(prediction, k, chosen)
-        found = target_network.metrics(self.positives, state.positives, chosen, keys[0])
-        return loss, Aux({"network": network_stats, "predictor": predictor_stats}, (), found)
+            selected.append(chosen)
+        metrics = target_network.metrics(self.positives, state.positives, selected[-1], keys[0])
+        return loss, Aux({"network": network_stats, "predictor": predictor_stats}, (), metrics)
 
-    def post_step(self, state, aux, batch):
-        """Nothing moves but the parameters."""
+    def post_step(self, state: TrainState, aux: Aux, batch: Batch) -> TrainState:
+        """Returns `state` unchanged: only the optimiser moves parameters."""
         return state
 
-    def diagnose(self, metrics):
-        """Projections that are all the same, or fall into few clusters."""
+    def diagnose(self, metrics: Mapping[str, float]) -> str | None:
+        """Warns of projections that are all the same, or fall into few clusters."""
         return collapse.warning(
-            metrics, "another optim.learning_rate, softer colours or larger crops in augment, a larger batch_size"
+            metrics,
+            "another optim.learning_rate, weaker colour jitter or larger crops in augment, a "
+            "larger batch_size",
         )
 
-    def features(self, state, images, names):
+    def features(
+        self, state: TrainState, images: Float[Numbers, "B H W C"], names: tuple[str, ...]
+    ) -> dict[str, Float[Array, "B ..."]]:
         """The network's features."""
-        return features.chosen(self.network, state.params["network"], state.batch_stats["network"], images, names)
+        return features.chosen(
+            self.network, state.params["network"], state.batch_stats["network"], images, names
+        )
 
 
 Method = SimSiam

@@ -12,20 +12,30 @@ import jax.numpy as jnp
 
 from ssl_jax.settings import ranges
 
-uniform_fan_in = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")  # U(+-1 / sqrt(fan_in))
+# U(+-1 / sqrt(fan_in))
+uniform_fan_in = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 STEMS = ("imagenet", "cifar")
-# How convolutions start, by the library whose models start so.
+# Initialisation of convolutions, by the library that uses it.
 CONV_INITS = {
-    "torchvision": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),  # He et al. 2015: variance 2 / fan_out
-    "torch": uniform_fan_in,  # torch.nn.Conv2d as it comes: variance 1 / (3 fan_in)
-    "tensorflow": nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),  # variance 1 / fan_in
+    # He et al. 2015: variance 2 / fan_out.
+    "torchvision": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    # The default of torch.nn.Conv2d: variance 1 / (3 fan_in).
+    "torch": uniform_fan_in,
+    # Variance 1 / fan_in.
+    "tensorflow": nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
 }
 
 
 class Conv(nn.Module):
-    """Convolution without bias, padded by `pad` (-1: kernel // 2) on each side whatever the stride, in `dtype`.
+    """Convolution without bias.
 
-    `conv_init` is a key of `CONV_INITS`.
+    Attributes:
+        features: output channels.
+        kernel: its side, in pixels.
+        stride: of both axes.
+        dtype: of the computation.
+        pad: pixels added on each side, whatever the stride; -1 for kernel // 2.
+        conv_init: a key of `CONV_INITS`.
     """
 
     features: int
@@ -36,42 +46,61 @@ class Conv(nn.Module):
     conv_init: str = "torchvision"
 
     @nn.compact
-    def __call__(self, x):
-        pad = (self.kernel // 2 if self.pad < 0 else self.pad,) * 2
-        size, stride = (self.kernel, self.kernel), (self.stride, self.stride)
-        settings = dict(use_bias=False, kernel_init=CONV_INITS[self.conv_init], dtype=self.dtype, name="conv")
-        return nn.Conv(self.features, size, stride, (pad, pad), **settings)(x)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pad = self.kernel // 2 if self.pad < 0 else self.pad
+        conv = nn.Conv(
+            self.features,
+            kernel_size=(self.kernel, self.kernel),
+            strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            use_bias=False,
+            kernel_init=CONV_INITS[self.conv_init],
+            dtype=self.dtype,
+            name="conv",
+        )
+        return conv(x)
 
 
 class Linear(nn.Module):
-    """Dense layer with torch's uniform start of weight and bias; with `std` weights are normal and biases zero."""
+    """Dense layer with torch's uniform initialisation.
+
+    With `std` above 0, weights are normal with that standard deviation and biases zero.
+    """
 
     features: int
     bias: bool = True
     std: float = 0.0
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         bound = x.shape[-1] ** -0.5
-        uniform = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
-        kernel, bias = uniform_fan_in, uniform
-        if self.std:
-            kernel, bias = nn.initializers.normal(self.std), nn.initializers.zeros
-        dense = nn.Dense(self.features, self.bias, kernel_init=kernel, bias_init=bias, name="linear")
+
+        def uniform(key, shape, dtype):
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        kernel = nn.initializers.normal(self.std) if self.std else uniform_fan_in
+        bias = nn.initializers.zeros if self.std else uniform
+        dense = nn.Dense(
+            self.features, self.bias, kernel_init=kernel, bias_init=bias, name="linear"
+        )
         return dense(x)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, in float32 whatever the type of `x`, which is also returned.
+    """Batch normalisation over all axes but the last.
 
-    Under `jit` the statistics are those of the global batch. With `groups` the batch falls into that many
-    parts of neighbouring rows, each normalised by its own statistics, as on so many devices without
-    synchronisation; running statistics take the mean over the groups. Mean and variance come from one
-    pass (sums of x and of x * x); running statistics move by 1 - `momentum` a batch (torch's momentum) and hold torch's
-    unbiased variance.
-    `train` may be a number: so many batches whose rows lie interleaved (row i of each, then row i + 1), each with its
-    own statistics, as if one came after the other. Without `affine` there are no scale and no bias to learn; `zero`
-    starts the scale at zero instead of one.
+    Computed in float32 and returned in the type of `x`. Under `jit` the statistics are those of the
+    global batch. Mean and variance come from one pass (sums of x and of x * x); running statistics
+    hold torch's unbiased variance.
+
+    Attributes:
+        momentum: share of the old running statistics that stays after a batch; 1 - torch's
+            `momentum`.
+        epsilon: added to the variance.
+        groups: parts of adjacent rows with separate statistics, as on that many devices without
+            synchronisation; running statistics take the mean over the groups.
+        affine: learn a scale and a bias.
+        zero: start the scale at zero instead of one.
     """
 
     momentum: float = 0.9
@@ -81,53 +110,72 @@ class BatchNorm(nn.Module):
     zero: bool = False
 
     @nn.compact
-    def __call__(self, x, *, train: bool | int):
-        features, batches = x.shape[-1], max(int(train), 1)
+    def __call__(self, x: jax.Array, *, train: bool | int) -> jax.Array:
+        """`x` normalised.
+
+        Args:
+            x: [..., C].
+            train: use the statistics of the batch, and update the running ones. A number above 1 is
+                that many interleaved batches (row i of each, then row i + 1), normalised as if they
+                came one after the other.
+
+        Raises:
+            ValueError: the groups do not divide the batch.
+        """
+        features = x.shape[-1]
+        batches = max(int(train), 1)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
-        scale, bias = jnp.ones(features), jnp.zeros(features)
+        scale = jnp.ones(features)
+        bias = jnp.zeros(features)
         if self.affine:
             start = nn.initializers.zeros if self.zero else nn.initializers.ones
             scale = self.param("scale", start, (features,))
             bias = self.param("bias", nn.initializers.zeros, (features,))
         groups = self.groups if train else 1
         if len(x) % (groups * batches):
-            raise ValueError(f"bn_groups={groups} does not divide a batch of {len(x) // batches} rows")
-        # [groups, rows, batches, pixels, C]; a lone batch keeps rows and pixels in one axis.
+            raise ValueError(
+                f"bn_groups={groups} does not divide a batch of {len(x) // batches} rows"
+            )
+        # [groups, rows, batches, pixels, C]; a single batch keeps rows and pixels in one axis.
         shape = (len(x) // (groups * batches), batches, -1) if batches > 1 else (-1, 1, 1)
         grouped = jnp.asarray(x, jnp.float32).reshape(groups, *shape, features)
         if train:
             mean = grouped.mean((1, 3), keepdims=True)
             var = jnp.maximum((grouped * grouped).mean((1, 3), keepdims=True) - mean * mean, 0.0)
             if not self.is_initializing():
-                rows, keep = grouped.shape[1] * grouped.shape[3], self.momentum
+                rows = grouped.shape[1] * grouped.shape[3]
                 unbiased = var * (rows / max(rows - 1, 1))
+                keep = self.momentum
                 for i in range(batches):
-                    of_batch = lambda x, i=i: x[:, 0, i, 0].mean(0)
-                    running_mean.value = keep * running_mean.value + (1.0 - keep) * of_batch(mean)
-                    running_var.value = keep * running_var.value + (1.0 - keep) * of_batch(unbiased)
+                    for running, value in ((running_mean, mean), (running_var, unbiased)):
+                        new = value[:, 0, i, 0].mean(0)
+                        running.value = keep * running.value + (1.0 - keep) * new
         else:
-            mean, var = (x.value.reshape(1, 1, 1, 1, -1) for x in (running_mean, running_var))
+            mean = running_mean.value.reshape(1, 1, 1, 1, -1)
+            var = running_var.value.reshape(1, 1, 1, 1, -1)
         factor = scale.reshape(1, 1, 1, 1, -1) * jax.lax.rsqrt(var + self.epsilon)
         offset = bias.reshape(1, 1, 1, 1, -1) - mean * factor
         return (grouped * factor + offset).reshape(x.shape).astype(x.dtype)
 
 
 class Head(nn.Module):
-    """Projection or prediction head: hidden layers of Linear, BatchNorm, ReLU, then one Linear to `dim`.
+    """Projection or prediction head: hidden layers of Linear, BatchNorm, ReLU, then a Linear.
 
-    `hidden=()` is a single linear layer (Instance Discrimination); (2048,) is SwAV's. Always float32.
+    `hidden=()` is a single linear layer (Instance Discrimination); (2048,) is SwAV's. Computed in
+    float32.
 
     Attributes:
-        dim: of the output.
+        dim: width of the output.
         hidden: widths of the hidden layers.
-        batch_norm: of the hidden layers.
-        bias: of the hidden linear layers.
-        output_norm: BatchNorm on the output: "" (none), "affine", or "plain" (nothing to learn).
-        output_bias: of the last linear layer.
-        std: of normal weights at the start, biases zero; 0 for torch's uniform start.
-        bn_groups: parts of the batch with BatchNorm statistics of their own.
-        bn_momentum: by how much running statistics move with a batch, torch's `momentum`.
+        batch_norm: give each hidden layer a BatchNorm.
+        bias: give the hidden linear layers a bias.
+        output_norm: BatchNorm on the output: "" (none), "affine", or "plain" (without parameters).
+        output_bias: give the last linear layer a bias.
+        std: standard deviation of normal initial weights, with zero biases; 0 for torch's uniform
+            initialisation.
+        bn_groups: parts of the batch with separate BatchNorm statistics.
+        bn_momentum: share of each batch in the running statistics, torch's `momentum`.
     """
 
     dim: int = 128
@@ -149,7 +197,7 @@ class Head(nn.Module):
             raise ValueError(f"output_norm={self.output_norm!r}: choose affine, plain or '' (none)")
 
     @nn.compact
-    def __call__(self, x, *, train: bool):
+    def __call__(self, x: jax.Array, *, train: bool | int) -> jax.Array:
         norm = partial(BatchNorm, momentum=1.0 - self.bn_momentum, groups=self.bn_groups)
         for i, features in enumerate(self.hidden):
             x = Linear(features, self.bias, self.std, name=f"linear{i + 1}")(x)
@@ -164,7 +212,7 @@ class Head(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, BatchNorm, ReLU: a layer of the networks without shortcuts."""
+    """Convolution, BatchNorm and ReLU: a layer of networks without shortcuts."""
 
     features: int
     kernel: int = 3
@@ -176,39 +224,66 @@ class ConvNorm(nn.Module):
     bn_momentum: float = 0.1
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        x = Conv(self.features, self.kernel, self.stride, self.dtype, self.pad, self.conv_init, name="conv")(x)
+    def __call__(self, x: jax.Array, train: bool | int) -> jax.Array:
+        conv = Conv(
+            features=self.features,
+            kernel=self.kernel,
+            stride=self.stride,
+            dtype=self.dtype,
+            pad=self.pad,
+            conv_init=self.conv_init,
+            name="conv",
+        )
         norm = BatchNorm(momentum=1.0 - self.bn_momentum, groups=self.bn_groups, name="bn")
-        return nn.relu(norm(x, train=train))
+        return nn.relu(norm(conv(x), train=train))
 
 
 class Hidden(nn.Module):
-    """From the last map [B, H, W, C] to [B, D]: fully connected layers with BatchNorm and ReLU; with none, its mean."""
+    """From the last map [B, H, W, C] to [B, D]: fully connected layers with BatchNorm and ReLU.
+
+    Without any `widths`, the mean of the map.
+    """
 
     widths: tuple[int, ...]
     bn_groups: int = 1
     bn_momentum: float = 0.1
 
     @nn.compact
-    def __call__(self, x, *, train: bool):
+    def __call__(self, x: jax.Array, *, train: bool | int) -> jax.Array:
         x = jnp.asarray(x, jnp.float32)
         if not self.widths:
             return x.mean((1, 2))
-        *hidden, dim = self.widths
-        norm = dict(output_norm="affine", bn_groups=self.bn_groups, bn_momentum=self.bn_momentum)
-        settings = dict(bias=False, output_bias=False, std=0.01, **norm)
-        return nn.relu(Head(dim, tuple(hidden), **settings, name="layers")(x.reshape(len(x), -1), train=train))
+        layers = Head(
+            dim=self.widths[-1],
+            hidden=tuple(self.widths[:-1]),
+            bias=False,
+            output_norm="affine",
+            output_bias=False,
+            std=0.01,
+            bn_groups=self.bn_groups,
+            bn_momentum=self.bn_momentum,
+            name="layers",
+        )
+        return nn.relu(layers(x.reshape(len(x), -1), train=train))
 
 
-def check_plain(backbone, stems=STEMS):
-    """Raises ValueError for settings that a network without shortcuts does not have."""
+def check_plain(backbone: nn.Module, stems: tuple[str, ...] = STEMS) -> None:
+    """Checks the settings of a network without shortcuts.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
     ranges.at_most(100, hidden=backbone.hidden)
     ranges.count(1, ranges.WIDEST, hidden=backbone.hidden)
     check_common(backbone, stems)
 
 
-def check_common(backbone, stems=STEMS):
-    """Raises ValueError for values that no backbone takes."""
+def check_common(backbone: nn.Module, stems: tuple[str, ...] = STEMS) -> None:
+    """Checks the settings that all backbones share.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
     ranges.count(1, 2**16, width=backbone.width)
     if backbone.stem not in stems:
         raise ValueError(f"stem={backbone.stem!r}: choose one of {', '.join(stems)}")

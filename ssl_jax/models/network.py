@@ -1,8 +1,10 @@
-"""The network that every method trains: a backbone, a head on its pooled features, unit embeddings."""
+"""The network that every method trains: a backbone, and a head that makes unit embeddings."""
 
+from collections.abc import Sequence
 from itertools import groupby
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from ssl_jax.ops.vectors import unit
@@ -19,33 +21,45 @@ class Network(nn.Module):
     backbone: nn.Module
     head: nn.Module
 
-    def __call__(self, views, *, train: bool, separate: bool = False):
+    def __call__(
+        self, views: Sequence[jax.Array], *, train: bool, separate: bool = False
+    ) -> jax.Array:
         """Unit embeddings [V, B, D] of V views; see `project`."""
         return unit(self.project(views, train=train, separate=separate))
 
-    def project(self, views, *, train: bool, separate: bool = False):
-        """The head's output [V, B, D] for V views, each [B, H, W, C], in the order given, as long as it comes.
+    def project(
+        self, views: Sequence[jax.Array], *, train: bool, separate: bool = False
+    ) -> jax.Array:
+        """The head's output for V views, in the order given, not normalised.
 
-        With `separate` each view is a BatchNorm batch of its own, in backbone and head. Otherwise:
+        Adjacent views of one size go through the backbone together, so BatchNorm sees one batch per
+        resolution and updates its running statistics once for each; the head sees all views at
+        once. Rows are stacked image by image, so a batch that is sharded over devices is not moved.
 
-        Neighbouring views of one size go through the backbone together, so BatchNorm sees one batch
-        per resolution and its running statistics move once for each; the head sees all views at once.
-        Rows are stacked image by image, which leaves a batch that is sharded over devices in place.
+        Args:
+            views: V arrays [B, H, W, C].
+            train: training mode.
+            separate: make each view its own BatchNorm batch, in backbone and head.
+
+        Returns:
+            [V, B, D].
         """
         pooled = []
         for _, group in groupby(views, key=jnp.shape):
             group = jnp.stack(list(group), axis=1)
             batch, count, *image = group.shape
-            own = count if train and separate else train
-            features = self.backbone(group.reshape(batch * count, *image), train=own)["backbone"]
+            batches = count if train and separate else train
+            features = self.backbone(group.reshape(batch * count, *image), train=batches)[
+                "backbone"
+            ]
             pooled.append(features.reshape(batch, count, -1))
         pooled = jnp.concatenate(pooled, axis=1)
         batch, count, channels = pooled.shape
-        own = count if train and separate else train
-        embedding = self.head(pooled.reshape(batch * count, channels), train=own)
+        batches = count if train and separate else train
+        embedding = self.head(pooled.reshape(batch * count, channels), train=batches)
         return embedding.reshape(batch, count, -1).swapaxes(0, 1)
 
-    def features(self, images) -> dict:
-        """Every named feature of clean images [B, H, W, C], with running statistics."""
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """All named features of clean images [B, H, W, C], with running statistics."""
         features = self.backbone(images, train=False)
         return features | {"embedding": unit(self.head(features["backbone"], train=False))}

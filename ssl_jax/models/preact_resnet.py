@@ -1,8 +1,9 @@
-"""Pre-activation residual networks (He et al. 2016b), as Local Aggregation was trained with."""
+"""Pre-activation residual networks (He et al. 2016b), as used to train Local Aggregation."""
 
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from ssl_jax.models.layers import BatchNorm, Conv
@@ -10,7 +11,7 @@ from ssl_jax.models.resnet import STAGES, check, convolutions
 
 
 class PreActBlock(nn.Module):
-    """BatchNorm and ReLU before each convolution; the shortcut convolution reads the first activation."""
+    """BatchNorm and ReLU before each convolution; a projection reads the first activation."""
 
     width: int
     stride: int
@@ -22,7 +23,7 @@ class PreActBlock(nn.Module):
     bn_momentum: float = 0.1
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool | int) -> jax.Array:
         conv = partial(Conv, dtype=self.dtype, conv_init=self.conv_init)
         norm = partial(BatchNorm, momentum=1.0 - self.bn_momentum, groups=self.bn_groups)
         layers = convolutions(self.width, self.stride, self.bottleneck)
@@ -37,12 +38,14 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Pre-activation ResNet-10, -18, -34 or -50: the stem has no BatchNorm or ReLU, the last stage is followed by both.
+    """Pre-activation ResNet-10, -18, -34 or -50.
 
-    As in the official TensorFlow model the first block of each stage projects its shortcut, even where shapes agree
-    (11,244,480 parameters of a ResNet-18 with a linear head of 128). Padding is torch's, the same on both sides.
+    The stem has no BatchNorm or ReLU; both follow the last stage. As in the official TensorFlow
+    model the first block of each stage projects its shortcut even if shapes agree (11,244,480
+    parameters of a ResNet-18 with a linear head of 128). Padding is torch's, the same on both
+    sides.
 
-    Attributes: as those of `resnet.ResNet`, without `zero_init_residual`.
+    Attributes: as in `resnet.ResNet`, without `zero_init_residual`.
     """
 
     depth: int = 18
@@ -59,7 +62,7 @@ class PreActResNet(nn.Module):
         check(self)
 
     @nn.compact
-    def __call__(self, x, *, train: bool) -> dict:
+    def __call__(self, x: jax.Array, *, train: bool | int) -> dict[str, jax.Array]:
         """Features of images [B, H, W, C]: `stage1`..`stage5` maps and pooled `backbone` [B, C]."""
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
         x = Conv(self.width, kernel, stride, self.dtype, conv_init=self.conv_init, name="conv1")(x)
@@ -67,13 +70,21 @@ class PreActResNet(nn.Module):
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         block_type = nn.remat(PreActBlock, static_argnums=(2,)) if self.remat else PreActBlock
-        bottleneck = self.depth >= 50
         for stage, blocks in enumerate(STAGES[self.depth]):
             for block in range(blocks):
-                width, first = self.width * 2**stage, block == 0
-                settings = (width, 2 if stage and first else 1, bottleneck, first, self.dtype, self.bn_groups)
-                settings += (self.conv_init, self.bn_momentum)
-                x = block_type(*settings, name=f"layer{stage + 1}_{block}")(x, train)
+                stride = 2 if stage > 0 and block == 0 else 1
+                layer = block_type(
+                    width=self.width * 2**stage,
+                    stride=stride,
+                    bottleneck=self.depth >= 50,
+                    project=block == 0,
+                    dtype=self.dtype,
+                    bn_groups=self.bn_groups,
+                    conv_init=self.conv_init,
+                    bn_momentum=self.bn_momentum,
+                    name=f"layer{stage + 1}_{block}",
+                )
+                x = layer(x, train)
             features[f"stage{stage + 2}"] = x
         norm = BatchNorm(momentum=1.0 - self.bn_momentum, groups=self.bn_groups, name="bn")
         x = nn.relu(norm(x, train=train))

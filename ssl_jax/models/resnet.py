@@ -3,6 +3,7 @@
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from ssl_jax.models.layers import BatchNorm, Conv, check_common
@@ -10,15 +11,18 @@ from ssl_jax.models.layers import BatchNorm, Conv, check_common
 STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
-def convolutions(width: int, stride: int, bottleneck: bool):
-    """(channels, kernel, stride) of each convolution of a block: two 3x3; or 1x1, 3x3 with the stride (v1.5), 1x1."""
+def convolutions(width: int, stride: int, bottleneck: bool) -> tuple[tuple[int, int, int], ...]:
+    """(channels, kernel, stride) of each convolution of a block.
+
+    Two 3x3; or, as a bottleneck, 1x1, 3x3 with the stride (v1.5), 1x1.
+    """
     if bottleneck:
         return (width, 1, 1), (width, 3, stride), (4 * width, 1, 1)
     return (width, 3, stride), (width, 3, 1)
 
 
 class Block(nn.Module):
-    """The convolutions of `convolutions`, each with BatchNorm, and a shortcut."""
+    """A residual block: `convolutions`, each with BatchNorm, and a shortcut."""
 
     width: int
     stride: int
@@ -30,7 +34,7 @@ class Block(nn.Module):
     bn_momentum: float = 0.1
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool | int) -> jax.Array:
         conv = partial(Conv, dtype=self.dtype, conv_init=self.conv_init)
         norm = partial(BatchNorm, momentum=1.0 - self.bn_momentum, groups=self.bn_groups)
         layers = convolutions(self.width, self.stride, self.bottleneck)
@@ -47,26 +51,33 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
-def check(backbone):
-    """Raises ValueError for settings that a residual network does not have."""
+def check(backbone: nn.Module) -> None:
+    """Checks the settings of a residual network.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
     if backbone.depth not in STAGES:
         raise ValueError(f"depth={backbone.depth}: choose one of {sorted(STAGES)}")
     check_common(backbone)
 
 
 class ResNet(nn.Module):
-    """ResNet-10, -18, -34 or -50; `width` multiplies every stage (128 is w2 of a ResNet-50, 256 w4).
+    """ResNet-10, -18, -34 or -50; `width` scales every stage (128 is w2 of a ResNet-50, 256 w4).
 
     Attributes:
-        depth: 10 (one block a stage, for tests and small images), 18, 34 or 50.
+        depth: number of layers: 10 (one block per stage, for tests and small images), 18, 34 or 50.
         width: channels of the first stage, 64 in the papers.
-        stem: "imagenet" (7x7 stride 2, max pool) or "cifar" (3x3 stride 1, no pool).
-        dtype: of activations and products, "float32" or "bfloat16"; parameters, BatchNorm and pooling are float32.
-        remat: keep only the input of each block and compute the block again in the backward pass.
-        bn_groups: parts of the batch with BatchNorm statistics of their own.
-        zero_init_residual: blocks start as the identity: the scale of their last BatchNorm starts at zero.
-        conv_init: how convolutions start: "torchvision", "torch" or "tensorflow"; see `layers.CONV_INITS`.
-        bn_momentum: by how much running statistics move with a batch, torch's `momentum`.
+        stem: first layers: "imagenet" (7x7 stride 2, max pool) or "cifar" (3x3 stride 1, no pool).
+        dtype: type of activations and products, "float32" or "bfloat16"; parameters, BatchNorm
+            and pooling are float32.
+        remat: keep only the input of each block and recompute the block in the backward pass.
+        bn_groups: parts of the batch with separate BatchNorm statistics.
+        zero_init_residual: start the scale of each block's last BatchNorm at zero, so that blocks
+            start as the identity.
+        conv_init: initialisation of convolutions: "torchvision", "torch" or "tensorflow"; see
+            `layers.CONV_INITS`.
+        bn_momentum: share of each batch in the running statistics, torch's `momentum`.
     """
 
     depth: int = 18
@@ -84,7 +95,7 @@ class ResNet(nn.Module):
         check(self)
 
     @nn.compact
-    def __call__(self, x, *, train: bool) -> dict:
+    def __call__(self, x: jax.Array, *, train: bool | int) -> dict[str, jax.Array]:
         """Features of images [B, H, W, C]: `stage1`..`stage5` maps and pooled `backbone` [B, C]."""
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
         x = Conv(self.width, kernel, stride, self.dtype, conv_init=self.conv_init, name="conv1")(x)
@@ -97,17 +108,18 @@ class ResNet(nn.Module):
         for stage, blocks in enumerate(STAGES[self.depth]):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                settings = (
-                    self.width * 2**stage,
-                    stride,
-                    self.depth >= 50,
-                    self.dtype,
-                    self.bn_groups,
-                    self.zero_init_residual,
-                    self.conv_init,
-                    self.bn_momentum,
+                layer = block_type(
+                    width=self.width * 2**stage,
+                    stride=stride,
+                    bottleneck=self.depth >= 50,
+                    dtype=self.dtype,
+                    bn_groups=self.bn_groups,
+                    zero_init=self.zero_init_residual,
+                    conv_init=self.conv_init,
+                    bn_momentum=self.bn_momentum,
+                    name=f"layer{stage + 1}_{block}",
                 )
-                x = block_type(*settings, name=f"layer{stage + 1}_{block}")(x, train)
+                x = layer(x, train)
             features[f"stage{stage + 2}"] = x
         return features | {"backbone": jnp.asarray(x, jnp.float32).mean((1, 2))}
 

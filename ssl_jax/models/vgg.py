@@ -1,6 +1,7 @@
 """VGG16 (Simonyan and Zisserman 2015) with BatchNorm."""
 
 import flax.linen as nn
+import jax
 
 from ssl_jax.models.layers import ConvNorm, Hidden, check_plain
 from ssl_jax.models.pooling import adaptive
@@ -9,17 +10,18 @@ STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convo
 
 
 class VGG(nn.Module):
-    """Thirteen 3x3 convolutions in five stages, and two fully connected layers, each with BatchNorm and ReLU.
+    """Thirteen 3x3 convolutions in five stages and two fully connected layers.
 
-    As LA trained it, without dropout; unlike there, where only the last convolution of a stage has BatchNorm, all
-    have it. The last map is averaged to the side that it has at the usual size (7, or 1 for CIFAR), so views of any
-    size can be taken; at that size nothing changes.
+    Each has BatchNorm and ReLU, and there is no dropout, as LA trained it; but LA has BatchNorm
+    only after the last convolution of a stage. The last map is averaged to its side at the usual
+    image size (7, or 1 for CIFAR), so views may have any size; at the usual size nothing changes.
 
     Attributes:
         width: channels of the first stage, 64 in the paper; the others scale with it.
-        stem: "imagenet" (for 224 pixels) or "cifar" (for 32); they differ in the side of the last map alone.
+        stem: size of the images: "imagenet" (for 224 pixels) or "cifar" (for 32); they differ only
+            in the side of the last map.
         hidden: widths of the fully connected layers; () pools the last map instead.
-        dtype, remat, bn_groups, conv_init, bn_momentum: as those of `alexnet.AlexNet`.
+        dtype, remat, bn_groups, conv_init, bn_momentum: as in `alexnet.AlexNet`.
     """
 
     width: int = 64
@@ -36,19 +38,35 @@ class VGG(nn.Module):
         check_plain(self)
 
     @nn.compact
-    def __call__(self, x, *, train: bool) -> dict:
-        """Features of images [B, H, W, C]: `stage1`..`stage5`, maps before their max pools; `backbone` [B, D]."""
+    def __call__(self, x: jax.Array, *, train: bool | int) -> dict[str, jax.Array]:
+        """Features of images [B, H, W, C].
+
+        Returns:
+            `stage1`..`stage5`, maps before their max pools; `backbone` [B, D].
+        """
         block_type = nn.remat(ConvNorm, static_argnums=(2,)) if self.remat else ConvNorm
         features = {}
         for i, (channels, count) in enumerate(STAGES, start=1):
             for j in range(count):
-                width = max(1, channels * self.width // 64)
-                settings = (width, 3, 1, 1, self.dtype, self.bn_groups, self.conv_init, self.bn_momentum)
-                x = block_type(*settings, name=f"layer{i}_{j}")(x, train)
+                block = block_type(
+                    features=max(1, channels * self.width // 64),
+                    kernel=3,
+                    stride=1,
+                    pad=1,
+                    dtype=self.dtype,
+                    bn_groups=self.bn_groups,
+                    conv_init=self.conv_init,
+                    bn_momentum=self.bn_momentum,
+                    name=f"layer{i}_{j}",
+                )
+                x = block(x, train)
             features[f"stage{i}"] = x
-            x = nn.max_pool(x, (2, 2), (2, 2), "SAME")  # of odd sides, and of one pixel, nothing is lost
-        x = adaptive(x, 7 if self.stem == "imagenet" else 1, grow=True) if self.hidden else x
-        return features | {"backbone": Hidden(self.hidden, self.bn_groups, self.bn_momentum, name="fc")(x, train=train)}
+            # Padded, so that odd sides and single pixels lose nothing.
+            x = nn.max_pool(x, (2, 2), (2, 2), "SAME")
+        if self.hidden:
+            x = adaptive(x, 7 if self.stem == "imagenet" else 1, grow=True)
+        fc = Hidden(self.hidden, self.bn_groups, self.bn_momentum, name="fc")
+        return features | {"backbone": fc(x, train=train)}
 
 
 Backbone = VGG

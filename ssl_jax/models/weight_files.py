@@ -1,10 +1,12 @@
-"""Files of tensors by name, `.safetensors` and PyTorch's: read without running any code in them, written whole."""
+"""Weight files, `.safetensors` and PyTorch's, read without running code in them."""
 
 import json
 import os
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,69 +19,83 @@ _NOTES = "ssl_jax"
 
 
 class WeightsError(ValueError):
-    """A weight file that cannot be used; the message names the file and the first tensor that is wrong."""
+    """A weight file that cannot be used; the message names the file and the first wrong tensor."""
 
 
-def read(path) -> dict[str, np.ndarray]:
-    """The tensors of a `.safetensors`, `.pth`, `.pt` or `.tar` file by name; no file's code is ever run.
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The tensors of a `.safetensors`, `.pth`, `.pt` or `.tar` file by name, without running code.
 
     Raises:
-        WeightsError: there is no such file, or it cannot be read safely.
+        WeightsError: the file does not exist, or cannot be read safely.
     """
     try:
         path = user_path(path, "path")
     except SettingError as error:
         raise WeightsError(str(error)) from error
     if not path.is_file():
-        raise WeightsError(f"{printable(path)}: there is no such file")
+        raise WeightsError(f"{printable(path)}: no such file or run folder")
     _check_room(path, path.stat().st_size)
     try:
         tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
         if odd := next((name for name in tensors if not name.isprintable()), None):
-            raise WeightsError(f"{path} has a tensor with the name {printable(odd)[:80]!r}; no network has such names")
+            raise WeightsError(
+                f"{path} has a tensor with the name {printable(odd)[:80]!r}; "
+                "no network has such names"
+            )
         return tensors
     except WeightsError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
-        if found := re.search(r"GLOBAL ([\w.]+)", said):
+        message = " ".join(str(error).split())
+        if objects := re.search(r"GLOBAL ([\w.]+)", message):
             raise WeightsError(
-                f"{path} holds Python objects ({found[1]}), and reading those could run any code; where you trust the "
-                'file, save its tensors alone: torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW)'
+                f"{path} holds Python objects ({objects[1]}), and reading those could run any "
+                "code; if you trust the file, save its tensors alone: "
+                'torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW)'
             ) from error
-        said = re.sub("^Weights only load failed.*? error: | Check the documentation .*", "", said)
-        why = said or type(error).__name__
-        raise WeightsError(f"{path} is not a weight file that can be read safely ({why})") from error
+        boilerplate = "^Weights only load failed.*? error: | Check the documentation .*"
+        reason = re.sub(boilerplate, "", message) or type(error).__name__
+        raise WeightsError(
+            f"{path} is not a weight file that can be read safely ({reason})"
+        ) from error
 
 
-def _check_room(path, size: int) -> None:
+def _check_room(path: Path, size: int) -> None:
+    """Raises WeightsError if `size` bytes exceed the machine's memory."""
     if size > (room := memory()):
-        raise WeightsError(f"{path} holds {size:,} bytes of weights, and this machine has {room:,} bytes of memory")
+        raise WeightsError(
+            f"{path} holds {size:,} bytes of weights, and this machine has {room:,} bytes of memory"
+        )
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     return {name: np.asarray(x, np.float32) for name, x in load_file(path).items()}
 
 
-def _check_stored(path) -> None:
-    """Refuses a .zip whose members are packed: torch.save never does that, and a small file could fill the memory."""
+def _check_stored(path: Path) -> None:
+    """Refuses a .zip with compressed members, which could fill the memory from a small file.
+
+    torch.save never compresses.
+    """
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-    packed = next((x for x in members if x.compress_type != zipfile.ZIP_STORED or x.flag_bits & 1), None)
+    packed = next(
+        (x for x in members if x.compress_type != zipfile.ZIP_STORED or x.flag_bits & 1), None
+    )
     if packed:
         raise WeightsError(
-            f"{path} is a compressed or encrypted archive ({printable(packed.filename)[:80]}), which torch.save never "
-            "makes; save the tensors anew with torch.save"
+            f"{path} is a compressed or encrypted archive ({printable(packed.filename)[:80]}), "
+            "which torch.save never makes; save the tensors again with torch.save"
         )
     _check_room(path, sum(x.file_size for x in members))
 
 
-def _read_pickle(path):
+def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     _check_stored(path)
     try:
         import torch
@@ -87,26 +103,33 @@ def _read_pickle(path):
         raise WeightsError(
             f"{path}: only PyTorch reads such files; pip install torch, or give a .safetensors file"
         ) from error
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    passed = set()
-    while isinstance(found, dict) and isinstance(inner := found.get("state_dict", found.get("model")), dict):
-        passed.add(id(found))
-        if id(inner) in passed:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    seen = set()
+    while isinstance(content, dict) and isinstance(
+        inner := content.get("state_dict", content.get("model")), dict
+    ):
+        seen.add(id(content))
+        if id(inner) in seen:
             raise WeightsError(f"{path}: its state_dict holds itself; save the state_dict alone")
-        found = inner
-    named = found.items() if isinstance(found, dict) else ()
-    tensors = {name: x for name, x in named if isinstance(x, torch.Tensor) and isinstance(name, str)}
+        content = inner
+    items = content.items() if isinstance(content, dict) else ()
+    tensors = {
+        name: x for name, x in items if isinstance(x, torch.Tensor) and isinstance(name, str)
+    }
     if not tensors:
-        raise WeightsError(f"{path} holds no tensors by name; give a state_dict, alone or in a checkpoint")
-    _check_room(path, sum(4 * x.numel() for x in tensors.values()))  # several may be views of a small one
+        raise WeightsError(
+            f"{path} holds no tensors by name; give a state_dict, alone or in a checkpoint"
+        )
+    # Counted again, because several tensors may be large views of a small one.
+    _check_room(path, sum(4 * x.numel() for x in tensors.values()))
     return {name: x.float().numpy() for name, x in tensors.items()}
 
 
-def notes(path) -> dict:
-    """What `write` noted in a file beside the tensors; {} for other files.
+def notes(path: str | os.PathLike) -> dict[str, Any]:
+    """The notes that `write` put beside the tensors; {} for other files.
 
     Raises:
-        WeightsError: the notes are no JSON object.
+        WeightsError: the notes are not a JSON object.
     """
     if Path(path).suffix != ".safetensors":
         return {}
@@ -115,16 +138,27 @@ def notes(path) -> dict:
     with safe_open(path, framework="numpy") as file:
         text = (file.metadata() or {}).get(_NOTES, "{}")
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path}: its notes on the images ({_NOTES}) are no JSON object; export the file anew")
-    return found
+        content = None
+    if not isinstance(content, dict):
+        raise WeightsError(
+            f"{path}: its notes on the images ({_NOTES}) are no JSON object; export the file again"
+        )
+    return content
 
 
-def write(path, tensors, notes: str = "{}") -> None:
-    """A `.safetensors` file, whole or not at all, with `notes` in JSON beside the tensors."""
+def write(path: str | os.PathLike, tensors: Mapping[str, Any], notes: str = "{}") -> None:
+    """Writes a `.safetensors` file atomically.
+
+    Args:
+        path: of the file; an existing one is replaced.
+        tensors: arrays by name.
+        notes: JSON to store beside the tensors.
+
+    Raises:
+        OSError: the file cannot be written, on a full disk for instance.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -135,9 +169,9 @@ def write(path, tensors, notes: str = "{}") -> None:
         save_file(arrays, temporary, metadata={"format": "pt", _NOTES: notes})
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # safetensors makes files that nobody else may read
+        temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner may read
         temporary.replace(path)
-    except SafetensorError as error:  # what it makes of a full disk, say
+    except SafetensorError as error:  # of a full disk, for instance
         raise OSError(str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)

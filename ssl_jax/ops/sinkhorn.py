@@ -1,25 +1,32 @@
 """Sinkhorn-Knopp: soft assignment of samples to prototypes under an equipartition constraint."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ssl_jax.ops.types import Numbers, Scalar
 
 _LARGEST = 1e37  # differences of two clipped scores still fit float32
 _NARROW = 80.0  # exp(-80) and its inverse, times any batch, are normal float32 numbers
 
 
-def sinkhorn(scores, *, epsilon: float = 0.05, iterations: int = 3):
+def sinkhorn(
+    scores: Float[Numbers, "B K"], *, epsilon: Scalar = 0.05, iterations: int = 3
+) -> Float[Array, "B K"]:
     """Codes of a batch (SwAV, eq. 3 to 5), finite whatever the scores.
 
-    exp(scores / epsilon) is scaled in turn to equal prototype totals and equal sample totals. The last
-    scaling is the samples', so each row sums to one and the prototype totals are only near B / K.
-    `iterations=0` gives the joint softmax times B. Only the two scaling vectors are iterated; sharded
-    over samples, only vectors of K travel.
+    Alternately scales exp(scores / epsilon) to equal prototype totals and equal sample totals.
+    Samples are scaled last, so each row sums to one and prototype totals are only close to B / K.
+    `iterations=0` gives the joint softmax times B. Only the two scaling vectors are iterated; with
+    samples sharded over devices, only vectors of K travel.
 
-    The plain form over- and underflows to NaN (epsilon 0.01 with cosines; a prototype that scores far
-    below the rest). Here each prototype's maximum over samples, then each sample's maximum over
-    prototypes, is taken out before the exponential: every row and column keeps an entry near one. The
-    first is absorbed by the prototypes' scaling, the second is where the samples' scaling starts. On a
-    CPU, whose time goes into those passes, scores that span less than 80 epsilon are spared them.
+    The plain form over- and underflows to NaN (epsilon 0.01 with cosines; a prototype that scores
+    far below the rest). Here each prototype's maximum over samples, then each sample's maximum over
+    prototypes, is subtracted before the exponential, so every row and column keeps an entry near
+    one. The prototypes' scaling absorbs the first; the samples' scaling starts from the second. On
+    a CPU, where these passes dominate the time, scores that span less than 80 epsilon skip them.
 
     Args:
         scores: [B, K] any float type; computed in float32.
@@ -31,33 +38,48 @@ def sinkhorn(scores, *, epsilon: float = 0.05, iterations: int = 3):
     """
     scores = jnp.asarray(scores, jnp.float32)
     if iterations == 0:
-        return len(scores) * jax.nn.softmax(_finite(scores / epsilon).reshape(-1)).reshape(scores.shape)
-    shifted = lambda scores: _shifted(scores, epsilon)
-    by_span = lambda scores: _by_span(scores, epsilon)
-    kernel, sample_scale = jax.lax.platform_dependent(scores, cpu=by_span, default=shifted)
-    product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+        joint = jax.nn.softmax(_finite(scores / epsilon).reshape(-1))
+        return len(scores) * joint.reshape(scores.shape)
+    kernel, sample_scale = jax.lax.platform_dependent(
+        scores,
+        cpu=partial(_by_span, epsilon=epsilon),
+        default=partial(_shifted, epsilon=epsilon),
+    )
     share = scores.shape[0] / scores.shape[1]
+    prototype_scale = jnp.ones(scores.shape[1])
     for _ in range(iterations):
-        prototype_scale = share / product(sample_scale, kernel)
-        sample_scale = 1.0 / product(kernel, prototype_scale)
+        prototype_scale = share / _product(sample_scale, kernel)
+        sample_scale = 1.0 / _product(kernel, prototype_scale)
     return kernel * prototype_scale[None] * sample_scale[:, None]
 
 
-def _finite(scores):
+def _product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _finite(scores: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.clip(jnp.nan_to_num(scores, posinf=_LARGEST, neginf=-_LARGEST), -_LARGEST, _LARGEST)
 
 
-def _shifted(scores, epsilon):
-    """The kernel [B, K] with an entry near one in each row and column, and the samples' first scaling [B]."""
+def _shifted(
+    scores: Float[Array, "B K"], epsilon: Scalar
+) -> tuple[Float[Array, "B K"], Float[Array, " B"]]:
+    """Kernel [B, K] with an entry near one in each row and column, and first sample scale [B]."""
     scores = _finite(scores / epsilon)
     scores = scores - jnp.max(scores, axis=0, keepdims=True)
     row_maximum = jnp.max(scores, axis=1)
     return jnp.exp(scores - row_maximum[:, None]), jnp.exp(row_maximum)
 
 
-def _by_span(scores, epsilon):
-    """The same of any scores; without a pass for each maximum where no entry can underflow."""
-    largest, smallest = jnp.max(jnp.max(scores, axis=0)), jnp.min(jnp.min(scores, axis=0))
-    plain = lambda scores: (jnp.exp((scores - largest) / epsilon), jnp.ones(len(scores)))
-    narrow = (largest - smallest) / epsilon < _NARROW  # NaN and infinities are not
-    return jax.lax.cond(narrow, plain, lambda scores: _shifted(scores, epsilon), scores)
+def _by_span(
+    scores: Float[Array, "B K"], epsilon: Scalar
+) -> tuple[Float[Array, "B K"], Float[Array, " B"]]:
+    """`_shifted`, but without a pass for each maximum where no entry can underflow."""
+    largest = jnp.max(jnp.max(scores, axis=0))
+    smallest = jnp.min(jnp.min(scores, axis=0))
+
+    def plain(scores: Float[Array, "B K"]) -> tuple[Float[Array, "B K"], Float[Array, " B"]]:
+        return jnp.exp((scores - largest) / epsilon), jnp.ones(len(scores))
+
+    narrow = (largest - smallest) / epsilon < _NARROW  # False for NaN and infinities
+    return jax.lax.cond(narrow, plain, partial(_shifted, epsilon=epsilon), scores)

@@ -1,4 +1,4 @@
-"""Optimisers, groups of parameters with rules of their own, and learning-rate schedules."""
+"""Optimisers, parameter groups and learning-rate schedules."""
 
 from ssl_jax.optim.optimizers import DIRECTIONS, Directions, Group, build, labels, larc
 

@@ -1,16 +1,19 @@
-"""From the settings in `config.optim` to a schedule and an optimiser, points of time from epochs to steps."""
+"""Builds the schedule and the optimiser from `config.optim`, with epochs converted to steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import optax
 
 from ssl_jax.optim import optimizers, schedules
+from ssl_jax.optim.schedules import Schedule
 from ssl_jax.optim.settings import GroupSettings, OptimSettings
 from ssl_jax.settings import ranges
 from ssl_jax.settings.resolve import SettingError
 
 
-def schedule_of(settings: OptimSettings, *, epochs: int, steps_per_epoch: int, batch_size: int) -> Callable:
+def schedule_of(
+    settings: OptimSettings, *, epochs: int, steps_per_epoch: int, batch_size: int
+) -> Schedule:
     """The learning rate of each step.
 
     Raises:
@@ -27,12 +30,12 @@ def schedule_of(settings: OptimSettings, *, epochs: int, steps_per_epoch: int, b
 def optimiser_of(
     settings: OptimSettings,
     groups: Mapping[str, GroupSettings],
-    schedule: Callable,
+    schedule: Schedule,
     *,
     steps_per_epoch: int,
     batch_size: int,
 ) -> optax.GradientTransformation:
-    """The optimiser, with groups of parameters by name.
+    """The optimiser, with parameter groups by name.
 
     Raises:
         SettingError: an unknown optimiser, or a pattern that is not a regular expression.
@@ -61,8 +64,8 @@ def _group(group: GroupSettings, steps_per_epoch: int) -> optimizers.Group:
     )
 
 
-def _once(settings: OptimSettings, epochs: int, steps_per_epoch: int, scale: float) -> Callable:
-    """The schedule without repeats, all rates times `scale`."""
+def _once(settings: OptimSettings, epochs: int, steps_per_epoch: int, scale: float) -> Schedule:
+    """The schedule without repeats, with all rates multiplied by `scale`."""
     schedule = settings.schedule
     rate = scale * settings.learning_rate
     final = scale * schedule.final
@@ -71,30 +74,35 @@ def _once(settings: OptimSettings, epochs: int, steps_per_epoch: int, scale: flo
     if schedule.name == "warmup_cosine":
         if schedule.warmup_epochs > epochs:
             raise SettingError(
-                f"optim.schedule.warmup_epochs={schedule.warmup_epochs}: within the run's epochs, {epochs}; "
-                "a shorter run needs a shorter warm-up"
+                f"optim.schedule.warmup_epochs={schedule.warmup_epochs}: within the run's epochs, "
+                f"{epochs}; a shorter run needs a shorter warm-up"
             )
         start = scale * schedule.start
-        return schedules.warmup_cosine(rate, total, warmup_steps=warmup_steps, start=start, final=final)
+        return schedules.warmup_cosine(
+            rate, total, warmup_steps=warmup_steps, start=start, final=final
+        )
     if schedule.name == "line_cosine":
         if schedule.warmup_epochs > epochs:
             raise SettingError(
-                f"optim.schedule.warmup_epochs={schedule.warmup_epochs}, cosine_epochs={schedule.cosine_epochs}: the "
-                "first within the run's epochs, the second at least 0"
+                f"optim.schedule.warmup_epochs={schedule.warmup_epochs}, "
+                f"cosine_epochs={schedule.cosine_epochs}: the first within the run's epochs, the "
+                "second at least 0"
             )
         cosine_steps = round(schedule.cosine_epochs * steps_per_epoch)
-        return schedules.line_cosine(rate, total, warmup_steps=warmup_steps, cosine_steps=cosine_steps, final=final)
+        return schedules.line_cosine(
+            rate, total, warmup_steps=warmup_steps, cosine_steps=cosine_steps, final=final
+        )
     if schedule.name == "drops":
         at_steps = tuple(_steps(epoch, steps_per_epoch) for epoch in schedule.at_epochs)
         return schedules.drops(rate, total, at_steps=at_steps, factor=schedule.factor)
     if schedule.name == "constant":
         return schedules.constant(rate, total)
     raise SettingError(
-        f"optim.schedule.name={schedule.name!r} is not known; choose one of: constant, drops, line_cosine, "
-        "warmup_cosine"
+        f"optim.schedule.name={schedule.name!r} is not known; choose one of: constant, drops, "
+        "line_cosine, warmup_cosine"
     )
 
 
 def _steps(epochs: float, steps_per_epoch: int) -> int:
-    """A point of time in steps, which are counted in 32 bits; runs are shorter, so none reaches what lies beyond."""
+    """Epochs in steps, capped at the 32-bit step counter, which no run reaches."""
     return min(round(epochs * steps_per_epoch), ranges.INT32)

@@ -1,1 +1,1 @@
-"""Which rows of a batch attract each other: one file a kind, each ends with `Positives = <class>`."""
+"""Which rows of a batch attract each other: one file per kind, each with `Positives = <class>`."""

@@ -1,21 +1,26 @@
-"""What the pictures of a run are made from: its data, and one pass of them through its encoder."""
+"""The input of a report's figures: a run's data, and their features from its encoder."""
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from ssl_jax.build import completed, load_data
+from ssl_jax.data.source import Dataset
 from ssl_jax.inference.scorer import features
+from ssl_jax.interface import TrainState
 from ssl_jax.ops.vectors import unit
 from ssl_jax.runs.restore import config_of, open_run
 from ssl_jax.runs.run_folder import FINGERPRINT, read_config
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import encodable, printable
+from ssl_jax.stages import Stage
 
-MOST = 10_000  # training images that are embedded, at most
-_TESTS = 2_000  # test images likewise, to look up neighbours for
+MOST = 10_000  # training images to embed
+_MOST_TESTS = 2_000  # test images to embed, the queries of neighbour searches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,12 +28,14 @@ class Features:
     """Images and unit embeddings of a run at a checkpoint.
 
     Attributes:
-        settings: of the run, with its data where they are now.
-        images, labels, points: [N, H, W, C] uint8, [N] int32 (-1 unlabelled), [N, D] of images trained on.
-        test_images, test_labels, test_points: likewise; empty where there is no test split, or it was trained on too.
+        settings: settings of the run, with the present location of its data.
+        images, labels, points: [N, H, W, C] uint8, [N] int32 (-1: unlabelled) and [N, D] of a
+            sample of the training images.
+        test_images, test_labels, test_points: the same for test images; empty if there are none,
+            or if the run trained on them.
         scores: [N, K] of prototypes, or None.
         names: of the classes.
-        of: how many images trained on there are in all, of which these are drawn.
+        of: number of training images that the sample was drawn from.
         epoch: of the checkpoint.
     """
 
@@ -39,59 +46,93 @@ class Features:
     test_images: np.ndarray
     test_labels: np.ndarray
     test_points: np.ndarray
-    scores: Any
+    scores: np.ndarray | None
     names: tuple[str, ...]
     of: int
     epoch: float
 
 
-def of_run(folder, mesh, given, *, most: int = MOST, seed: int = 0) -> Features:
+def of_run(
+    folder: str | Path,
+    mesh: jax.sharding.Mesh,
+    given: Mapping[str, Any],
+    *,
+    most: int = MOST,
+    seed: int = 0,
+) -> Features:
     """Opens a run and embeds its data.
 
     Args:
         folder: of the run.
         mesh: of devices.
-        given: settings of the data ({"data.dir": ...}) in place of the run's own.
-        most: training images that are embedded; more are drawn from, with `seed`.
+        given: settings of the data ({"data.dir": ...}) that replace the run's.
+        most: maximum number of training images to embed.
+        seed: draws them.
 
     Raises:
-        SettingError: no checkpoint, no data where the run had them, or other images there.
+        SettingError: no checkpoint, or the data are missing or have changed.
     """
     settings = config_of(folder)
     for name, value in given.items():
         settings["data"][name.partition(".")[2]] = value
     dataset = load_data(completed(settings))
-    if read_config(folder).get(FINGERPRINT, dataset.fingerprint()) != dataset.fingerprint():
-        raise SettingError(
-            f"data.name={settings['data']['name']!r} holds other images now than {folder} was trained on"
-        )
+    _check_unchanged(folder, dataset, settings["data"]["name"])
     run = open_run(folder, mesh)
     stage = run.plan.stages[-1]
     rng = np.random.default_rng(seed)
-    unseen = 0 if dataset.joined else len(dataset.test)
-    rows, tests = (_drawn(rng, count, n) for count, n in ((len(dataset.train), most), (unseen, _TESTS)))
+    train_rows = _sample(rng, len(dataset.train), most)
+    test_rows = _sample(rng, 0 if dataset.joined else len(dataset.test), _MOST_TESTS)
+    images = np.asarray(dataset.train.images[train_rows])
+    test_images = np.asarray(dataset.test.images[test_rows])
     names = ("embedding", "scores") if _has_scores(stage, run.state, dataset) else ("embedding",)
-    embed = lambda images: features(stage, run.state, images, names)
-    images, test_images = np.asarray(dataset.train.images[rows]), np.asarray(dataset.test.images[tests])
-    found = embed(images)
-    points = np.asarray(unit(found["embedding"]))
-    test_points = np.asarray(unit(embed(test_images)["embedding"])) if len(tests) else points[:0]
-    scores = np.asarray(found["scores"]) if "scores" in found else None
-    train = images, np.asarray(dataset.train.labels)[rows], points
-    test = test_images, np.asarray(dataset.test.labels)[tests], test_points
-    classes = tuple(printable(encodable(name)) for name in dataset.classes)  # figures draw no others
-    return Features(settings, *train, *test, scores, classes, len(dataset.train), run.epoch)
+    outputs = features(stage, run.state, images, names)
+    points = np.asarray(unit(outputs["embedding"]))
+    test_points = points[:0]
+    if len(test_rows):
+        test_outputs = features(stage, run.state, test_images, names)
+        test_points = np.asarray(unit(test_outputs["embedding"]))
+    return Features(
+        settings=settings,
+        images=images,
+        labels=np.asarray(dataset.train.labels)[train_rows],
+        points=points,
+        test_images=test_images,
+        test_labels=np.asarray(dataset.test.labels)[test_rows],
+        test_points=test_points,
+        scores=np.asarray(outputs["scores"]) if "scores" in outputs else None,
+        names=tuple(printable(encodable(name)) for name in dataset.classes),  # drawn in figures
+        of=len(dataset.train),
+        epoch=run.epoch,
+    )
 
 
-def _drawn(rng, count, most):
+def _check_unchanged(folder: str | Path, dataset: Dataset, name: str) -> None:
+    """Checks that the data are those the run was trained on.
+
+    Raises:
+        SettingError: they are not.
+    """
+    fingerprint = dataset.fingerprint()
+    if read_config(folder).get(FINGERPRINT, fingerprint) != fingerprint:
+        raise SettingError(
+            f"data.name={name!r} no longer holds the images that {folder} was trained on"
+        )
+
+
+def _sample(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
+    """At most `most` of `count` indices, in order."""
     return np.arange(count) if count <= most else np.sort(rng.choice(count, most, replace=False))
 
 
-def _has_scores(stage, state, dataset):
+def _has_scores(stage: Stage, state: TrainState, dataset: Dataset) -> bool:
     size = stage.views[0].size
     image = jax.ShapeDtypeStruct((1, size, size, dataset.train.images.shape[-1]), np.float32)
+
+    def scores(state, images):
+        return stage.method.features(state, images, ("scores",))["scores"]
+
     try:
-        jax.eval_shape(lambda s, x: stage.method.features(s, x, ("scores",))["scores"], state, image)
+        jax.eval_shape(scores, state, image)
     except KeyError:
         return False
     return True

@@ -1,48 +1,81 @@
-"""From run folders to the page; what cannot be made is named, and the rest is there."""
+"""Writes the report of several runs; parts that cannot be made are listed on the page."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.reporting import features, page
+from ssl_jax.reporting.record import Record
 from ssl_jax.runs.metrics import write_atomically
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import encodable
 
 
 class Attempts:
-    """Calling it with what is made and a function gives the function's value, or None and a line in `notes`."""
+    """Makes parts of a report; call it with a part's name and the function that makes it.
 
-    def __init__(self, say):
-        self.notes, self._say = [], say
+    A call returns the function's value, or None after a failure.
 
-    def __call__(self, what, function):
+    Args:
+        say: takes progress lines.
+
+    Attributes:
+        notes: a line on each failure.
+    """
+
+    def __init__(self, say: Callable[[str], Any]):
+        self.notes: list[str] = []
+        self._say = say
+
+    def __call__(self, what: str, function: Callable[[], Any]) -> Any:
         self._say(what)
         try:
             return function()
-        except Exception as error:  # one part's failure is not the others'
-            why = str(error) if isinstance(error, SettingError) else f"{type(error).__name__}: {error}"
-            why = encodable(" ".join(why.split()))
-            self.notes.append(f"{what}: {why}")
-            self._say(f"  left out: {why}")
+        except Exception as error:  # a failure must not stop the other parts
+            reason = str(error)
+            if not isinstance(error, SettingError):
+                reason = f"{type(error).__name__}: {reason}"
+            reason = encodable(" ".join(reason.split()))
+            self.notes.append(f"{what}: {reason}")
+            self._say(f"  left out: {reason}")
             return None
 
 
-def write(runs, path, *, given=None, most: int = features.MOST, say=print) -> list[str]:
-    """Writes the report on `runs`, whole or not at all, and returns what is not in it, a line each.
+def write(
+    runs: Sequence[Record],
+    path: Path,
+    *,
+    given: Mapping[str, Any] | None = None,
+    most: int = features.MOST,
+    say: Callable[[str], Any] = print,
+) -> list[str]:
+    """Writes the report on `runs` atomically.
 
     Args:
-        runs: `record.Record`s.
+        runs: what to report on.
         path: of the HTML file.
-        given: settings of the data ({"data.dir": ...}) in place of those of the runs.
-        most: training images that are embedded, at most.
-        say: takes progress, line by line.
+        given: settings of the data ({"data.dir": ...}) that replace those of the runs.
+        most: maximum number of training images to embed.
+        say: takes progress lines.
+
+    Returns:
+        a line on each part that could not be made.
     """
-    attempt, mesh = Attempts(say), make_mesh()
+    attempt = Attempts(say)
+    mesh = make_mesh()
     with jax.set_mesh(mesh):
-        own = lambda run: features.of_run(run.folder, mesh, given or {}, most=most)
-        found = {
-            run.name: attempt(f"figures from the features of {run.name}", lambda run=run: own(run)) for run in runs
-        }
-        sections = page.sections(runs, {name: x for name, x in found.items() if x is not None}, attempt)
+        features_of_runs = {}
+        for run in runs:
+            run_features = attempt(
+                f"figures from the features of {run.name}",
+                partial(features.of_run, run.folder, mesh, given or {}, most=most),
+            )
+            if run_features is not None:
+                features_of_runs[run.name] = run_features
+        sections = page.sections(runs, features_of_runs, attempt)
     write_atomically(path, page.render(runs, sections, attempt.notes))
     return attempt.notes

@@ -1,127 +1,204 @@
-"""The page: sections, filled into page.html."""
+"""The page of a report: its sections, and page.html filled with them."""
 
 import dataclasses
 import datetime
 import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import jinja2
 
 from ssl_jax.reporting import pictures, tables
+from ssl_jax.reporting.features import Features
+from ssl_jax.reporting.pictures import Picture
+from ssl_jax.reporting.record import Record
+from ssl_jax.reporting.tables import Table
 from ssl_jax.settings.text import encodable
+
+Attempt = Callable[[str, Callable[[], Any]], Any]  # see `make.Attempts`
+_ALWAYS_SHOWN = ("Scores", "Where and when")
 
 
 @dataclasses.dataclass
 class Section:
-    """A heading with what stands below it; `folded` are (title, text) that open on a click."""
+    """A section of the page.
+
+    Attributes:
+        title: heading.
+        text: paragraph below it.
+        tables: shown next; None where there is nothing to show.
+        pictures: (heading, picture) pairs; None where a picture could not be made.
+        folded: (title, text) pairs that open on a click.
+    """
 
     title: str
     text: str = ""
-    tables: list = dataclasses.field(default_factory=list)
-    pictures: list = dataclasses.field(default_factory=list)  # of (heading, Picture)
-    folded: list = dataclasses.field(default_factory=list)
+    tables: list[Table | None] = dataclasses.field(default_factory=list)
+    pictures: list[tuple[str, Picture | None]] = dataclasses.field(default_factory=list)
+    folded: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
-def sections(runs, features, attempt) -> list[Section]:
-    """All that can be made of the runs.
+def sections(
+    runs: Sequence[Record], features: Mapping[str, Features], attempt: Attempt
+) -> list[Section]:
+    """All sections that can be made.
 
     Args:
-        runs: `Record`s.
-        features: {name: `Features`} of those runs whose data and checkpoint are there.
-        attempt: `attempt(what, function)` gives the function's value, or None after noting why there is none.
+        runs: the runs to report on.
+        features: features by name of those runs whose data and checkpoint are available.
+        attempt: returns a function's value, or None after noting its failure.
     """
-    found = [_scores(runs), _training(runs, attempt)]
-    discovering = [r for r in runs if any("refresh/anchors" in x for x in r.records)]
-    if discovering:
-        drawn = attempt("rounds", lambda: pictures.rounds(discovering))
-        found.append(Section("Rounds of neighbourhood discovery", pictures=[("", drawn)]))
-    each = lambda title, make, wanted=lambda x: True: Section(
-        title,
-        pictures=[
-            (n, attempt(f"{title.lower()} of {n}", lambda x=x, n=n: make(n, x)))
-            for n, x in features.items()
-            if wanted(x)
-        ],
-    )
-    labelled = lambda x: (x.labels >= 0).any()
-    found.append(each("Nearest neighbours", lambda n, x: pictures.neighbours(x)))
-    drawn = [
-        f"of {n}, {len(x.points):,} of {x.of:,} training images" for n, x in features.items() if len(x.points) < x.of
-    ]
-    found[-1].text = f"Drawn for this and what follows: {'; '.join(drawn)}." if drawn else ""
-    found.append(each("Map of the embedding", lambda n, x: pictures.tsne(x)))
-    found.append(each("Chosen classes", lambda n, x: pictures.class_map(x), labelled))
-    if features:
-        drawn = attempt("densities", lambda: pictures.densities(features))
-        found.append(Section("Density", pictures=[("", drawn)]))
-    found.append(each("Purity", lambda n, x: pictures.purity(x), labelled))
+    labelled = {name: x for name, x in features.items() if (x.labels >= 0).any()}
+    scored = {name: x for name, x in features.items() if x.scores is not None}
     records = {run.name: run.records for run in runs}
-    scored = lambda x: x.scores is not None
-    found.append(each("Prototypes", lambda n, x: pictures.prototypes(x, records[n]), scored))
-    found += [_settings(runs), _environment(runs)]
-    for section in found:
-        section.tables = [x for x in section.tables if x]
-        section.pictures = [(name, x) for name, x in section.pictures if x]
-    return [s for s in found if s.tables or s.pictures or s.folded or s.title in ("Scores", "Where and when")]
 
+    def each_run(
+        title: str, make: Callable[..., Picture], chosen: Mapping[str, Features] = features
+    ) -> Section:
+        """A section with one picture for each of the chosen runs."""
+        drawn = [
+            (name, attempt(f"{title.lower()} of {name}", partial(make, name, x)))
+            for name, x in chosen.items()
+        ]
+        return Section(title, pictures=drawn)
 
-def _scores(runs):
-    own = tables.scores(runs)
-    text = (
-        "At the last evaluation of each run, which is the number to report; fractions, the best of a column in bold. "
-        "The best epoch was chosen by the same test images that it is scored on, and stands only beside it."
+    made = [_scores(runs), _training(runs, attempt), *_rounds(runs, attempt)]
+    made.append(each_run("Nearest neighbours", lambda name, x: pictures.neighbours(x)))
+    made[-1].text = _sample_sizes(features)
+    made.append(each_run("Map of the embedding", lambda name, x: pictures.tsne(x)))
+    made.append(each_run("Chosen classes", lambda name, x: pictures.class_map(x), labelled))
+    made += _density(features, attempt)
+    made.append(each_run("Purity", lambda name, x: pictures.purity(x), labelled))
+    made.append(
+        each_run("Prototypes", lambda name, x: pictures.prototypes(x, records[name]), scored)
     )
-    trained = any(kind == "own" for kind, _ in own.rows) if own else False
-    section = Section("Scores", text if trained else "No scores of a trained encoder are on record yet.", [own])
+    made += [_settings(runs), _environment(runs)]
+    for section in made:
+        section.tables = [table for table in section.tables if table]
+        section.pictures = [(name, picture) for name, picture in section.pictures if picture]
+    return [
+        section
+        for section in made
+        if section.tables or section.pictures or section.folded or section.title in _ALWAYS_SHOWN
+    ]
+
+
+def _scores(runs: Sequence[Record]) -> Section:
+    table = tables.scores(runs)
+    if table and any(kind == "own" for kind, _ in table.rows):
+        several_data = len({run.fingerprint for run in runs}) > 1
+        text = (
+            "The last evaluation of each run: the scores to quote. Scores are fractions; the best "
+            f"of each column{' on the same data' if several_data else ''} is in bold."
+        )
+        if any(kind == "quiet" for kind, _ in table.rows):
+            text += (
+                " Best epochs are for comparison only: they were selected on the test images that "
+                "they are scored on."
+            )
+    elif all(run.facts and not run.facts.get("classes") for run in runs):
+        text = "The images have no labels, so there are no scores."
+    else:
+        text = "The runs have no scores of a trained encoder yet."
+    section = Section("Scores", text, [table])
     for run in runs:
-        found = tables.evaluations(run)
-        if found:
-            section.tables.append(dataclasses.replace(found, note=f"Evaluated later: {run.name}"))
-            everything = json.dumps(run.evaluations, indent=2)
-            section.folded.append((f"All scores and settings of these evaluations of {run.name}", everything))
+        later = tables.evaluations(run)
+        if later:
+            section.tables.append(
+                dataclasses.replace(later, note=f"Later evaluations of {run.name}")
+            )
+            title = f"All scores and settings of the later evaluations of {run.name}"
+            section.folded.append((title, json.dumps(run.evaluations, indent=2)))
     return section
 
 
-def _training(runs, attempt):
-    return Section("Training", pictures=[("", attempt("training curves", lambda: pictures.training(runs)))])
+def _training(runs: Sequence[Record], attempt: Attempt) -> Section:
+    picture = attempt("training curves", lambda: pictures.training(runs))
+    return Section("Training", pictures=[("", picture)])
 
 
-def _settings(runs):
-    own = tables.differences(runs) if len(runs) > 1 else None
-    some = tables.unshared(runs)
-    folded = [("Settings that not all of the runs have", some)] if some else []
+def _rounds(runs: Sequence[Record], attempt: Attempt) -> list[Section]:
+    """A section on the runs of Anchor Neighbourhood Discovery, if there are any."""
+    runs = [run for run in runs if any("refresh/anchors" in record for record in run.records)]
+    if not runs:
+        return []
+    picture = attempt("rounds", lambda: pictures.rounds(runs))
+    return [Section("Rounds of neighbourhood discovery", pictures=[("", picture)])]
+
+
+def _density(features: Mapping[str, Features], attempt: Attempt) -> list[Section]:
+    if not features:
+        return []
+    picture = attempt("densities", lambda: pictures.densities(features))
+    return [Section("Density", pictures=[("", picture)])]
+
+
+def _sample_sizes(features: Mapping[str, Features]) -> str:
+    """A sentence on the sizes of samples; empty if no run's images were sampled."""
+    sizes = [
+        f"{len(x.points):,} of {x.of:,} training images of {name}"
+        for name, x in features.items()
+        if len(x.points) < x.of
+    ]
+    return f"This and the following figures use samples: {'; '.join(sizes)}." if sizes else ""
+
+
+def _settings(runs: Sequence[Record]) -> Section:
+    table = tables.differences(runs) if len(runs) > 1 else None
+    unshared = tables.unshared(runs)
+    folded = [("Settings that only some of the runs have", unshared)] if unshared else []
     folded += [(f"All settings of {run.name}", json.dumps(run.settings, indent=2)) for run in runs]
-    same = "All runs have the same settings." if not some else "Settings that all runs have are the same."
-    text = "" if len(runs) == 1 else "What differs among the settings that all runs have:" if own else same
-    return Section("Settings", text, [own], folded=folded)
+    if len(runs) == 1:
+        text = ""
+    elif table:
+        text = "Settings that all runs have, but with different values:"
+    elif unshared:
+        text = "Settings that all runs have are the same."
+    else:
+        text = "All runs have the same settings."
+    return Section("Settings", text, [table], folded=folded)
 
 
-def _environment(runs):
-    lacking = [run.name for run in runs if not run.starts]
-    text = f"Not on record for {', '.join(lacking)}." if lacking else ""
+def _environment(runs: Sequence[Record]) -> Section:
+    missing = [run.name for run in runs if not run.starts]
+    text = f"Not on record for {', '.join(missing)}." if missing else ""
     return Section("Where and when", text, [tables.environments(runs)])
 
 
-def summary(run) -> str:
-    """A run in one line: "SwAV on digits, 1,437 images, epoch 40 of 40"."""
+def summary(run: Record) -> str:
+    """A run in one line: "swav on digits, 1,437 images, epoch 40 of 40"."""
     settings = run.settings
     method = settings["method"].get("name", "")
     if settings.get("positives", {}).get("name", "instance") == "contextual":
         method = f"CoNR on {method}"
-    count = f", {run.facts['shape'][0]:,} images" if run.facts.get("shape") else ""
-    return f"{method} on {settings['data']['name']}{count}, epoch {round(run.epoch, 2):g} of {settings['epochs']}"
+    data = settings["data"]["name"]
+    if run.facts.get("shape"):
+        data += f", {run.facts['shape'][0]:,} images"
+    return f"{method} on {data}, epoch {round(run.epoch, 2):g} of {settings['epochs']}"
 
 
-def render(runs, found, notes) -> str:
-    """The HTML of a report; everything in it, nothing loaded."""
-    now = datetime.date.today()
-    loader = jinja2.PackageLoader("ssl_jax.reporting", ".")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+def render(runs: Sequence[Record], found: Sequence[Section], notes: Sequence[str]) -> str:
+    """The HTML of a report, complete in itself.
+
+    Args:
+        runs: the runs to report on.
+        found: sections of the page.
+        notes: a line on each part that could not be made.
+    """
+    today = datetime.date.today()
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ssl_jax.reporting", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     page = environment.get_template("page.html").render(
         title=", ".join(run.name for run in runs),
         summaries=[(run.name, summary(run)) for run in runs],
         sections=found,
         notes=notes,
-        date=f"{now.day} {now:%B %Y}",
+        date=f"{today.day} {today:%B %Y}",
         several=len(runs) > 1,
     )
     return encodable(page)

@@ -1,7 +1,9 @@
-"""The pictures of a report: which figures fit a run, what stands under them, what they show in words."""
+"""The pictures of a report: figures with captions and descriptions in words."""
 
 import base64
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +16,28 @@ from ssl_jax.figures.neighbours import matches
 from ssl_jax.interface import RunFacts, Split
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.neighbours import boundary_ratio, inside, nearest
+from ssl_jax.reporting.features import Features
+from ssl_jax.reporting.record import Record
+from ssl_jax.runs.scores import FEATURES
+from ssl_jax.settings.resolve import SettingError
 
-_SHOWN, _EACH = 8, 3  # neighbours of a query; queries of a kind
-_CLASSES = 6  # of a class map
+_NEIGHBOURS = 8  # shown for each query
+_QUERIES = 3  # of each kind
+_MOST_QUERIES = 2000  # to choose from, if they are training images
+_CLASSES = 6  # on a class map
+_LOCAL = 30  # neighbours of a local density
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image inside the page: its data URI, what it shows in words, what stands under it, and its width."""
+    """An image embedded in the page.
+
+    Attributes:
+        uri: its data URI.
+        alt: a description.
+        caption: the text below it.
+        inches: its width.
+    """
 
     uri: str
     alt: str
@@ -29,157 +45,243 @@ class Picture:
     inches: float
 
 
-def picture(figure, alt: str, caption: str, kind: str = "svg") -> Picture:
-    """A figure as a `Picture`; "png" for those of many points or of images."""
+def picture(figure: Any, alt: str, caption: str, kind: str = "svg") -> Picture:
+    """A figure as a `Picture`; kind "png" suits figures with many points or images."""
     mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
     data = base64.b64encode(style.encoded(figure, kind)).decode()
     return Picture(f"data:{mime};base64,{data}", alt, caption, figure.get_figwidth())
 
 
-def training(runs) -> Picture:
-    """Loss and scores over the epochs, all runs."""
+def training(runs: Sequence[Record]) -> Picture:
+    """Loss and scores over the epochs, of all runs."""
     figure = figures.training_curves({run.name: run.records for run in runs})
     alt = f"Training loss and scores over the epochs of {', '.join(run.name for run in runs)}"
-    caption = "Labels are for scoring only. Thin lines: the same scores of raw pixels and of the untrained encoder."
-    caption += " Losses of different methods are not to be compared." if len(runs) > 1 else ""
+    captions = []
+    scored = [run for run in runs if run.evaluated]
+    if scored:
+        captions.append("Labels are used for scoring only.")
+    baselines = {FEATURES["pixels"], FEATURES["untrained"]}
+    if any(baselines & run.scores.keys() for run in scored):
+        captions.append("Thin lines: the same scores for raw pixels and the untrained encoder.")
+    if len(runs) > 1:
+        captions.append("Losses of different methods are not comparable.")
+    return picture(figure, alt, " ".join(captions))
+
+
+def rounds(runs: Sequence[Record]) -> Picture:
+    """Progress of Anchor Neighbourhood Discovery, in all runs of it."""
+    figure = figures.rounds({run.name: run.records for run in runs})
+    alt = (
+        "Neighbourhood quality, entropy and number of anchors by round, of "
+        f"{', '.join(run.name for run in runs)}"
+    )
+    caption = (
+        "Quality: share of neighbours in the same class as their image. A vertical line marks the "
+        "start of a round, when its anchors are fixed. Entropy: of an image's similarities to the "
+        "whole memory bank; bars span minimum to maximum. Images with the lowest entropy become "
+        "anchors."
+    )
     return picture(figure, alt, caption)
 
 
-def rounds(runs) -> Picture:
-    """Anchor Neighbourhood Discovery, all runs of it."""
-    alt = f"Neighbourhood quality, entropy and number of anchors by round, of {', '.join(r.name for r in runs)}"
+def densities(features: Mapping[str, Features]) -> Picture:
+    """Local and background density, of all runs.
+
+    Raises:
+        SettingError: too few images.
+    """
+    for name, x in features.items():
+        if len(x.points) <= _LOCAL:
+            raise SettingError(
+                f"the density figure needs more than {_LOCAL} training images; {name} has "
+                f"{len(x.points)}"
+            )
+    figure = figures.densities({name: x.points for name, x in features.items()}, k=_LOCAL)
+    alt = f"Histograms of local and background density of {', '.join(features)}"
     caption = (
-        "Quality: the share of neighbours that are of an image's class; at upright lines a round begins, and its "
-        "anchors are frozen. Entropy: of an image's similarities to the whole memory bank; bars reach from the least "
-        "to the largest. Anchors are the images with the least."
+        "Similarity to an image's nearest neighbours (local) and to more distant ones "
+        "(background), as in Local Aggregation: a good embedding has high local density, but not "
+        "high density everywhere. Dashed lines: means."
     )
-    return picture(figures.rounds({run.name: run.records for run in runs}), alt, caption)
+    return picture(figure, alt, caption)
 
 
-def densities(features) -> Picture:
-    """Local and background density, all runs: {name: Features}."""
-    alt = f"Histograms of local and of background density of {', '.join(features)}"
-    caption = (
-        "How near an image's nearest are, and those further off (Local Aggregation): a good embedding is dense near "
-        "by, not everywhere. Broken lines: means."
-    )
-    return picture(figures.densities({name: x.points for name, x in features.items()}), alt, caption)
-
-
-def neighbours(x) -> Picture:
-    """Nearest training images of some images: three confident successes and three failures where labels are known."""
-    own = not len(x.test_points)  # no unseen images: some of those trained on
-    asked = x.points[:2000] if own else x.test_points
-    k = min(_SHOWN, len(x.points) - 1)
-    similarity, index = _nearest(asked, x.points, k, own)
+def neighbours(x: Features) -> Picture:
+    """Nearest training images of some test images; see `choose_queries`."""
+    from_training = not len(x.test_points)  # no unseen images
+    queries = x.points[:_MOST_QUERIES] if from_training else x.test_points
+    k = min(_NEIGHBOURS, len(x.points) - 1)
+    similarity, index = _nearest(queries, x.points, k, exclude_self=from_training)
+    images = np.concatenate([x.images, x.test_images])
     labels = np.concatenate([x.labels, x.test_labels])
-    rows = np.arange(len(asked)) + (0 if own else len(x.points))
+    rows = np.arange(len(queries)) + (0 if from_training else len(x.points))
     right = matches(rows, index, labels)
     chosen, how = choose_queries(right, similarity, labels[rows])
-    images = np.concatenate([x.images, x.test_images])
     figure = figures.neighbour_grid(
         images, rows[chosen], index[chosen], similarity[chosen], labels=labels, names=x.names
     )
-    share = f"; {np.nanmean(right):.1%} of all such neighbours are of the class" if not np.isnan(right).all() else ""
-    kind = "training" if own else "test"
-    alt = f"{len(chosen)} {kind} images, each with its {k} nearest training images and their similarities{share}"
-    return picture(figure, alt, f"{kind.capitalize()} images and their nearest training images: {how}{share}.", "png")
-
-
-def _nearest(asked, points, k, own):
-    """Similarity and index [Q, k] of the nearest rows of `points`; with `own` row i is asked for, and left out."""
-    similarity, index = map(np.asarray, nearest(asked, points, k + own))
-    if own:  # not always the first, as pictures may be there twice
-        order = np.argsort(index == np.arange(len(index))[:, None], axis=1, kind="stable")[:, :k]
-        similarity, index = (np.take_along_axis(a, order, 1) for a in (similarity, index))
-    return similarity, index
-
-
-def choose_queries(right, similarity, labels, count: int = _EACH):
-    """Rows to show, and how they were chosen.
-
-    Args:
-        right: [Q, k] of 1, 0 and nan: a neighbour is of the query's class, is not, unknown.
-        similarity: [Q, k].
-        labels: [Q]; of each kind one of a class, as long as there are classes enough.
-        count: of each kind.
-    """
-    known, sure = ~np.isnan(right), similarity.mean(1)
-    share = np.where(known.any(1), np.nansum(right, 1) / np.maximum(known.sum(1), 1), np.nan)
-    if not known.any():
-        return np.linspace(0, len(right) - 1, min(2 * count, len(right))).astype(int), "spread over the set"
-    kinds = []
-    for wanted in (share == 1, share < 0.5):
-        rows = np.flatnonzero(wanted)[np.argsort(-sure[wanted], kind="stable")]
-        first = np.unique(labels[rows], return_index=True)[1]
-        once = rows[np.sort(first)]
-        kinds.append(np.concatenate([once, rows[~np.isin(rows, once)]])[:count])
-    good, bad = map(len, kinds)
-    if not good + bad:
-        return np.argsort(share)[: 2 * count], "those with the fewest of their class"
-    how = f"the {good} nearest of those with all neighbours right" if good else "none has all neighbours right"
-    worse = f"the {bad} nearest of those with most of them wrong" if bad else "none has most of them wrong"
-    return np.concatenate(kinds), f"{how}; {worse}"
-
-
-def class_map(x) -> Picture:
-    """MDS of three classes that keep together and of three that do not."""
-    classes = [int(c) for c in np.unique(x.labels[x.labels >= 0])]
-    listed = lambda part: ", ".join(style.name_of(c, x.names) for c in part)
-    how = f"all classes: {listed(classes)}"
-    if len(classes) > _CLASSES:
-        index = _nearest(x.points, x.points, min(10, len(x.points) - 1), own=True)[1]
-        right = matches(np.arange(len(index)), index, x.labels)
-        order = sorted(classes, key=lambda c: -np.nanmean(right[x.labels == c]))
-        together, apart = order[: _CLASSES // 2], order[-_CLASSES // 2 :]
-        how = f"the three classes that keep together best ({listed(together)}) and least ({listed(apart)})"
-        classes = sorted(together + apart)
-    figure = figures.class_map(x.points, x.labels, classes, names=x.names)
-    alt = f"Map of images of the classes {listed(classes)} by multi-dimensional scaling of their embeddings"
-    return picture(figure, alt, f"Multi-dimensional scaling, up to 100 images of a class; {how}.", "png")
-
-
-def tsne(x) -> Picture:
-    """t-SNE; where the run leaves boundary samples out, these small."""
-    near, keep = None, x.settings["positives"].get("boundary", {}).get("keep", 1.0)
-    if keep < 1:
-        clusters = x.settings["positives"]["boundary"]["clusters"] or len(x.names)
-        found = kmeans(jax.random.key(0), jnp.asarray(x.points), clusters, iterations=50, restarts=10)
-        ratio = boundary_ratio(jnp.asarray(x.points), found.centroids, found.labels)
-        near = ~np.asarray(inside(ratio, max(int(keep * len(x.points)), 1)))
-    figure = figures.tsne(x.points, x.labels, boundary=near, names=x.names)
-    alt = "t-SNE of the embeddings, a colour for each class"
-    caption = "t-SNE of training images, coloured by class."
-    if near is not None:
-        caption += (
-            f" Small: the {1 - keep:.0%} nearest to a boundary between {clusters} clusters, the share that training "
-        )
-        caption += "leaves out at first."
-        alt += ", samples near a boundary between clusters small, and alone in a second panel"
+    share = ""
+    if not np.isnan(right).all():
+        share = f"; over all queries, {np.nanmean(right):.1%} of neighbours are in the same class"
+    kind = "training" if from_training else "test"
+    shown = f"1 {kind} image" if len(chosen) == 1 else f"{len(chosen)} {kind} images, each"
+    alt = f"{shown} with its {k} nearest training images and their similarities{share}"
+    caption = f"{kind.capitalize()} images and their nearest training images: {how}{share}."
     return picture(figure, alt, caption, "png")
 
 
-def purity(x) -> Picture:
-    """How many of the K nearest in a batch of 256, the paper's, are of one's class, K = 1 to 30."""
-    own, batch_size = x.settings["evals"].get("purity", {}), min(256, len(x.points))
-    settings = {k: v for k, v in own.items() if k not in ("name", "neighbours", "batch_size", "feature")}
-    settings |= dict(neighbours=tuple(range(1, min(30, batch_size - 1) + 1)), batch_size=batch_size)
+def _nearest(
+    queries: np.ndarray, points: np.ndarray, k: int, *, exclude_self: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Similarity and index [Q, k] of the nearest of `points` [N, D].
+
+    With `exclude_self` query i is point i, and not its own neighbour.
+    """
+    similarity, index = map(np.asarray, nearest(queries, points, k + exclude_self))
+    if exclude_self:  # a query is not always its own first neighbour, as there may be duplicates
+        is_self = index == np.arange(len(index))[:, None]
+        order = np.argsort(is_self, axis=1, kind="stable")[:, :k]
+        similarity = np.take_along_axis(similarity, order, 1)
+        index = np.take_along_axis(index, order, 1)
+    return similarity, index
+
+
+def choose_queries(
+    right: np.ndarray, similarity: np.ndarray, labels: np.ndarray, count: int = _QUERIES
+) -> tuple[np.ndarray, str]:
+    """Chooses queries to show: confident successes and failures, if labels are known.
+
+    Args:
+        right: [Q, k] whether a neighbour has the query's class: 1, 0, or nan if unknown.
+        similarity: [Q, k] of the neighbours.
+        labels: [Q] classes; queries of different classes are preferred.
+        count: queries of each kind.
+
+    Returns:
+        indices of the queries, and how they were chosen.
+    """
+    known = ~np.isnan(right)
+    if not known.any():
+        spread = np.linspace(0, len(right) - 1, min(2 * count, len(right)))
+        return spread.astype(int), "evenly spaced over the set"
+    shares = np.nansum(right, 1) / np.maximum(known.sum(1), 1)
+    shares = np.where(known.any(1), shares, np.nan)
+    confidence = similarity.mean(1)
+    successes = _most_confident(shares == 1, confidence, labels)
+    failures = _most_confident(shares < 0.5, confidence, labels)
+    if not len(successes) and not len(failures):
+        return np.argsort(shares)[: 2 * count], "those with the fewest neighbours of their class"
+    how = (
+        f"{_queries(len(successes), count, 'all neighbours right')}; "
+        f"{_queries(len(failures), count, 'most neighbours wrong')}"
+    )
+    return np.concatenate([successes[:count], failures[:count]]), how
+
+
+def _queries(found: int, most: int, which: str) -> str:
+    """Says which of the `found` queries are shown, of which there are at most `most`."""
+    if not found:
+        return f"no query has {which}"
+    if found == 1:
+        return f"the only query with {which}"
+    if most == 1:
+        return f"the most confident query with {which}"
+    return f"the {min(found, most)} most confident queries with {which}"
+
+
+def _most_confident(
+    candidates: np.ndarray, confidence: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Indices of the candidates [Q] bool by confidence; the first of each class come first."""
+    rows = np.flatnonzero(candidates)[np.argsort(-confidence[candidates], kind="stable")]
+    first_of_class = np.unique(labels[rows], return_index=True)[1]
+    first = rows[np.sort(first_of_class)]
+    return np.concatenate([first, rows[~np.isin(rows, first)]])
+
+
+def class_map(x: Features) -> Picture:
+    """A map of all classes, or of the three that keep together best and the three that do least."""
+    classes = [int(label) for label in np.unique(x.labels[x.labels >= 0])]
+    how = f"all classes: {_listed(classes, x.names)}"
+    if len(classes) > _CLASSES:
+        _, index = _nearest(x.points, x.points, min(10, len(x.points) - 1), exclude_self=True)
+        right = matches(np.arange(len(index)), index, x.labels)
+        by_share = sorted(classes, key=lambda label: -np.nanmean(right[x.labels == label]))
+        best = by_share[: _CLASSES // 2]
+        worst = by_share[-_CLASSES // 2 :]
+        how = (
+            f"the three classes whose neighbours agree most ({_listed(best, x.names)}) and least "
+            f"({_listed(worst, x.names)})"
+        )
+        classes = sorted(best + worst)
+    figure = figures.class_map(x.points, x.labels, classes, names=x.names)
+    alt = (
+        f"Map of images of the classes {_listed(classes, x.names)} by multidimensional scaling of "
+        "their embeddings"
+    )
+    caption = f"Multidimensional scaling of up to 100 images per class; {how}."
+    return picture(figure, alt, caption, "png")
+
+
+def _listed(classes: Sequence[int], names: Sequence[str]) -> str:
+    return ", ".join(style.name_of(label, names) for label in classes)
+
+
+def tsne(x: Features) -> Picture:
+    """t-SNE; if training excludes samples near cluster boundaries, these are drawn small."""
+    by_class = ", coloured by class" if (x.labels >= 0).any() else ""
+    alt = f"t-SNE of the embeddings{by_class}"
+    caption = f"t-SNE of training images{by_class}."
+    near_boundary = None
+    boundary = x.settings["positives"].get("boundary", {})
+    keep = boundary.get("keep", 1.0)
+    if keep < 1:
+        clusters = boundary["clusters"] or len(x.names)
+        points = jnp.asarray(x.points)
+        clustering = kmeans(jax.random.key(0), points, clusters, iterations=50, restarts=10)
+        ratio = boundary_ratio(points, clustering.centroids, clustering.labels)
+        near_boundary = ~np.asarray(inside(ratio, max(int(keep * len(x.points)), 1)))
+        alt += ", with samples near a cluster boundary small, and alone in a second panel"
+        caption += (
+            f" Small: the {1 - keep:.0%} nearest to a boundary between {clusters} clusters, the "
+            "share that training excludes at the start."
+        )
+    figure = figures.tsne(x.points, x.labels, boundary=near_boundary, names=x.names)
+    return picture(figure, alt, caption, "png")
+
+
+def purity(x: Features) -> Picture:
+    """Share of the K nearest in a batch of 256 that share an image's class; 256 as in the paper."""
+    batch_size = min(256, len(x.points))
+    settings = dict(x.settings["evals"].get("purity", {}))
+    for name in ("name", "neighbours", "batch_size", "feature"):
+        settings.pop(name, None)
     facts = RunFacts(examples=len(x.points), classes=len(x.names))
-    evaluator = Purity(**settings, facts=facts)
+    evaluator = Purity(
+        **settings,
+        neighbours=tuple(range(1, min(30, batch_size - 1) + 1)),
+        batch_size=batch_size,
+        facts=facts,
+    )
     evaluator.check(facts)
-    found = dict(evaluator.run({"trained": Split({"embedding": x.points}, x.labels)}, None))
-    figure = figures.purity_curves(curves.of_evaluator(found))
+    scores = dict(evaluator.run({"trained": Split({"embedding": x.points}, x.labels)}, None))
+    figure = figures.purity_curves(curves.of_evaluator(scores))
+    alt = "Share of the K nearest in a batch that are of an image's class, for K from 1 to 30"
+    of_class = batch_size // max(len(x.names), 1)
+    images = "1 image" if of_class == 1 else f"{of_class} images"
     caption = (
-        f"Purity of neighbourhoods in batches of {batch_size} (CoNR, figure 2). A class has about "
-        f"{batch_size // max(len(x.names), 1)} images in a batch, so that beyond as many neighbours every curve falls."
+        f"Purity of neighbourhoods in batches of {batch_size} (CoNR, figure 2). A batch holds "
+        f"about {images} of each class, so purity must fall for K above {of_class}."
     )
-    return picture(
-        figure, "Share of the K nearest in a batch that are of an image's class, for K from 1 to 30", caption
-    )
+    return picture(figure, alt, caption)
 
 
-def prototypes(x, records) -> Picture:
-    """SwAV: which prototypes images prefer, and codes over training."""
-    caption = "Prototypes by how many training images prefer them. Right: mean over the batches, as logged in training."
+def prototypes(x: Features, records: Sequence[Mapping[str, Any]]) -> Picture:
+    """SwAV's prototypes: which ones images prefer, and codes during training."""
+    figure = figures.prototypes(x.scores, records=records)
     alt = "How many images prefer each prototype; code entropy and prototypes used over the epochs"
-    return picture(figures.prototypes(x.scores, records=records), alt, caption)
+    caption = (
+        "Prototypes by the number of training images that prefer them. Right: averages over "
+        "training batches, as logged."
+    )
+    return picture(figure, alt, caption)

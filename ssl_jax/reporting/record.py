@@ -1,8 +1,10 @@
-"""What a run folder says of itself, without its data or its checkpoints."""
+"""A run on record: what its folder holds besides data and checkpoints."""
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ssl_jax.runs import provenance, run_folder
 from ssl_jax.runs.checkpoint_files import check_path
@@ -18,84 +20,99 @@ class Record:
     """A run on record.
 
     Attributes:
-        name: short, and of this run alone among those of a report.
+        name: short, and unique among the runs of a report.
         folder: of the run.
-        settings: all of its config, as JSON holds it.
-        facts: of its data; empty in folders of before they were kept.
-        records: of metrics.jsonl.
-        evaluations: of evaluations.jsonl.
-        starts: of environment.json.
+        settings: all settings, as in config.json.
+        facts: facts of the data; empty for runs of early versions.
+        fingerprint: of the data; their name for runs of early versions.
+        records: content of metrics.jsonl.
+        evaluations: content of evaluations.jsonl.
+        starts: content of environment.json.
     """
 
     name: str
     folder: Path
-    settings: dict
-    facts: dict
-    records: list
-    evaluations: list
-    starts: list
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+    fingerprint: str
+    records: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
 
     @property
-    def scores(self) -> dict[str, dict]:
-        """The newest scores of each kind of features: {"trained encoder": {"knn/top1": ...}}."""
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The latest scores of each kind of features: {"trained encoder": {"knn/top1": ...}}."""
         return latest_scores(self.folder)
 
     @property
-    def evaluated(self) -> dict | None:
-        """The newest record with scores of the trained encoder."""
-        return next((r for r in reversed(self.records) if any(k.startswith("eval/") for k in r)), None)
+    def evaluated(self) -> dict[str, Any] | None:
+        """The latest record with scores of the trained encoder."""
+        for record in reversed(self.records):
+            if any(key.startswith("eval/") for key in record):
+                return record
+        return None
 
     @property
-    def best(self) -> dict | None:
-        """The record with the best score by the config's `best`, which was chosen by what it is scored on."""
+    def best(self) -> dict[str, Any] | None:
+        """The record with the highest value of the score that the setting `best` names.
+
+        It was selected on the test images that it is scored on.
+        """
         name = self.settings["best"]
-        return max((r for r in self.records if name in r), key=lambda r: r[name], default=None)
+        scored = (record for record in self.records if name in record)
+        return max(scored, key=lambda record: record[name], default=None)
 
     @property
     def epoch(self) -> float:
-        """The last on record."""
+        """The last epoch on record."""
         return self.records[-1]["epoch"] if self.records else 0.0
 
 
-def read(folders) -> list[Record]:
+def read(folders: Sequence[str | Path]) -> list[Record]:
     """The runs in these folders, in this order.
 
     Raises:
-        SettingError: a folder that is no run folder.
+        SettingError: not a run folder.
     """
-    folders = [user_path(f, "RUN") for f in folders]
-    for folder in folders:
-        check_path(folder, "RUN")
-    return [_read(path, name) for path, name in zip(folders, names_of(folders))]
+    paths = [user_path(folder, "RUN") for folder in folders]
+    for path in paths:
+        check_path(path, "RUN")
+    return [_read(path, name) for path, name in zip(paths, names_of(paths))]
 
 
-def names_of(folders) -> list[str]:
-    """The last part of each folder's path; as many more of them as tell all folders apart."""
-    parts = [Path(f).absolute().parts for f in folders]
+def names_of(folders: Sequence[str | Path]) -> list[str]:
+    """The last part of each path, preceded by as many parts as tell all paths apart."""
+    parts = [Path(folder).absolute().parts for folder in folders]
     for depth in range(1, max(map(len, parts)) + 1):
-        names = [printable(encodable("/".join(p[-depth:]))) for p in parts]
+        names = [printable(encodable("/".join(path[-depth:]))) for path in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{name} ({i})" for i, name in enumerate(names, 1)]  # one folder twice
+    return [f"{name} ({i})" for i, name in enumerate(names, 1)]  # the same folder twice
 
 
-def _read(path, name):
-    recorded = run_folder.read_config(path)
-    settings = {k: v for k, v in recorded.items() if k not in BESIDE}
-    facts = recorded.get(run_folder.FACTS) or {}
-    lines = path / "evaluations.jsonl"
-    evaluations = _lines(lines.read_bytes()) if lines.is_file() else []
-    return Record(name, path, settings, facts, read_records(path), evaluations, provenance.read(path))
+def _read(path: Path, name: str) -> Record:
+    config = run_folder.read_config(path)
+    evaluations = path / "evaluations.jsonl"
+    return Record(
+        name=name,
+        folder=path,
+        settings={key: value for key, value in config.items() if key not in BESIDE},
+        facts=config.get(run_folder.FACTS) or {},
+        fingerprint=config.get(run_folder.FINGERPRINT) or config["data"]["name"],
+        records=read_records(path),
+        evaluations=_lines(evaluations.read_bytes()) if evaluations.is_file() else [],
+        starts=provenance.read(path),
+    )
 
 
-def _lines(raw: bytes) -> list[dict]:
-    """Those lines that are whole and hold scores."""
-    found = []
+def _lines(raw: bytes) -> list[dict[str, Any]]:
+    """The lines that are complete and hold scores."""
+    evaluations = []
     for line in raw.splitlines():
         try:
-            record = json.loads(line.decode("utf-8"))
+            evaluation = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and isinstance(record.get("scores"), dict):
-            found.append(record)
-    return found
+        if isinstance(evaluation, dict) and isinstance(evaluation.get("scores"), dict):
+            evaluations.append(evaluation)
+    return evaluations

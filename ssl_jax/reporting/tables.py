@@ -1,149 +1,226 @@
-"""The tables of a report: scores, other evaluations, settings that differ, where and when runs trained."""
+"""The tables of a report: scores, later evaluations, differing settings, and environments."""
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from ssl_jax.reporting.record import Record
 from ssl_jax.runs.scores import FEATURES, score_label, shown_scores
 
 OWN = FEATURES["eval"]
-_SAME = 1e-6  # baselines that differ by less are one
+_SAME = 1e-6  # baselines that differ by less are shown once
+_NO_VALUE = "\u2013"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """`rows` of (kind, cells), kinds being "", "own" (of the runs) and "quiet"; `best` (row, column) pairs."""
+    """A table of a report.
 
-    head: list
-    rows: list
-    best: frozenset = frozenset()
+    Attributes:
+        head: column titles.
+        rows: (kind, cells) pairs; kind is "", "own" (scores of the runs) or "quiet".
+        best: (row, column) pairs to print in bold.
+        note: caption.
+        words: whether cells hold text rather than numbers.
+    """
+
+    head: list[str]
+    rows: list[tuple[str, list[str]]]
+    best: frozenset[tuple[int, int]] = frozenset()
     note: str = ""
-    words: bool = False  # not numbers
+    words: bool = False
 
 
-def scores(runs) -> Table | None:
-    """Each run's scores at its last evaluation, then the baselines, once where runs agree on them.
+@dataclasses.dataclass(frozen=True)
+class _ScoreRow:
+    """A row of the table of scores."""
 
-    Below them, quiet, the best epochs: they were chosen by the images that they are scored on.
+    kind: str
+    name: str
+    epoch: str
+    data: str  # fingerprint
+    scores: Mapping[str, float]
+
+
+def scores(runs: Sequence[Record]) -> Table | None:
+    """Each run's scores at its last evaluation, then the baselines, once if the runs agree on them.
+
+    The best epochs follow, in grey: they were selected on the test images that they are scored on.
     """
     rows = []
     for run in runs:
-        found = run.scores.get(OWN, {})
-        if found:
-            rows.append(("own", run.name, f"{run.evaluated['epoch']:g}", found))
+        run_scores = run.scores.get(OWN, {})
+        if run_scores:
+            epoch = f"{run.evaluated['epoch']:g}"
+            rows.append(_ScoreRow("own", run.name, epoch, run.fingerprint, run_scores))
     rows += _baselines(runs)
-    for run in runs:
-        if run.best is not None and run.best is not run.evaluated and run.best["step"] != run.evaluated["step"]:
-            found = {k.partition("/")[2]: v for k, v in run.best.items() if k.startswith("eval/")}
-            rows.append(("quiet", f"{run.name}, best epoch by test images", f"{run.best['epoch']:g}", found))
-    names = shown_scores({str(i): row[3] for i, row in enumerate(rows)})
+    rows += [_best_epoch(run) for run in runs if _has_earlier_best(run)]
+    names = shown_scores({str(i): row.scores for i, row in enumerate(rows)})
     if not rows or not names:
         return None
-    cells = [(kind, [name, at, *(_number(own.get(n)) for n in names)]) for kind, name, at, own in rows]
-    return Table(["", "epoch", *map(score_label, names)], cells, _best(rows, names))
+    return Table(
+        head=["", "epoch", *map(score_label, names)],
+        rows=[
+            (row.kind, [row.name, row.epoch, *(_number(row.scores.get(name)) for name in names)])
+            for row in rows
+        ],
+        best=_best(rows, names),
+    )
 
 
-def _baselines(runs):
-    """("", name, "", scores) of what runs began from; once where they agree on all that they both scored."""
-    found = {}  # (features, runs): scores
+def _has_earlier_best(run: Record) -> bool:
+    """Whether a run's best epoch is not its last evaluation."""
+    return run.best is not None and run.best["step"] != run.evaluated["step"]
+
+
+def _best_epoch(run: Record) -> _ScoreRow:
+    best_scores = {
+        key.partition("/")[2]: value for key, value in run.best.items() if key.startswith("eval/")
+    }
+    name = f"{run.name}, best epoch by test images"
+    return _ScoreRow("quiet", name, f"{run.best['epoch']:g}", run.fingerprint, best_scores)
+
+
+def _baselines(runs: Sequence[Record]) -> list[_ScoreRow]:
+    """Scores that runs started from.
+
+    One row for all runs on the same data that agree on their common scores.
+    """
+    merged = []  # (label, data, names of runs, scores)
     for label in FEATURES.values():
-        for run in runs if label != OWN else ():
-            values = run.scores.get(label)
-            if not values:
+        for run in runs:
+            baseline = run.scores.get(label)
+            if label == OWN or not baseline:
                 continue
-            twin = next((key for key, known in found.items() if key[0] == label and _agree(known, values)), None)
-            names = (*twin[1], run.name) if twin else (run.name,)
-            found[label, names] = (found.pop(twin) if twin else {}) | values
-    kinds = [label for label, _ in found]
-    name = lambda label, names: label if kinds.count(label) == 1 else f"{label} of {', '.join(names)}"
-    return [("", name(*key), "", values) for key, values in found.items()]
+            names = [run.name]
+            for i, (other_label, data, other_names, other) in enumerate(merged):
+                same_kind = (other_label, data) == (label, run.fingerprint)
+                if same_kind and _agree(other, baseline):
+                    names = [*other_names, run.name]
+                    baseline = other | baseline
+                    del merged[i]
+                    break
+            merged.append((label, run.fingerprint, names, baseline))
+    labels = [label for label, *_ in merged]
+    rows = []
+    for label, data, names, baseline in merged:
+        name = label if labels.count(label) == 1 else f"{label} of {', '.join(names)}"
+        rows.append(_ScoreRow("", name, "", data, baseline))
+    return rows
 
 
-def _agree(a, b):
-    """Whether there are scores that both have, and these are the same."""
+def _agree(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+    """Whether `a` and `b` have common scores, all equal."""
     shared = a.keys() & b.keys()
-    return bool(shared) and all(abs(a[n] - b[n]) < _SAME for n in shared)
+    return bool(shared) and all(abs(a[name] - b[name]) < _SAME for name in shared)
 
 
-def _best(rows, names):
-    """(row, column) of the best of each column with several numbers, best epochs left out."""
-    found = set()
-    for j, name in enumerate(names):
-        values = {i: row[3][name] for i, row in enumerate(rows) if name in row[3] and row[0] != "quiet"}
-        found |= {(i, j + 2) for i, v in values.items() if v == max(values.values()) and len(values) > 1}
-    return frozenset(found)
+def _best(rows: Sequence[_ScoreRow], names: Sequence[str]) -> frozenset[tuple[int, int]]:
+    """(row, column) of the best of several values on the same data, best epochs excluded."""
+    best = set()
+    for data in {row.data for row in rows}:
+        for column, name in enumerate(names, 2):
+            values = {
+                i: row.scores[name]
+                for i, row in enumerate(rows)
+                if row.data == data and name in row.scores and row.kind != "quiet"
+            }
+            if len(values) > 1:
+                highest = max(values.values())
+                best |= {(i, column) for i, value in values.items() if value == highest}
+    return frozenset(best)
 
 
-def _number(value):
-    return "\u2013" if value is None else f"{value:.4f}"
+def _number(value: float | None) -> str:
+    return _NO_VALUE if value is None else f"{value:.4f}"
 
 
-def evaluations(run) -> Table | None:
-    """What ssl_jax.evaluate appended to a run, a line a call."""
+def evaluations(run: Record) -> Table | None:
+    """The evaluations that ssl_jax.evaluate appended to a run, one row per call."""
     if not run.evaluations:
         return None
-    rows = {str(i): e.get("scores", {}) for i, e in enumerate(run.evaluations)}
-    names = shown_scores(rows)
-    cells = []
-    for entry, own in zip(run.evaluations, rows.values()):
-        failed = ", ".join(entry.get("failed") or {})
-        first = [entry.get("date", ""), entry.get("data", ""), str(entry.get("step", ""))]
-        cells.append(("", [*first, *(_number(own.get(n)) for n in names), failed or "\u2013"]))
-    return Table(["date", "data", "step", *map(score_label, names), "failed"], cells)
+    all_scores = [evaluation.get("scores", {}) for evaluation in run.evaluations]
+    names = shown_scores({str(i): row for i, row in enumerate(all_scores)})
+    rows = []
+    for evaluation, row in zip(run.evaluations, all_scores):
+        cells = [
+            evaluation.get("date", ""),
+            evaluation.get("data", ""),
+            str(evaluation.get("step", "")),
+            *(_number(row.get(name)) for name in names),
+            ", ".join(evaluation.get("failed") or {}) or _NO_VALUE,
+        ]
+        rows.append(("", cells))
+    return Table(["date", "data", "step", *map(score_label, names), "failed"], rows)
 
 
-def flat(settings, prefix="") -> dict[str, str]:
-    """Settings by their full name, as text: {"optim.learning_rate": "0.03"}."""
-    found = {}
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Settings by their full names, as text: {"optim.learning_rate": "0.03"}."""
+    values = {}
     for key, value in settings.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, name + ".") if isinstance(value, dict) and value else {name: json.dumps(value)}
-    return found
+        if isinstance(value, dict) and value:
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = json.dumps(value)
+    return values
 
 
-def differences(runs) -> Table | None:
-    """Settings that all runs have, and not the same; None where there is none."""
-    own = [flat(run.settings) for run in runs]
-    shared = sorted(set.intersection(*map(set, own)))
-    rows = [("", [n, *(x[n] for x in own)]) for n in shared if len({x[n] for x in own}) > 1]
+def differences(runs: Sequence[Record]) -> Table | None:
+    """Settings that all runs have, with differing values; None if there are none."""
+    settings = [flat(run.settings) for run in runs]
+    shared = sorted(set.intersection(*map(set, settings)))
+    rows = []
+    for name in shared:
+        values = [run_settings[name] for run_settings in settings]
+        if len(set(values)) > 1:
+            rows.append(("", [name, *values]))
     return Table(["setting", *(run.name for run in runs)], rows, words=True) if rows else None
 
 
-def unshared(runs) -> str:
-    """Settings that some runs have and others have not, as lines."""
-    own = [flat(run.settings) for run in runs]
-    shared = set.intersection(*map(set, own))
-    lines = [f"{run.name}: {n} = {x[n]}" for run, x in zip(runs, own) for n in sorted(x.keys() - shared)]
+def unshared(runs: Sequence[Record]) -> str:
+    """Settings that only some of the runs have, one per line."""
+    settings = [flat(run.settings) for run in runs]
+    shared = set.intersection(*map(set, settings))
+    lines = [
+        f"{run.name}: {name} = {run_settings[name]}"
+        for run, run_settings in zip(runs, settings)
+        for name in sorted(run_settings.keys() - shared)
+    ]
     return "\n".join(lines)
 
 
-def environments(runs) -> Table | None:
-    """A line for each start of each run."""
+def environments(runs: Sequence[Record]) -> Table | None:
+    """Where and when runs trained, one row for each start of each run."""
     rows = []
     for run in runs:
-        for i, s in enumerate(run.starts):
-            steps = f"{s.get('first_step', 0)} to {s.get('last_step', 0)}"
-            devices = ", ".join(f"{n} \u00d7 {_device(kind)}" for kind, n in s.get("devices", {}).items())
-            known = s.get("versions", {})
-            versions = ", ".join(f"{n} {v}" for n, v in known.items())
-            began = str(s.get("began", "")).replace("T", " ").replace("+00:00", " UTC")
-            name = run.name if not i else ""
-            rows.append(
-                ("", [name, began, duration(s.get("seconds", 0.0)), steps, devices, s.get("system", ""), versions])
-            )
+        for i, start in enumerate(run.starts):
+            devices = start.get("devices", {}).items()
+            cells = [
+                "" if i else run.name,
+                str(start.get("began", "")).replace("T", " ").replace("+00:00", " UTC"),
+                duration(start.get("seconds", 0.0)),
+                f"{start.get('first_step', 0)} to {start.get('last_step', 0)}",
+                ", ".join(f"{count} \u00d7 {_device(kind)}" for kind, count in devices),
+                start.get("system", ""),
+                ", ".join(f"{name} {x}" for name, x in start.get("versions", {}).items()),
+            ]
+            rows.append(("", cells))
     head = ["run", "began", "trained for", "steps", "devices", "system", "versions"]
     return Table(head, rows, words=True) if rows else None
 
 
-def _device(kind):
-    """ "cpu: cpu" as "cpu"."""
+def _device(kind: str) -> str:
+    """A device's "platform: name" as "name (platform)", or just the name if it says both."""
     platform, _, name = kind.partition(": ")
     return name if name.lower().startswith(platform) else f"{name} ({platform})"
 
 
 def duration(seconds: float) -> str:
-    """For readers: "38 s", "2 min 5 s", "3 h 10 min"."""
+    """A duration for readers: "38 s", "2 min 5 s", "3 h 10 min"."""
     whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
+    hours = whole // 3600
+    minutes = whole % 3600 // 60
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

@@ -1,30 +1,42 @@
-"""A checkpoint of another run, or of one that is read: nothing of it is changed."""
+"""Reads a checkpoint of another run, or of one that is evaluated, without changing it."""
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Sharding
 
+from ssl_jax.interface import TrainState
 from ssl_jax.runs import checksums
-from ssl_jax.runs.checkpoint_files import check_path, first_other, path_of, reading, shapes_of, verify
+from ssl_jax.runs.checkpoint_files import (
+    check_path,
+    first_other,
+    path_of,
+    reading,
+    shapes_of,
+    verify,
+)
 from ssl_jax.runs.run_folder import steps_in
 from ssl_jax.runtime import processes
 from ssl_jax.settings.resolve import SettingError
 
 
 class CheckpointReader:
-    """A checkpoint of another run, to go on from or to read; nothing of it is changed.
+    """A checkpoint of another run, to start from or to read; nothing of it is changed.
 
     Args:
         folder: that run's folder.
-        step: of the checkpoint; None for the last.
-        setting: that named the folder, for messages.
+        step: the checkpoint's step; None for the last.
+        setting: the setting that names the folder, for messages.
 
     Raises:
-        SettingError: it holds no checkpoint, none of this step, or one that is unfinished or of another program.
+        SettingError: the folder holds no checkpoint, none of this step, or one that is unfinished
+            or was written by another program.
     """
 
-    def __init__(self, folder, step=None, setting="init_from"):
+    def __init__(self, folder: Path | str, step: int | None = None, setting: str = "init_from"):
         check_path(folder, setting)
         path = Path(folder).absolute() / "checkpoints"
         self._name = f"{setting}={str(folder)!r}"
@@ -32,12 +44,14 @@ class CheckpointReader:
         if not self.steps:
             raise SettingError(f"{self._name} holds no checkpoint; give the folder of a run")
         if step not in (None, *self.steps):
-            raise SettingError(f"{self._name} holds no checkpoint of step {step}, only of {self.steps}")
+            raise SettingError(
+                f"{self._name} holds no checkpoint of step {step}, only of {self.steps}"
+            )
         self.step = step or self.steps[-1]
         self._path = path / str(self.step) / "default"
         if not (self._path / "_METADATA").is_file() and not checksums.exist(self._path.parent):
-            raise self._unusable("is unfinished or of another program")
-        # Not orbax's manager, in whose constructor all hosts wait for one another; one may not have come this far.
+            raise self._unusable("is unfinished or was written by another program")
+        # Not orbax's manager: its constructor is a barrier, which some hosts may never reach.
         if processes.is_first():
             verify(path / str(self.step), self._damaged)
         handler = ocp.StandardCheckpointHandler()
@@ -46,40 +60,58 @@ class CheckpointReader:
             self._metadata = handler.metadata(self._path)
         self._stored = shapes_of(self._metadata)
 
-    def check(self, shapes, parts, shardings):
-        """Raises a SettingError naming the first array of the trees `parts` of `shapes` that is not there.
+    def check(self, shapes: TrainState, parts: Collection[str], shardings: Any) -> None:
+        """Checks that the checkpoint has the trees `parts` of `shapes`.
 
-        In the layout of `shardings` the padding of a bank may be another.
+        A bank may be padded differently where `shardings` lay it out over devices.
+
+        Raises:
+            SettingError: names the first array that is missing or has another shape.
         """
-        if differs := first_other(self._stored, shapes, shardings, parts):
-            name, shape, needed = differs
-            said = "has no" if shape is None else f"has {shape} for"
-            raise SettingError(f"{self._name} {said} {name}, this run needs {needed}")
+        if mismatch := first_other(self._stored, shapes, shardings, parts):
+            name, shape, needed = mismatch
+            problem = "has no" if shape is None else f"has {shape} for"
+            raise SettingError(f"{self._name} {problem} {name}, this run needs {needed}")
 
-    def load_into(self, state, shardings, parts, everywhere):
-        """`state`, laid out as `shardings`, with the trees `parts` of the checkpoint; its others go `everywhere`."""
-        wanted = lambda path: path.split("/")[0] in parts
-        leaves, places = jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(shardings)
-        own = {path_of(p): (x.shape, place) for (p, x), place in zip(leaves, places) if wanted(path_of(p))}
+    def load_into(
+        self, state: TrainState, shardings: Any, parts: Collection[str], everywhere: Sharding
+    ) -> TrainState:
+        """`state` with the trees `parts` replaced by those of the checkpoint.
 
-        def read(path, x):
-            shape, place = own.get(path_of(path), (x.shape, everywhere))
-            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)
+        Args:
+            state: a complete train state.
+            shardings: the layout of the trees that are taken, a tree like `state`.
+            parts: top-level trees to take.
+            everywhere: where orbax puts the checkpoint's other arrays, which are dropped.
+        """
+        leaves = jax.tree_util.tree_leaves_with_path(state)
+        taken = {}
+        for (path, x), sharding in zip(leaves, jax.tree.leaves(shardings)):
+            if path_of(path).split("/")[0] in parts:
+                taken[path_of(path)] = (x.shape, sharding)
 
-        target = jax.tree_util.tree_map_with_path(read, self._metadata)
+        def target_of(path, x):
+            shape, sharding = taken.get(path_of(path), (x.shape, everywhere))
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+        target = jax.tree_util.tree_map_with_path(target_of, self._metadata)
         with reading(self._damaged):
-            stored = self._reader.restore(self._path, args=ocp.args.StandardRestore(target, strict=False))
-        found = {path_of(p): x for p, x in jax.tree_util.tree_leaves_with_path(stored)}
-        take = lambda path, x: found[path_of(path)] if path_of(path) in own else x
-        return jax.tree_util.tree_map_with_path(take, state)
+            restored = self._reader.restore(
+                self._path, args=ocp.args.StandardRestore(target, strict=False)
+            )
+        arrays = {path_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(restored)}
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: arrays[path_of(path)] if path_of(path) in taken else x, state
+        )
 
-    def _damaged(self, why):
+    def _damaged(self, why: str) -> SettingError:
         return self._unusable(f"is damaged ({why})")
 
-    def _unusable(self, why):
+    def _unusable(self, why: str) -> SettingError:
         others = [step for step in self.steps if step != self.step]
-        also = f"; there are also {others}" if others else ""
-        return SettingError(f"{self._name}: checkpoint {self.step} {why}{also}")
+        hint = f"; other checkpoints: {others}" if others else ""
+        return SettingError(f"{self._name}: checkpoint {self.step} {why}{hint}")
 
-    def close(self):
+    def close(self) -> None:
+        """Ends orbax's threads."""
         self._reader.close()

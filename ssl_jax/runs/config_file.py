@@ -1,11 +1,12 @@
-"""A config file for commands that read a run: --config=ssl_jax/runs/config_file.py:RUN:: or RUN::knn,purity.
+"""A config file for commands that read a run: --config=ssl_jax/runs/config_file.py:RUN::knn,purity
 
-Behind the double colon stand the evaluators that are wanted, of those in the run's config or of evaluation/.
+The evaluators follow the double colon: names in the run's config or in evaluation/. `RUN::` alone
+keeps those of the run.
 """
 
 from ssl_jax.runs import restore
 
 
-def get_config(variant=""):
+def get_config(variant: str = ""):
     workdir, _, names = variant.rpartition("::")
-    return restore.config_for(workdir, [n for n in names.split(",") if n])
+    return restore.config_for(workdir, [name for name in names.split(",") if name])

@@ -1,4 +1,4 @@
-"""What a run shows on a console: a status line, a progress bar."""
+"""What a run shows on the console: lines, a status line, a progress bar."""
 
 import time
 
@@ -6,99 +6,121 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+def print_plain(console: Console, text: str) -> None:
+    """Prints `text` verbatim: no markup, highlighting or wrapping."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 class Status:
-    """What is under way, as a context: a spinner with the last line told, gone at the end; or lines, now and then.
+    """A context that shows what is under way.
+
+    In a terminal a spinner with the latest status, gone at the end; elsewhere a line now and then.
 
     Args:
-        console: where to.
+        console: where to print.
         every: seconds between lines where there is no terminal.
     """
 
     def __init__(self, console: Console, every: float = 10.0):
-        self._console, self._every, self._said = console, every, time.monotonic()
-        self._live = console.status("") if console.is_terminal else None
+        self._console = console
+        self._every = every
+        self._last_printed = time.monotonic()
+        self._spinner = console.status("") if console.is_terminal else None
 
     def __enter__(self):
-        if self._live:
-            self._live.start()
+        if self._spinner:
+            self._spinner.start()
         return self
 
     def __exit__(self, *_):
-        if self._live:
-            self._live.stop()
+        if self._spinner:
+            self._spinner.stop()
 
     def status(self, text: str) -> None:
-        """Shows `text` in place of what was told before."""
-        if self._live:
-            self._live.update(text)
-        elif time.monotonic() - self._said >= self._every:
-            self._said = time.monotonic()
-            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        """Shows `text` in place of the previous status."""
+        if self._spinner:
+            self._spinner.update(text)
+        elif time.monotonic() - self._last_printed >= self._every:
+            self._last_printed = time.monotonic()
+            print_plain(self._console, text)
 
     def note(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        """Prints a line that stays."""
+        print_plain(self._console, text)
 
 
 class ProgressBar:
-    """Epoch, time left, loss, last score, images a second.
+    """Epoch, time left, loss, last score, images per second.
 
-    A live bar in a terminal, one line that changes in a notebook, lines where there is neither.
+    A live bar in a terminal, one line updated in place in a notebook, plain lines elsewhere.
+
+    Args:
+        console: where to print.
+        epochs: length of the run.
+        steps: total steps of the run.
+        start: step that the run starts or resumes at.
     """
 
     def __init__(self, console: Console, epochs: int, steps: int, start: int):
-        columns = (
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
-        )
-        self._console, self._epochs, self._steps, self._began = console, epochs, steps, (time.monotonic(), start)
-        self._bar = Progress(*columns, console=console) if console.is_terminal else None
-        self._line = None  # of a notebook
-        if self._bar:
-            self._task = self._bar.add_task("", total=steps, completed=start, epoch=f"0/{epochs}", text="compiling")
+        self._console = console
+        self._epochs = epochs
+        self._steps = steps
+        self._start = start
+        self._start_time = time.monotonic()
+        self._notebook_line = None
+        self._bar = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f}%"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=console,
+            )
+            self._task = self._bar.add_task(
+                "", total=steps, completed=start, epoch=f"0/{epochs}", text="compiling"
+            )
             self._bar.start()
 
     def update(self, step: int, epoch: float, text: str, *, line: bool) -> None:
-        """Shows `text`; without a terminal only where `line` says so."""
+        """Shows `text` for `step`; without a terminal only if `line` is set."""
         label = f"{int(epoch)}/{self._epochs}"
         if self._bar:
             self._bar.update(self._task, completed=step, epoch=label, text=text)
         elif line:
-            began, first = self._began
-            left = (time.monotonic() - began) * (self._steps - step) / max(step - first, 1)
+            seconds_per_step = (time.monotonic() - self._start_time) / max(step - self._start, 1)
+            left = seconds_per_step * (self._steps - step)
             text = f"epoch {label}  {text}  {left:.0f} s left"
             if self._console.is_jupyter:
-                self._show(text)
+                self._update_notebook(text)
             else:
-                self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+                print_plain(self._console, text)
 
-    def _show(self, text):
-        """`text` in place of the notebook's line before it."""
-        from IPython.display import Pretty, display  # there, as this is a notebook
+    def _update_notebook(self, text: str) -> None:
+        """Replaces the notebook's previous line."""
+        from IPython.display import Pretty, display  # always present in a notebook
 
-        if self._line:
-            self._line.update(Pretty(text))
+        if self._notebook_line:
+            self._notebook_line.update(Pretty(text))
         else:
-            self._line = display(Pretty(text), display_id=True)
+            self._notebook_line = display(Pretty(text), display_id=True)
 
     def status(self, text: str) -> None:
-        """What is under way, until the next update; nothing without a terminal."""
+        """Shows what is under way until the next update; does nothing without a terminal."""
         if self._bar:
             self._bar.update(self._task, text=text)
 
     def note(self, text: str) -> None:
-        """A line that stays, above the bar."""
-        (self._bar.console if self._bar else self._console).print(text, highlight=False, soft_wrap=True, markup=False)
+        """Prints a line that stays, above the bar."""
+        print_plain(self._bar.console if self._bar else self._console, text)
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Stops the bar and leaves it on the screen."""
         if self._bar:
             self._bar.stop()
 
 
 def table_width(console: Console) -> int | None:
-    """The width to print a table at: all of it where no terminal sets a limit."""
+    """The width to print a table at; None where a terminal sets it."""
     return None if console.is_terminal else 160

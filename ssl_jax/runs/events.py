@@ -1,8 +1,9 @@
-"""TensorBoard events of a run: expendable, never waited for."""
+"""TensorBoard events of a run: expendable, so a failing disk never stops the run."""
 
 import contextlib
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -13,21 +14,22 @@ _FLUSH_SECONDS = 10
 
 
 class EventWriter:
-    """Writes scalars to a new events file; where the disk refuses, it gives up and the run goes on.
+    """Writes scalars to a new events file; gives up silently once the disk fails.
 
     Args:
         folder: where the file goes.
-        purge_step: TensorBoard forgets what earlier files hold from this step on.
+        purge_step: TensorBoard drops what earlier files hold from this step on.
 
     Attributes:
-        failure: what the disk said, once it has refused; else empty.
+        failure: the first error of the disk; empty while there is none.
     """
 
     def __init__(self, folder: Path, purge_step: int):
         self.failure = ""
         self._records = None
         self._flushed = time.monotonic()
-        # Here and not in tensorboardX's thread, whose queue blocks for ever once the thread has died of a full disk.
+        # Written here and not in tensorboardX's thread, whose queue blocks forever once a full disk
+        # has killed the thread.
         path = Path(folder) / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         with self._expendable():
             self._records = RecordWriter(str(path))
@@ -36,17 +38,17 @@ class EventWriter:
         self._write(Event(wall_time=time.time(), step=purge_step, session_log=start))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """One number at a step."""
+        """Writes one number at a step."""
         self._write(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         if self._records:
             with self._expendable():
                 self._records.close()
             self._records = None
 
-    def _write(self, event) -> None:
+    def _write(self, event: Event) -> None:
         if not self._records:
             return
         with self._expendable():
@@ -56,7 +58,7 @@ class EventWriter:
                 self._records.flush()
 
     @contextlib.contextmanager
-    def _expendable(self):
+    def _expendable(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""On record beside a run: when, how long, with which versions and on which devices it trained, start by start."""
+"""environment.json: when and how long a run trained, with which versions, on which devices."""
 
 import datetime
 import json
@@ -7,62 +7,84 @@ import time
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from ssl_jax.runs.metrics import write_atomically
 
 FILE = "environment.json"
-_PACKAGES = ("ssl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+_PACKAGES = (
+    "ssl_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "scikit-learn",
+)
 
 
 class Start:
-    """One start of a run: an entry at the end of environment.json, which holds a list of them.
+    """One start of a run: appends an entry to the list in environment.json.
 
     Args:
         folder: the run folder.
-        step: that the run begins at, or goes on from.
+        step: that the run starts or resumes at.
     """
 
-    def __init__(self, folder, step: int):
-        self._path, self._clock = Path(folder) / FILE, time.monotonic()
-        self._before = read(folder)
+    def __init__(self, folder: Path, step: int):
+        self._path = Path(folder) / FILE
+        self._start_time = time.monotonic()
+        self._previous = read(folder)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._entry = {"began": now, "seconds": 0.0, "first_step": step, "last_step": step, **here()}
+        self._entry = {
+            "began": now,
+            "seconds": 0.0,
+            "first_step": step,
+            "last_step": step,
+            **here(),
+        }
         self._write()
 
     def reached(self, step: int) -> None:
-        """The run has come to `step`."""
-        self._entry |= {"seconds": round(time.monotonic() - self._clock, 1), "last_step": step}
+        """Records that the run has reached `step`."""
+        seconds = round(time.monotonic() - self._start_time, 1)
+        self._entry |= {"seconds": seconds, "last_step": step}
         self._write()
 
-    def _write(self):
-        write_atomically(self._path, json.dumps([*self._before, self._entry], indent=2) + "\n")
+    def _write(self) -> None:
+        write_atomically(self._path, json.dumps([*self._previous, self._entry], indent=2) + "\n")
 
 
-def here() -> dict:
+def here() -> dict[str, Any]:
     """Versions, system and devices of this process."""
     devices = Counter(f"{d.platform}: {d.device_kind}" for d in jax.devices())
+    installed = {package: _version(package) for package in _PACKAGES}
+    versions = {package: number for package, number in installed.items() if number}
     return {
-        "versions": {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p))}},
+        "versions": {"python": platform.python_version(), **versions},
         "system": f"{platform.system()} {platform.machine()}",
         "devices": dict(devices),
         "processes": jax.process_count(),
     }
 
 
-def read(folder) -> list[dict]:
-    """The starts of a run folder; none where nothing readable is on record, which disturbs no run."""
+def read(folder: Path | str) -> list[dict[str, Any]]:
+    """The starts of a run folder; empty if environment.json is missing or unreadable."""
     path = Path(folder) / FILE
     try:
-        found = json.loads(path.read_text("utf-8")) if path.is_file() else []
+        starts = json.loads(path.read_text("utf-8")) if path.is_file() else []
     except (OSError, ValueError, RecursionError):
         return []
-    return [x for x in found if isinstance(x, dict)] if isinstance(found, list) else []
+    return (
+        [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+    )
 
 
-def _version(package):
+def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from its source, not installed
+    except PackageNotFoundError:  # run from a checkout, not installed
         return None

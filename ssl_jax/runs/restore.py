@@ -1,10 +1,12 @@
-"""A run folder read back: its config, its method, and the train state of one of its checkpoints."""
+"""Reads a run folder back: its config, its method, and the train state of a checkpoint."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax.build import Plan, build
@@ -24,7 +26,14 @@ PARTS = ("params", "batch_stats", "method", "step")  # what features and evaluat
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A trained run: `plan` (its last stage gives features, its data may lack images) and the `state` at `step`."""
+    """A trained run.
+
+    Attributes:
+        folder: the run folder.
+        plan: its parts; features come from the last stage, and its data may lack images.
+        state: the train state at `step`.
+        step: of the checkpoint.
+    """
 
     folder: Path
     plan: Plan
@@ -33,41 +42,45 @@ class Run:
 
     @property
     def epoch(self) -> float:
-        """Of the checkpoint."""
+        """The epoch of the checkpoint."""
         return self.step / self.plan.steps_per_epoch
 
 
-def config_of(workdir) -> dict[str, Any]:
+def config_of(workdir: Path | str) -> dict[str, Any]:
     """All settings of a run, as plain dicts.
 
     Raises:
-        SettingError: it is no run folder.
+        SettingError: `workdir` is not a run folder.
     """
     record = with_later_settings(run_folder.read_config(workdir))
-    return {k: _tuples(v) for k, v in record.items() if k not in BESIDE}
+    return {name: _tuples(value) for name, value in record.items() if name not in BESIDE}
 
 
-def config_for(workdir, evals) -> ConfigDict:
-    """The config of a run folder, for the evaluators `evals` alone where any are named.
+def config_for(workdir: Path | str, evals: Sequence[str]) -> ConfigDict:
+    """The config of a run folder; if `evals` names evaluators, with those instead of the run's.
 
-    They are there with all their settings, so that each can be given on the command line.
+    Each evaluator has all its settings, so that any can be overridden on the command line.
     """
     settings = config_of(workdir)
     if evals:
-        keys = {name.rpartition(".")[2]: name for name in evals}  # by the last part of a dotted name
-        settings["evals"] = {key: _settings(name, settings["evals"].get(key, {})) for key, name in keys.items()}
-        settings["best"] = f"eval/{next(iter(keys))}/"
+        names = {name.rpartition(".")[2]: name for name in evals}  # dotted: by the last part
+        settings["evals"] = {
+            key: _evaluator_settings(name, settings["evals"].get(key, {}))
+            for key, name in names.items()
+        }
+        settings["best"] = f"eval/{next(iter(names))}/"
     return ConfigDict(settings)
 
 
-def other_data(settings: dict, given: dict, own: Source) -> dict:
-    """The settings with `data` made that of other images, where `given` names other ones than a run's.
+def other_data(settings: dict[str, Any], given: dict[str, Any], own: Source) -> dict[str, Any]:
+    """`settings` with a fresh section `data` if `given` names other images than the run's.
 
-    A limit of the run's images, say, says nothing of others. Name, size and cache stay. Other images: another
-    `data.name`, or another folder of pictures; that a known set lies elsewhere (`data.dir`) changes nothing.
+    A limit on the run's images, say, does not apply to others; only name, size and cache are kept.
+    Other images are another `data.name`, or another folder of pictures. A known data set at another
+    place (`data.dir`) is the same images.
 
     Args:
-        settings: the run's own, with what is given.
+        settings: the run's, with what is given.
         given: settings of `data` from the command line, by name.
         own: the data of the run.
     """
@@ -78,44 +91,52 @@ def other_data(settings: dict, given: dict, own: Source) -> dict:
     return settings | {"data": settings_of(Source) | kept | given}
 
 
-def _settings(name: str, own: dict) -> dict:
-    """All settings of the evaluator `name`, for the run whose own settings of it are `own`."""
-    cls = choose("ssl_jax.evaluation", own.get("name", name), "--evals", "Evaluator")
-    named = {"name": name} if "." in name else {}
-    return settings_of(cls) | named | own
+def _evaluator_settings(name: str, recorded: dict[str, Any]) -> dict[str, Any]:
+    """All settings of the evaluator `name`; those the run has `recorded` override the defaults."""
+    cls = choose("ssl_jax.evaluation", recorded.get("name", name), "--evals", "Evaluator")
+    module = {"name": name} if "." in name else {}
+    return settings_of(cls) | module | recorded
 
 
-def open_run(workdir, mesh, which="latest") -> Run:
+def open_run(workdir: Path | str, mesh: Mesh, which: str | int = "latest") -> Run:
     """The run in `workdir` at a checkpoint, on the devices of `mesh`.
 
     Args:
-        workdir: a run folder; training may go on in it meanwhile.
-        mesh: of devices.
-        which: "latest", "best" (by the config's `best`, as far as it is kept), or a step.
+        workdir: a run folder; it may be training meanwhile.
+        mesh: the devices.
+        which: "latest", "best" (by the config's `best`, among the checkpoints kept), or a step.
 
     Raises:
-        SettingError: no run folder, no such checkpoint, or one that lacks what the config needs.
+        SettingError: no run folder, no such checkpoint, or one that lacks arrays of the config.
     """
     workdir = user_path(workdir, "--workdir")
     facts = run_folder.read_config(workdir).get(run_folder.FACTS)
     plan = build(config_of(workdir), stand_in(facts) if facts else None)
     source = CheckpointReader(workdir, _step(which, workdir, plan.settings.best), setting="workdir")
-    place = state_shardings(mesh, plan.shapes)
-    source.check(plan.shapes, PARTS, place)
-    fresh = jax.tree.map(lambda x, s: jax.device_put(jax.numpy.zeros(x.shape, x.dtype), s), plan.shapes, place)
-    state = source.load_into(fresh, place, PARTS, replicated(mesh))
+    shardings = state_shardings(mesh, plan.shapes)
+    source.check(plan.shapes, PARTS, shardings)
+    zeros = jax.tree.map(
+        lambda x, s: jax.device_put(jax.numpy.zeros(x.shape, x.dtype), s), plan.shapes, shardings
+    )
+    state = source.load_into(zeros, shardings, PARTS, replicated(mesh))
     source.close()
     return Run(workdir, plan, state, source.step)
 
 
-def _step(which: Any, workdir: Path, best: str) -> int | None:
+def _step(which: str | int, workdir: Path, best: str) -> int | None:
     if which == "latest":
         return None
     if which == "best":
-        kept = run_folder.steps_in(workdir)
-        scores = {r["step"]: r[best] for r in read_records(workdir) if best in r and r["step"] in kept}
+        steps = run_folder.steps_in(workdir)
+        scores = {
+            record["step"]: record[best]
+            for record in read_records(workdir)
+            if best in record and record["step"] in steps
+        }
         if not scores:
-            raise SettingError(f"{workdir} has no checkpoint with a score {best!r}; give latest or a step")
+            raise SettingError(
+                f"{workdir} has no checkpoint with a score {best!r}; give latest or a step"
+            )
         return max(scores, key=scores.get)
     try:
         return int(which)
@@ -123,8 +144,8 @@ def _step(which: Any, workdir: Path, best: str) -> int | None:
         raise SettingError(f"checkpoint={which!r}: give latest, best or a step") from error
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
     """JSON's lists as the tuples that configs hold."""
     if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
+        return {name: _tuples(item) for name, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,27 @@ from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.whole_config import SECTIONS
 
-# Beside the settings in config.json: the data's fingerprint, what `Dataset.facts` tells of them, and
-# the names of settings that the run had before there were settings for them.
+# Entries of config.json beside the settings: the data's fingerprint, its `Dataset.facts`, and the
+# names of settings that are younger than the run.
 FINGERPRINT, FACTS, KEPT = BESIDE
 
 
 @contextlib.contextmanager
-def claim(folder: Path, settings: dict, fingerprint: str, facts: dict | None = None):
-    """Holds the run folder for this process alone, once it is new or of a run that trains the same way.
+def claim(
+    folder: Path, settings: Mapping[str, Any], fingerprint: str, facts: Mapping | None = None
+) -> Iterator[None]:
+    """Locks the run folder for this process, if it is new or holds a run that trains the same way.
 
     The lock ends with the process, however that ends.
 
     Args:
         folder: the run folder.
-        settings: all of the run, as plain dicts.
-        fingerprint: of the data; `data.dir` may move, the images may not change.
-        facts: what else of the data goes on record, for those who read the run without it.
+        settings: all settings of the run, as plain dicts.
+        fingerprint: of the data; `data.dir` may move, but the images may not change.
+        facts: further facts of the data, for commands that read the run without its images.
+
+    Raises:
+        SettingError: the folder cannot be written, is in use, is damaged, or holds another run.
     """
     path = folder / "config.json"
     try:
@@ -39,146 +45,187 @@ def claim(folder: Path, settings: dict, fingerprint: str, facts: dict | None = N
         raise SettingError(f"workdir {folder} cannot be written: {error.strerror}") from error
     with lock:
         if not file_lock.locked(lock):
-            raise SettingError(f"another process is training in {folder}; name another folder with --workdir")
+            raise SettingError(
+                f"another process is training in {folder}; choose another folder with --workdir"
+            )
         new = json.loads(json.dumps(settings)) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
         _check_files(folder)
         if path.exists():
-            old = _recorded(path)
-            _same_training(new, old, path)
-            new |= {KEPT: names} if (names := list(_kept(old))) else {}
+            old = _read_record(path)
+            _check_same_training(new, old, path)
+            if kept := list(_kept_settings(old)):
+                new[KEPT] = kept
         write_atomically(path, json.dumps(new, indent=2) + "\n")
         yield
 
 
-def steps_in(folder) -> list[int]:
-    """The steps of a run folder's finished checkpoints, ascending; unfinished ones have longer names."""
-    return sorted(int(p.name) for p in (Path(folder) / "checkpoints").glob("*") if p.name.isdecimal())
+def steps_in(folder: Path | str) -> list[int]:
+    """The steps of a run folder's finished checkpoints, ascending."""
+    # Unfinished checkpoints have names that are not numbers.
+    paths = (Path(folder) / "checkpoints").glob("*")
+    return sorted(int(path.name) for path in paths if path.name.isdecimal())
 
 
 def _check_files(folder: Path) -> None:
-    """Raises SettingError where something else stands in the place of a file, or a run has lost its config.json."""
+    """Raises SettingError if something else is in place of a file, or config.json is lost."""
     for name in ("config.json", "metrics.jsonl", "environment.json"):
         if (folder / name).exists() and not (folder / name).is_file():
-            raise SettingError(f"{folder / name} is not a file; move it away, or name another folder with --workdir")
+            raise SettingError(
+                f"{folder / name} is not a file; move it away, "
+                "or choose another folder with --workdir"
+            )
     if steps_in(folder) and not (folder / "config.json").exists():
         raise SettingError(
-            f"{folder} has checkpoints and no config.json, so nothing tells what was trained there; put the file back, "
-            "or name another folder with --workdir"
+            f"{folder} has checkpoints but no config.json, so it is unknown what was trained "
+            "there; restore the file, or choose another folder with --workdir"
         )
 
 
-def read_config(folder) -> dict:
+def read_config(folder: Path | str) -> dict[str, Any]:
     """The config.json of a run folder: all settings, the data's fingerprint and facts.
 
     Raises:
-        SettingError: there is none, or it is damaged.
+        SettingError: it is missing or damaged.
     """
     path = user_path(folder, "--workdir") / "config.json"
     if not path.exists():
-        raise SettingError(f"{folder} is not a run folder: it has no config.json; name one that ssl_jax.main made")
-    return _recorded(path)
+        parent = path.parent.parent
+        others = [] if path.parent.exists() else _runs_in(parent, path.parent.name)
+        if others:
+            raise SettingError(f"{folder} does not exist; {parent} has {', '.join(others)}")
+        raise SettingError(
+            f"{folder} is not a run folder: it has no config.json; give one that ssl_jax.main made"
+        )
+    return _read_record(path)
 
 
-def _recorded(path) -> dict:
+def _runs_in(folder: Path, name: str) -> list[str]:
+    """Up to three run folders in `folder`, those whose names start with `name` first."""
+    try:
+        names = [path.parent.name for path in folder.glob("*/config.json")]
+    except OSError:  # only for a hint
+        return []
+    return sorted(names, key=lambda other: (not other.startswith(name), other))[:3]
+
+
+def _read_record(path: Path) -> dict[str, Any]:
     """The settings in a config.json.
 
     Raises:
-        SettingError: they cannot be read, or are not those of a run.
+        SettingError: the file cannot be read, or does not hold the settings of a run.
     """
     try:
-        if not path.is_file():  # a pipe would be read for ever
+        if not path.is_file():  # reading a pipe would never end
             raise ValueError("it is not a regular file")
         record = json.loads(path.read_text("utf-8"))
-        wrong = _not_of_a_run(record)
+        problem = _problem_with(record)
     except (ValueError, RecursionError, OSError) as error:
-        wrong = getattr(error, "strerror", None) or error
-    if wrong:
-        raise SettingError(f"{path} is damaged ({wrong}); put it right, or name another folder with --workdir")
+        problem = getattr(error, "strerror", None) or error
+    if problem:
+        raise SettingError(
+            f"{path} is damaged ({problem}); repair it, or choose another folder with --workdir"
+        )
     return record
 
 
-def _not_of_a_run(record) -> str:
-    """What tells that JSON is not the settings of a run; or nothing."""
+def _problem_with(record: Any) -> str:
+    """Why this JSON cannot be the settings of a run; empty if it can."""
     if not isinstance(record, dict):
-        return "it holds no settings"
+        return "it has no settings"
     for name in SECTIONS:
         if not isinstance(record.get(name, {}), dict):
-            return f"{name} is no section"
-    for section, part, needed in (("augment", record.get("augment"), "size"), ("optim", _groups(record), "pattern")):
-        if not isinstance(part, dict) or not all(isinstance(own, dict) and needed in own for own in part.values()):
-            return f"a part of {section} has no {needed}"
+            return f"{name} is not a section"
+    if not _all_have(record.get("augment"), "size"):
+        return "an entry of augment has no size"
+    if not _all_have(record.get("optim", {}).get("groups", {}), "pattern"):
+        return "an entry of optim.groups has no pattern"
     if not isinstance(record.get("method"), dict) or "name" not in record["method"]:
-        return "it names no method"
+        return "it has no method.name"
     try:
-        _kept(record)
+        _kept_settings(record)
     except (KeyError, TypeError, AttributeError):
-        return f"{KEPT} names settings that are not there"
+        return f"{KEPT} lists unknown settings"
     return ""
 
 
-def _groups(record):
-    return record.get("optim", {}).get("groups", {})
+def _all_have(section: Any, key: str) -> bool:
+    """Whether `section` is a dict of dicts that all contain `key`."""
+    return isinstance(section, dict) and all(
+        isinstance(entry, dict) and key in entry for entry in section.values()
+    )
 
 
-def with_kept_settings(settings: dict, folder: Path, given=()) -> tuple[dict, tuple[str, ...]]:
-    """The settings that a run in `folder` goes on with, and a note listing those that differ.
+def with_kept_settings(
+    settings: dict[str, Any], folder: Path, given: Collection[str] = ()
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The settings that a run in `folder` resumes with, and a note on those that differ.
 
-    A run that is older than a setting keeps what it did before there was one, whatever a config of today says.
+    A run older than a setting keeps its original behaviour, whatever today's config says.
 
     Args:
-        settings: of a complete config; they are changed in place.
+        settings: of a complete config; changed in place.
         folder: a run folder, or where one will be.
-        given: names of settings that were given by hand, and so are not replaced.
+        given: names of settings given by hand, which are not replaced.
 
     Raises:
-        SettingError: the config.json there is damaged, or a setting given by hand is not the run's.
+        SettingError: config.json is damaged, or a setting given by hand is not the run's.
     """
     path = Path(folder) / "config.json"
-    kept = _kept(_recorded(path)) if path.exists() else {}
+    kept = _kept_settings(_read_record(path)) if path.exists() else {}
     changed = []
     for name, value in kept.items():
         *sections, last = name.split(".")
         section = functools.reduce(lambda part, key: part.get(key, {}), sections, settings)
         if section.get(last, value) != value:
             if name in given:
-                raise _other(folder, name, value, section[last])
+                raise _conflict(folder, name, value, section[last])
             section[last] = value
             changed.append(f"{name}={value}")
     if not changed:
         return settings, ()
-    return settings, (f"{folder} is older than some settings, and keeps what it did: {', '.join(changed)}",)
+    values = ", ".join(changed)
+    note = f"{folder} is older than some settings and keeps its original behaviour: {values}"
+    return settings, (note,)
 
 
-def _kept(old: dict) -> dict[str, Any]:
-    """Settings that this config.json lacks, or lacked when the run began, with the values that the run uses."""
+def _kept_settings(old: dict[str, Any]) -> dict[str, Any]:
+    """Settings younger than the run that wrote this config.json, with the values it uses."""
     completed = with_later_settings(old)
     values = {
-        name: functools.reduce(lambda part, key: part[key], name.split("."), completed) for name in old.get(KEPT, ())
+        name: functools.reduce(lambda part, key: part[key], name.split("."), completed)
+        for name in old.get(KEPT, ())
     }
     return values | earlier_values(old)
 
 
-def _same_training(new: dict, old: dict, path: Path):
+def _check_same_training(new: dict[str, Any], old: dict[str, Any], path: Path) -> None:
     if old.get(FINGERPRINT, new[FINGERPRINT]) != new[FINGERPRINT]:
         raise SettingError(
-            f"{path.parent} was trained on other images than data.name={new['data']['name']!r} holds now; name another "
-            "folder with --workdir"
+            f"{path.parent} was trained on different images than data.name={new['data']['name']!r} "
+            "holds now; choose another folder with --workdir"
         )
-    for name, ours, theirs in _differences(*map(with_later_settings, (new, old))):
+    differences = _differences(with_later_settings(new), with_later_settings(old))
+    for name, new_value, old_value in differences:
         if name.split(".")[0] not in BESIDE and not only_observes(name):
-            raise _other(path.parent, name, theirs, ours)
+            raise _conflict(path.parent, name, old_value, new_value)
 
 
-def _other(folder, name, theirs, ours) -> SettingError:
+def _conflict(folder: Path, name: str, old_value: Any, new_value: Any) -> SettingError:
     return SettingError(
-        f"{folder} was trained with {name}={theirs!r}, not {ours!r}; name another folder with --workdir"
+        f"{folder} was trained with {name}={old_value!r}, not {new_value!r}; "
+        "choose another folder with --workdir"
     )
 
 
-def _differences(new, old, prefix=""):
+def _differences(
+    new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yields (whole name, new value, old value) of each setting that differs."""
     for key in sorted({*new, *old}):
-        ours, theirs, name = new.get(key), old.get(key), f"{prefix}{key}"
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            yield from _differences(ours, theirs, f"{name}.")
-        elif ours != theirs:
-            yield name, ours, theirs
+        name = f"{prefix}{key}"
+        new_value = new.get(key)
+        old_value = old.get(key)
+        if isinstance(new_value, dict) and isinstance(old_value, dict):
+            yield from _differences(new_value, old_value, f"{name}.")
+        elif new_value != old_value:
+            yield name, new_value, old_value

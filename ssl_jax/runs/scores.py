@@ -1,13 +1,15 @@
-"""Scores of a run: their names, the newest on record, and how they are shown."""
+"""Scores of a run: their names, the latest on record, and how they are shown."""
 
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
 from ssl_jax.runs.metrics import read_records
 
-# Prefix of the scores in metrics.jsonl, and how these features are called.
+# Prefix of the scores in metrics.jsonl -> display name of the features that were scored.
 FEATURES = {
     "pixels": "raw pixels",
     "untrained": "untrained encoder",
@@ -32,72 +34,102 @@ SCORES = {
     "probe/top1": "probe",
     "augmented/top1": "augmented",
 }
-MANY = 3  # an evaluator with more scores shows those of SCORES only; the others are on record
+MANY = 3  # of an evaluator with more scores than this only those in SCORES are shown
+
+Scores = Mapping[str, float]
+"""Scores by name, such as "knn/top1"."""
 
 
 def score_label(name: str) -> str:
-    """How a score (`knn/top1`) is shown."""
+    """The display name of a score (`knn/top1`)."""
     return SCORES.get(name, name)
 
 
-def shown_scores(rows: dict[str, dict]) -> list[str]:
-    """The scores of `rows` that are shown, the well-known ones first."""
-    found = dict.fromkeys(name for row in rows.values() for name in row)
-    counts = Counter(n.partition("/")[0] for n in found)
-    return [n for n in SCORES if n in found] + [
-        n for n in found if n not in SCORES and counts[n.partition("/")[0]] <= MANY
-    ]
+def shown_scores(rows: Mapping[str, Scores]) -> list[str]:
+    """The names of the scores in `rows` that are shown, those in `SCORES` first."""
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    counts = Counter(_evaluator(name) for name in names)
+    others = [n for n in names if n not in SCORES and counts[_evaluator(n)] <= MANY]
+    return [name for name in SCORES if name in names] + others
 
 
-def format_scores(scores: dict, *, every: bool = False) -> str:
-    """Scores by their full name ("eval/knn/top1") on one line: those of `shown_scores`, or `every` one."""
+def _evaluator(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def format_scores(scores: Scores, *, every: bool = False) -> str:
+    """Scores on one line, by their full names ("eval/knn/top1").
+
+    Args:
+        scores: the scores.
+        every: show all of them, to 4 significant digits; else those of `shown_scores`, to 4
+            decimals.
+    """
     short = {name.partition("/")[2]: value for name, value in scores.items()}
-    shown = list(short) if every else shown_scores({"": short})
-    return "  ".join(
-        f"{score_label(name)} {short[name]:.4g}" if every else f"{score_label(name)} {short[name]:.4f}"
-        for name in shown
-    )
+    names = list(short) if every else shown_scores({"": short})
+    digits = ".4g" if every else ".4f"
+    return "  ".join(f"{score_label(name)} {short[name]:{digits}}" for name in names)
 
 
-def score_table(title: str, rows: dict[str, dict]) -> Table:
-    """One row of scores for each kind of features, the best of each column in bold."""
-    shown = Table(title=escape(title), title_justify="left", title_style="")
-    shown.add_column("features")
-    columns = shown_scores(rows)
-    best = {n: max(row.get(n, float("-inf")) for row in rows.values()) for n in columns}
-    for name in columns:
-        shown.add_column(score_label(name), justify="right")
-    for key, row in rows.items():
-        cell = lambda n, row=row: f"[bold]{row[n]:.4f}[/]" if row[n] == best[n] else f"{row[n]:.4f}"
-        shown.add_row(key, *(cell(n) if n in row else "-" for n in columns))
-    return shown
+def score_table(title: str, rows: Mapping[str, Scores]) -> Table:
+    """A table with a row for each kind of features, the best score of each column in bold."""
+    table = Table(title=escape(title), title_justify="left", title_style="")
+    table.add_column("features")
+    names = shown_scores(rows)
+    best = {name: max(row.get(name, float("-inf")) for row in rows.values()) for name in names}
+    for name in names:
+        table.add_column(score_label(name), justify="right")
+    for label, row in rows.items():
+        table.add_row(label, *(_cell(row.get(name), best[name]) for name in names))
+    return table
 
 
-def compare_scores(rows: dict[str, dict]) -> list[str]:
-    """Plain sentences: where the last row is ahead of each other row, and where it is behind."""
-    *others, own = rows
+def _cell(score: float | None, best: float) -> str:
+    if score is None:
+        return "-"
+    return f"[bold]{score:.4f}[/]" if score == best else f"{score:.4f}"
+
+
+def compare_scores(rows: Mapping[str, Scores]) -> list[str]:
+    """Sentences that compare the last row with each of the others, score by score."""
+    *others, last = rows
     sentences = []
     for other in others:
-        gaps = {n: rows[own][n] - rows[other][n] for n in shown_scores(rows) if n in rows[own] and n in rows[other]}
-        signs = {n: (gap > 0) - (gap < 0) for n, gap in gaps.items()}
-        ahead, behind, level = (
-            ", ".join(f"{score_label(n)} ({gaps[n]:+.4f})" for n in gaps if signs[n] == sign) for sign in (1, -1, 0)
-        )
-        parts = (
-            f"ahead at {ahead}" * bool(ahead),
-            f"behind at {behind}" * bool(behind),
-            f"level at {level}" * bool(level),
-        )
-        sentences.append(f"against {other}, the {own} is {'; '.join(filter(None, parts))}")
+        gaps = {
+            name: rows[last][name] - rows[other][name]
+            for name in shown_scores(rows)
+            if name in rows[last] and name in rows[other]
+        }
+        groups = {
+            "better on": [name for name, gap in gaps.items() if gap > 0],
+            "worse on": [name for name, gap in gaps.items() if gap < 0],
+            "equal on": [name for name, gap in gaps.items() if not (gap > 0 or gap < 0)],
+        }
+        parts = []
+        for verdict, names in groups.items():
+            if names:
+                scores = ", ".join(_with_gap(name, gaps[name]) for name in names)
+                parts.append(f"{verdict} {scores}")
+        article = "the " if other == FEATURES["untrained"] else ""
+        sentences.append(f"compared with {article}{other}, the {last} is {'; '.join(parts)}")
     return sentences
 
 
-def latest_scores(folder) -> dict[str, dict]:
-    """The newest scores of each kind of features in a run folder: label -> {"knn/top1": ...}."""
-    found = {}
+def _with_gap(name: str, gap: float) -> str:
+    """The display name of a score, with its gap unless that is zero."""
+    return f"{score_label(name)} ({gap:+.4f})" if gap else score_label(name)
+
+
+def latest_scores(folder: Path | str) -> dict[str, dict[str, float]]:
+    """The latest scores of each kind of features in a run folder: label -> {"knn/top1": ...}."""
+    latest = {}
     for record in read_records(folder):
         for prefix, label in FEATURES.items():
-            own = {k.partition("/")[2]: v for k, v in record.items() if k.startswith(prefix + "/")}
-            if own:
-                found[label] = own
-    return {label: found[label] for label in FEATURES.values() if label in found}
+            scores = {
+                name.partition("/")[2]: value
+                for name, value in record.items()
+                if name.startswith(f"{prefix}/")
+            }
+            if scores:
+                latest[label] = scores
+    return {label: latest[label] for label in FEATURES.values() if label in latest}

@@ -1,4 +1,4 @@
-"""How programs are compiled: options for the CPU, and JAX's compilation cache, on by default in the commands."""
+"""Compiler options for the CPU, and JAX's compilation cache, which the commands turn on."""
 
 import hashlib
 import os
@@ -8,11 +8,12 @@ from pathlib import Path
 import jax
 
 
-def convolution_options() -> dict | None:
+def convolution_options() -> dict[str, str] | None:
     """Compiler options for programs full of convolutions; None, XLA's defaults, on a GPU or TPU.
 
-    XLA's CPU compiler gives most convolutions to YNNPACK, whose kernel gradients take 1.2 to 12 times as long as
-    those of the Eigen code that they replace (docs/performance.md). Matrix products stay with it.
+    XLA's CPU compiler gives most convolutions to YNNPACK, whose kernel gradients take 1.2 to 12
+    times as long as those of the Eigen code that they replace (docs/performance.md). Matrix
+    products stay with YNNPACK.
     """
     if jax.default_backend() != "cpu":
         return None
@@ -20,11 +21,12 @@ def convolution_options() -> dict | None:
 
 
 def enable_cache() -> None:
-    """Keeps compiled programs in ~/.cache/ssl_jax/xla (or under $XDG_CACHE_HOME).
+    """Caches compiled programs in ~/.cache/ssl_jax/xla (or under $XDG_CACHE_HOME).
 
-    JAX's own settings win: JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false
-    turns it off. Each kind of processor has a folder of its own, since CPU programs do not travel. Where nothing can be
-    written, programs are compiled anew.
+    JAX's own settings win: JAX_COMPILATION_CACHE_DIR names another folder,
+    JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. Each kind of processor has a folder of
+    its own, since CPU programs are not portable. If the folder cannot be written, there is no
+    cache.
     """
     if jax.config.jax_compilation_cache_dir:
         return
@@ -42,10 +44,10 @@ def enable_cache() -> None:
 
 
 def _processor() -> str:
-    """The architecture, and a hash of what the processor says it can do."""
+    """The architecture, and a hash of the processor's feature flags."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        able = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
-        able = platform.processor()
-    return f"{platform.machine()}-{hashlib.sha256(able.encode()).hexdigest()[:8]}"
+        features = platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"

@@ -1,8 +1,9 @@
-"""How the processes of one run end when one of them fails: all at once, each with a line that says why.
+"""If one process of a run fails, all end at once, each with a line that says why.
 
-By itself JAX lets the others wait until a connection breaks (on CPUs) or a heartbeat is missed (elsewhere). And process
-0, which serves them all, would take them with it, under pages from JAX's C++ code. So the one that fails says so
-before it goes, all listen, and process 0 goes last.
+Without this, JAX lets the others wait until a connection breaks (on CPUs) or a heartbeat is missed
+(elsewhere); and process 0, which runs the coordination service, would take them down under pages of
+messages from JAX's C++ code. So the process that fails announces it before it exits, all others
+listen, and process 0 exits last.
 """
 
 import contextlib
@@ -12,6 +13,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
 
@@ -20,13 +23,15 @@ from ssl_jax.runtime.memory import OutOfMemory
 from ssl_jax.runtime.storage import StorageError
 from ssl_jax.settings.resolve import SettingError
 
-_FAILED, _LEFT = "ssl_jax/failed", "ssl_jax/left/"
-_EVERY = 1.0  # seconds
+_FAILED = "ssl_jax/failed"  # key of the first failure in JAX's coordination service
+_LEFT = "ssl_jax/left/"  # folder of keys, one for each process that has exited
+_EVERY = 1.0  # seconds between looks for a failure elsewhere
 _PATIENCE = 5.0  # seconds that process 0 waits for the others
+_LOST = re.compile("gloo|nccl|unavailable|deadline_exceeded|coordination|connection", re.IGNORECASE)
 
 
 @contextlib.contextmanager
-def exit_together():
+def exit_together() -> Iterator[None]:
     """Within it, this process ends with exit code 1 as soon as another one has failed."""
     over = threading.Event()
     if processes.count() > 1:
@@ -37,50 +42,58 @@ def exit_together():
         over.set()
 
 
-def fail(error: BaseException, code: int):
-    """Ends this process with a line on `error`, or a traceback where a line would not do; and so all the others.
+def fail(error: BaseException, code: int) -> NoReturn:
+    """Ends this process, and so all others, with a line on `error`, or a traceback for a bug.
 
     With one process `error` is raised again.
     """
     if processes.count() == 1:
         raise error
-    said = " ".join(str(error).split())
-    own = isinstance(error, (SettingError, StorageError, OutOfMemory))
-    if not own and re.search("gloo|nccl|unavailable|deadline_exceeded|coordination|connection", said, re.IGNORECASE):
-        said = _told() or f"lost the other processes; start all again, to go on from the last checkpoint ({said[:160]})"
-    elif not own and not isinstance(error, (jax.errors.JaxRuntimeError, KeyboardInterrupt)):
+    message = " ".join(str(error).split())
+    expected = isinstance(error, (SettingError, StorageError, OutOfMemory))
+    if not expected and _LOST.search(message):
+        message = _failure_elsewhere() or (
+            "lost the other processes; restart all of them to resume from the last checkpoint "
+            f"({message[:160]})"
+        )
+    elif not expected and not isinstance(error, (jax.errors.JaxRuntimeError, KeyboardInterrupt)):
         traceback.print_exception(error)
-        said = f"{type(error).__name__}: {said}"
-    _leave(said, code)
+        message = f"{type(error).__name__}: {message}"
+    _leave(message, code)
 
 
-def _listen(over):
+def _listen(over: threading.Event) -> None:
     while not over.wait(_EVERY):
-        if said := _told():
-            _leave(said, 1)
+        if message := _failure_elsewhere():
+            _leave(message, 1)
 
 
-def _told() -> str | None:
-    """What another process that failed has said."""
-    with contextlib.suppress(Exception):  # nothing yet, or nobody there to ask
-        return f"ended with {processes.client().key_value_try_get(_FAILED)}"
+def _failure_elsewhere() -> str | None:
+    """One line on another process that has announced its failure; None if there is none."""
+    with contextlib.suppress(Exception):  # no such key yet, or process 0 is gone
+        return f"ended because of {processes.client().key_value_try_get(_FAILED)}"
     return None
 
 
-_leaving = threading.Lock()  # for good: the first of two threads that come has the word
+_leaving = threading.Lock()  # never released: only the first of two threads prints and exits
 
 
-def _leave(said, code):
+def _leave(message: str, code: int) -> NoReturn:
     _leaving.acquire()
-    number, client = jax.process_index(), processes.client()
-    print(f"error: {processes.name()}: {said}", file=sys.stderr)
-    with contextlib.suppress(Exception):  # another one was first, or nobody is there to be told
-        client.key_value_set(_FAILED, f"{processes.name()}: {said}")
+    number = jax.process_index()
+    client = processes.client()
+    print(f"error: {processes.name()}: {message}", file=sys.stderr)
+    with contextlib.suppress(Exception):  # another failure came first, or process 0 is gone
+        client.key_value_set(_FAILED, f"{processes.name()}: {message}")
     with contextlib.suppress(Exception):
         client.key_value_set(f"{_LEFT}{number}", "")
-        until = time.monotonic() + _PATIENCE
-        while not number and len(client.key_value_dir_get(_LEFT)) < processes.count() and time.monotonic() < until:
+        deadline = time.monotonic() + _PATIENCE
+        while (
+            number == 0
+            and len(client.key_value_dir_get(_LEFT)) < processes.count()
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.1)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # as others are gone, who would be waited for
+    os._exit(code)  # skip atexit: it would wait for dead peers

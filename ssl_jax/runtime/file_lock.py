@@ -1,11 +1,13 @@
-"""One process at a time makes what all will read."""
+"""File locks: one process at a time makes a file that all of them read."""
 
 import errno
 import os
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from ssl_jax.settings.text import printable
 
@@ -15,8 +17,8 @@ except ImportError:  # Windows has no such locks
     fcntl = None
 
 
-def opened(path: Path):
-    """The lock file of what is to be made at `path`.
+def opened(path: Path) -> TextIO:
+    """Opens the lock file of an artefact that will be made at `path`.
 
     Raises:
         OSError: the folder cannot be written.
@@ -25,11 +27,11 @@ def opened(path: Path):
     return lock_file(path.with_name(f".{path.stem}.lock"))
 
 
-def lock_file(path: Path):
-    """The file at `path`, made where there is none, open to be locked.
+def lock_file(path: Path) -> TextIO:
+    """Opens a lock file, and creates it if missing.
 
     Raises:
-        OSError: it cannot be written, or is no file: to open a pipe would wait for ever.
+        OSError: it cannot be written, or is not a regular file (opening a pipe would wait forever).
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, f"{path.name} is not a regular file", str(path))
@@ -37,15 +39,16 @@ def lock_file(path: Path):
 
 
 @contextmanager
-def held(lock, doing: str):
-    """Holds the file from `opened` for this process alone, of all that see it; those that wait say what for.
+def held(lock: TextIO, doing: str) -> Iterator[None]:
+    """Holds a lock from `opened`; while it waits, says what the other process is `doing`.
 
-    Whoever comes in looks first whether another has made it by now. The lock ends with the process. On a file system
-    without locks all are let in: each makes its own then, and the first one's stays.
+    Callers must re-check the artefact after acquiring the lock. The lock ends with the process. On
+    a file system without locks every process gets in and makes its own; the first one's stays.
     """
     with lock:
         if not locked(lock):
-            print(printable(f"waiting for another process that is {doing}"), file=sys.stderr, flush=True)
+            message = printable(f"waiting for another process that is {doing}")
+            print(message, file=sys.stderr, flush=True)
             while not locked(lock):
                 time.sleep(0.2)
         try:
@@ -55,13 +58,13 @@ def held(lock, doing: str):
                 os.unlink(lock.name)
 
 
-def locked(lock) -> bool:
-    """Whether this process has the lock of an open file now; also where the file system has no locks."""
+def locked(lock: TextIO) -> bool:
+    """Tries to lock an open file; True if this process has the lock, or locks do not exist here."""
     try:
         if fcntl:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass  # no locks here
+        pass  # the file system has no locks
     return True

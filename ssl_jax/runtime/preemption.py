@@ -1,19 +1,21 @@
-"""Ctrl-C and SIGTERM as a wish to stop: after the current step, or at once where nothing would be lost."""
+"""Ctrl-C and SIGTERM as a request to stop: after the current step, or sooner if nothing is lost."""
 
 import contextlib
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
 
-_PATIENCE = 5.0  # seconds that a computation in XLA, which no signal reaches, is waited for
+_PATIENCE = 5.0  # seconds to wait for a computation in XLA, which signals do not reach
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop, and did so in good order."""
+    """The run was asked to stop, and stopped with its state saved."""
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
@@ -21,7 +23,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Long work between two steps was left because of a signal; whoever began it decides what is saved."""
+    """A signal interrupted long work between two steps; the caller decides what to save."""
 
     def __init__(self, signum: int):
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
@@ -29,25 +31,31 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Within `with StopRequest() as stop:` the first signal sets `stop.signum`; a second one stops at once.
+    """Within `with StopRequest() as stop:` the first signal sets `stop.signum`.
 
-    Outside the main thread, where Python allows no handlers, it never sets anything. Of several processes one may be
-    told alone (a machine that is taken back), and all stop at the same question: JAX has its own handler of SIGTERM
-    for that, which is left in place, and is given Ctrl-C, too. They ask in step, each as often as the others.
+    A second signal stops at once. Outside the main thread, where Python allows no handlers, it
+    never sets anything.
+
+    Of several processes one alone may get the signal (a preempted machine), yet all must stop at
+    the same step. JAX's own handler of SIGTERM arranges that; it stays in place and also gets
+    Ctrl-C. The processes must call `asked` in step, equally often.
     """
 
     signum = 0
 
     def __enter__(self):
-        self._before, self._together, self._asked = {}, jax.process_count() > 1, 0
+        self._before = {}
+        self._distributed = jax.process_count() > 1
+        self._asked = 0
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT,) if self._together else (signal.SIGINT, signal.SIGTERM):
+            signals = (signal.SIGINT,) if self._distributed else (signal.SIGINT, signal.SIGTERM)
+            for signum in signals:
                 self._before[signum] = signal.signal(signum, self._receive)
         return self
 
     def asked(self) -> int:
         """The signal to stop for, or 0."""
-        if self._together:
+        if self._distributed:
             self._asked += 1
             if multihost_utils.reached_preemption_sync_point(self._asked):
                 self.signum = self.signum or signal.SIGTERM
@@ -56,33 +64,35 @@ class StopRequest:
         return self.signum
 
     def heed(self) -> None:
-        """Raises Interrupted where a stop is asked for."""
+        """Raises Interrupted if a stop was requested."""
         if signum := self.asked():
             raise Interrupted(signum)
 
     @contextlib.contextmanager
-    def leaving(self, leave):
-        """Within it, a signal that the main thread does not come to heed calls `leave(signum)` in another thread.
+    def leaving(self, leave: Callable[[int], None] | None) -> Iterator[None]:
+        """Within it, a signal that the main thread cannot heed calls `leave(signum)` in a thread.
 
-        Python runs no handler while XLA computes, which may take minutes; `leave` is to end the process. One process
-        only: several ask each other, and their computations wait for one another.
+        Python runs no signal handler while XLA computes, which may take minutes; `leave` must end
+        the process. Only with one process: several have to agree first, and their computations
+        wait for one another.
 
         Args:
-            leave: called some seconds after the signal, unless the block is over by then; None: never.
+            leave: called some seconds after the signal unless the block is over by then; None:
+                never called.
         """
-        if leave is None or not self._before or self._together:
+        if leave is None or not self._before or self._distributed:
             yield
             return
         over = threading.Event()
-        heard, told = socket.socketpair()
-        told.setblocking(False)
-        before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
 
-        def watch():
-            while signals := heard.recv(16):  # empty where the block is over
-                found = [signum for signum in signals if signum in self._before]
-                if found and not over.wait(_PATIENCE):
-                    leave(found[0])
+        def watch() -> None:
+            while signums := receiver.recv(16):  # empty once the sender is closed
+                stopping = [signum for signum in signums if signum in self._before]
+                if stopping and not over.wait(_PATIENCE):
+                    leave(stopping[0])
 
         thread = threading.Thread(target=watch, name="signals", daemon=True)
         thread.start()
@@ -91,17 +101,17 @@ class StopRequest:
         finally:
             over.set()
             signal.set_wakeup_fd(before)
-            told.close()  # ends the thread's wait
+            sender.close()  # ends the thread's wait
             thread.join()
-            heard.close()
+            receiver.close()
 
-    def _receive(self, signum, frame):
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self.signum:
             raise KeyboardInterrupt
         self.signum = signum
-        if self._together:
+        if self._distributed:
             signal.raise_signal(signal.SIGTERM)
-        sys.stderr.write("\nstopping as soon as nothing is lost; a second signal stops at once\n")
+        sys.stderr.write("\nstopping at the next safe point; a second signal stops at once\n")
 
     def __exit__(self, *_):
         for signum, handler in self._before.items():

@@ -1,4 +1,4 @@
-"""Disks that are full or fail."""
+"""Recognises errors of disks that are full or failing."""
 
 import errno
 import os
@@ -9,17 +9,18 @@ _WORDS = re.compile("no space left on device|disk quota exceeded|input/output er
 
 
 class StorageError(RuntimeError):
-    """The disk is full, or fails; the message is one line and names the last good checkpoint."""
+    """The disk is full or failing; the message is one line and names the last good checkpoint."""
 
 
 def storage_failure(error: BaseException | None) -> str:
-    """What the disk said, where `error` or one of its causes comes from a full or failing disk; else nothing."""
+    """The message of a disk error among `error` and its causes; empty if none is."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in _CODES:
             return os.strerror(error.errno)
-        if found := _WORDS.search(str(error)):  # orbax hands on only the text of what its threads met
-            return found[0]
+        # orbax passes on only the text of its threads' errors.
+        if match := _WORDS.search(str(error)):
+            return match[0]
         error = error.__cause__ or error.__context__
     return ""

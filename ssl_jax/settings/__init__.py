@@ -1,4 +1,4 @@
-"""Settings of a run: their defaults, the command line, and the way from a checked config to objects."""
+"""Settings of a run: defaults, config files, command-line flags, and objects built from them."""
 
 from ssl_jax.settings.resolve import SettingError
 

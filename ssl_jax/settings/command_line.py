@@ -1,9 +1,11 @@
-"""What all commands share: the --config flag, and their flags parsed, every mistake in one line."""
+"""Shared by all commands: the --config flag, and flag parsing with every mistake as one line."""
 
 import re
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -11,12 +13,31 @@ from ml_collections import ConfigDict, config_flags
 from ssl_jax.settings import config_files
 from ssl_jax.settings.resolve import SettingError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A config by its name or path, with :variant.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A config by its name or path, with :variant."
+)
+_CONVERSIONS = {  # what Python says of a value of the wrong type, and what to give
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "('Non-boolean argument to boolean flag'": "true or false",
+}
+_LISTED = 20  # settings of a section that a message lists, at most
 RUN_CONFIG = Path(__file__).parents[1] / "runs" / "config_file.py"
 
 
-def parse(argv, prepare, operands=False):
-    """absl's flags, with every mistake as one line and exit code 2."""
+def parse(
+    argv: list[str], prepare: Callable[[list[str]], list[str]], operands: bool = False
+) -> list[str]:
+    """Parses the flags with absl; a mistake ends the process with one line and exit code 2.
+
+    Args:
+        argv: the command line, program name first.
+        prepare: rewrites `argv` before parsing.
+        operands: whether arguments that are not flags are allowed.
+
+    Returns:
+        the program name and the operands.
+    """
     path = None
     try:
         argv, path = with_config_path(prepare(argv))
@@ -24,9 +45,11 @@ def parse(argv, prepare, operands=False):
         rest = flags.FLAGS(argv)
         if not isinstance(CONFIG.value, ConfigDict):
             kind = type(CONFIG.value).__name__
-            raise SettingError(f"--config={path}: get_config returns a value of type {kind}, not a ConfigDict")
+            raise SettingError(
+                f"--config={path}: get_config returns a value of type {kind}, not a ConfigDict"
+            )
         if len(rest) > 1 and not operands:
-            raise SettingError(f"{rest[1]!r} is not a flag; settings are given as --config.NAME=VALUE")
+            raise SettingError(f"{rest[1]!r} is not a flag; give settings as --config.NAME=VALUE")
         return rest
     except SettingError as error:
         fail(error, 2)
@@ -34,41 +57,91 @@ def parse(argv, prepare, operands=False):
         fail(_explained(error, argv, path), 2)
 
 
-def _explained(error, argv, path) -> str:
-    """One line on what absl, ml_collections or the config file `path` has raised."""
-    if isinstance(error, (AttributeError, KeyError)) and (message := unknown_setting(error, argv)):
-        return message
-    line, text, kind = _line_of(error, path), _text(error), type(error).__name__
-    told = line or "Traceback (most recent call last)" in str(error)
-    if isinstance(error, (flags.Error, TypeError, ValueError, OSError)) and not told:
-        return text
-    where = f"--config={path}, line {line}" if line else f"--config={path}"
-    return f"{where}: {text}" if told and not line else f"{where}: {kind}: {text}"
+def _explained(error: Exception, argv: list[str], path: Path | None) -> str:
+    """One line on an error raised by absl, ml_collections or the config file `path`."""
+    if isinstance(error, (AttributeError, KeyError)):
+        message = unknown_setting(error, argv)
+        if message:
+            return message
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return _text(error) + _meant_setting(error.flagname, argv)
+    line = _line_of(error, path)
+    text = _text(error)
+    from_config = line or "Traceback (most recent call last)" in str(error)
+    if isinstance(error, (flags.Error, TypeError, ValueError, OSError)) and not from_config:
+        return _wrong_type(text) or text
+    if line:
+        return f"--config={path}, line {line}: {type(error).__name__}: {text}"
+    if from_config:  # the text names the type of the error
+        return f"--config={path}: {text}"
+    return f"--config={path}: {type(error).__name__}: {text}"
 
 
-def _line_of(error, path) -> int | None:
-    """Where in the config file `path` an error arose; None where it is of another file."""
-    found = None
+def _wrong_type(text: str) -> str:
+    """absl's message about a value that Python cannot convert, in plain words; else empty."""
+    for reason, kind in _CONVERSIONS.items():
+        found = re.fullmatch(rf"flag (--[^=]+)=(.*): {re.escape(reason)}.*", text)
+        if found:
+            return f"{found[1]}={found[2]!r}: give {kind}"
+    return ""
+
+
+def _meant_setting(name: str, argv: list[str]) -> str:
+    """A hint if the unknown flag `name` is a setting that lacks its --config; else empty."""
+    section, rest = _walk(_config_of(argv), name.split("."))
+    if rest or section is None:
+        return ""
+    given = [arg.lstrip("-") for arg in joined(argv[1:], re.escape(name))]
+    value = next((arg for arg in given if arg.startswith(f"{name}=")), f"{name}=VALUE")
+    return f"; did you mean --config.{value}?"
+
+
+def _config_of(argv: list[str]) -> Any:
+    """The config that --config gives, without overrides; None if it cannot be read."""
+    try:
+        parser = flags.FLAGS["config"].parser
+        return parser.parse(_last_value(argv, "config"))
+    except Exception:  # for a hint only
+        return None
+
+
+def _walk(config: Any, names: list[str]) -> tuple[Any, list[str]]:
+    """The innermost value of a config that exists along `names`, and the names that remain."""
+    while names and isinstance(config, ConfigDict) and names[0] in config:
+        config, names = config[names[0]], names[1:]
+    return config, names
+
+
+def _line_of(error: Exception, path: Path | None) -> int | None:
+    """The line of the config file `path` that raised an error; None if it came from elsewhere."""
+    if path is None:
+        return None
     for cause in (error, error.__cause__, error.__context__):
-        frames = traceback.extract_tb(cause.__traceback__) if cause else ()
-        found = found or next(
-            (f.lineno for f in reversed(frames) if path and Path(f.filename) == path.absolute()), None
-        )
-    return found
+        if cause is None:
+            continue
+        for frame in reversed(traceback.extract_tb(cause.__traceback__)):
+            if Path(frame.filename) == path.absolute():
+                return frame.lineno
+    return None
 
 
-def _text(error) -> str:
-    """What an error says, without the traceback that ml_collections puts into its text."""
-    text = ": ".join(map(str, error.args)) if len(error.args) > 1 and not isinstance(error, OSError) else str(error)
+def _text(error: Exception) -> str:
+    """The message of an error, without the traceback that ml_collections puts into it."""
+    text = str(error)
+    if len(error.args) > 1 and not isinstance(error, OSError):
+        text = ": ".join(map(str, error.args))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if "Traceback (most recent call last)" in text else " ".join(lines)
 
 
-def with_config_path(argv) -> tuple[list[str], Path]:
-    """`argv` with --config first, its name ("swav:cifar10") as the path of the file; and that path.
+def with_config_path(argv: list[str]) -> tuple[list[str], Path]:
+    """Moves --config to the front and replaces its name ("swav:cifar10") by the path of the file.
+
+    Returns:
+        the new argument list, and the path.
 
     Raises:
-        SettingError: --config is missing or given twice, or there is no such file.
+        SettingError: --config is missing or given twice, or the file does not exist.
     """
     argv = joined(argv, "config")
     given = [arg for arg in argv[1:] if re.match("--?config=", arg)]
@@ -76,77 +149,111 @@ def with_config_path(argv) -> tuple[list[str], Path]:
     if len(given) > 1:
         raise SettingError(f"--config is given twice: {' and '.join(given)}; leave one out")
     value = given[0].partition("=")[2] if given else ""
+    for arg in others if not given else ():
+        if arg.partition(":")[0] in config_files.available():
+            raise SettingError(f"unexpected {arg!r}; did you mean --config={arg}?")
     name, colon, variant = value.partition(":")
     path = config_files.find(name)
     config_files.check(path)
     return [argv[0], f"--config={path}{colon}{variant}", *others], path
 
 
-def with_base(argv) -> list[str]:
-    """`argv` with --config.base=NAME also appended to the variant, FILE:VARIANT+NAME.
+def with_base(argv: list[str]) -> list[str]:
+    """Repeats the NAME of --config.base=NAME in the variant, FILE:VARIANT+NAME.
 
     The config file needs the base when it builds the config.
     """
     argv = joined(argv, r"config(\.base)?")
-    named = [i for i, arg in enumerate(argv) if re.match("--?config=", arg)]
+    positions = [i for i, arg in enumerate(argv) if re.match("--?config=", arg)]
     bases = [arg.partition("=")[2] for arg in argv if re.match(r"--?config\.base=", arg)]
-    if not (named and bases):
+    if not (positions and bases):
         return argv
-    path, _, variant = argv[named[-1]].partition(":")
+    last = positions[-1]
+    path, _, variant = argv[last].partition(":")
     variant = variant.partition("+")[0] or "digits"
-    return [*argv[: named[-1]], f"{path}:{variant}+{bases[-1]}", *argv[named[-1] + 1 :]]
+    return [*argv[:last], f"{path}:{variant}+{bases[-1]}", *argv[last + 1 :]]
 
 
-def joined(argv, names: str) -> list[str]:
-    """`argv` with "--NAME VALUE" as "--NAME=VALUE" for the flags that the pattern `names` matches."""
+def joined(argv: Iterable[str], names: str) -> list[str]:
+    """Joins "--NAME VALUE" to "--NAME=VALUE" for the flags that match the pattern `names`."""
     args = iter(argv)
-    return [f"{arg}={next(args, '')}" if re.fullmatch(f"--?({names})", arg) else arg for arg in args]
+    return [
+        f"{arg}={next(args, '')}" if re.fullmatch(f"--?({names})", arg) else arg for arg in args
+    ]
 
 
-def with_run(argv) -> list[str]:
-    """`argv` with --config naming the settings of the run of --workdir; --data.NAME stands for --config.data.NAME.
+def with_run(argv: list[str]) -> list[str]:
+    """Adds a --config with the settings of the run in --workdir.
 
-    The settings have the evaluators that --evals names, of commands that have this flag; those of the run without it.
+    --data.NAME becomes --config.data.NAME. The evaluators are those of --evals if the command has
+    that flag, else those of the run.
 
     Raises:
-        SettingError: no --workdir.
+        SettingError: no --workdir, or a --config.
     """
-    argv = joined((re.sub(r"^--?data\.", "--config.data.", arg) for arg in argv), "workdir|evals|config")
-    last = lambda name: next((arg.partition("=")[2] for arg in argv[::-1] if re.match(f"--?{name}=", arg)), "")
-    workdir, evals = last("workdir"), last("evals")
+    full_names = [re.sub(r"^--?data\.", "--config.data.", arg) for arg in argv]
+    argv = joined(full_names, "workdir|evals|config")
+    workdir = _last_value(argv, "workdir")
     if not workdir:
         raise SettingError("--workdir is missing; name a run folder")
     if any(re.match("--?config=", arg) for arg in argv):
         raise SettingError("--config: this command takes the settings of the run; leave it out")
+    evals = _last_value(argv, "evals")
     return [argv[0], f"--config={RUN_CONFIG}:{workdir}::{evals}", *argv[1:]]
 
 
-def unknown_setting(error, argv) -> str:
-    """Which flag named a setting that is not there, with what ml_collections says of it; or nothing."""
-    said = str(error.args[0]) if error.args else ""
+def _last_value(argv: list[str], name: str) -> str:
+    """The value of a flag; the last one counts, as in absl."""
+    values = [arg.partition("=")[2] for arg in argv if re.match(f"--?{name}=", arg)]
+    return values[-1] if values else ""
+
+
+def unknown_setting(error: Exception, argv: list[str]) -> str:
+    """Names the flag with an unknown setting, with ml_collections' suggestion; else empty."""
+    message = str(error.args[0]) if error.args else ""
     names = [arg.partition("=")[0].lstrip("-") for arg in argv[1:]]
-    wrong = next((n for n in names if n.startswith("config.") and n.rpartition(".")[2] in said), None)
-    if wrong is None:  # a section that is not there
-        wrong = next((n for n in names if n.startswith("config.") and said.strip("'\"") in n.split(".")[1:]), None)
-    near = re.search(r'Did you mean "(\w+)"', said)
-    hint = f"; did you mean {near[1]!r}?" if near else ""
-    return f"--{wrong} is not a setting{hint}" if wrong else ""
+    names = [name for name in names if name.startswith("config.")]
+    settings = [name for name in names if name.rpartition(".")[2] in message]
+    unknown_section = message.partition("\n")[0].strip("'\"")
+    sections = [name for name in names if unknown_section in name.split(".")[1:]]
+    if not (settings or sections):
+        return ""
+    suggestion = re.search(r'Did you mean "(\w+)"', message)
+    name = (settings or sections)[0]
+    hint = f"; did you mean {suggestion[1]!r}?" if suggestion else _siblings(name, argv)
+    return f"--{name} is not a setting{hint}"
 
 
-def config_name() -> tuple[str, str, dict]:
+def _siblings(name: str, argv: list[str]) -> str:
+    """A list of the settings of the section that lacks `name`; empty if there are too many."""
+    names = name.split(".")[1:]
+    section, rest = _walk(_config_of(argv), names)
+    path = ".".join(names[: len(names) - len(rest)])
+    if not path or not rest or not isinstance(section, ConfigDict):
+        return ""
+    if not 0 < len(section) <= _LISTED:
+        return ""
+    return f"; {path} has {', '.join(sorted(section))}"
+
+
+def config_name() -> tuple[str, str, dict[str, Any]]:
     """Stem of the config file, variant, and the overrides given on the command line."""
     flag = flags.FLAGS["config"]
     path, _, variant = config_flags.get_config_filename(flag).partition(":")
     return Path(path).stem, variant, config_flags.get_override_values(flag)
 
 
-def overrides(section: str) -> dict:
-    """Those of one section that were given on the command line, by name."""
-    return {k.partition(".")[2]: v for k, v in config_name()[2].items() if k.startswith(f"{section}.")}
+def overrides(section: str) -> dict[str, Any]:
+    """The command-line overrides of one section, by name within the section."""
+    return {
+        name.partition(".")[2]: value
+        for name, value in config_name()[2].items()
+        if name.startswith(f"{section}.")
+    }
 
 
-def fail(error, code: int):
-    """One line on standard error, then the end."""
+def fail(error: Exception | str, code: int) -> NoReturn:
+    """Prints an error as one line on standard error, and exits."""
     line = " ".join(str(error).split())
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)

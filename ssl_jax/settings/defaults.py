@@ -1,20 +1,25 @@
 """Every setting of a run with its default. The files in `configs/` start from here.
 
-Each section is made from the dataclass that it fills, whose docstring explains the settings:
+Each section of a config is made from a dataclass, whose docstring explains the settings;
+docs/settings.md lists them all.
 
     top level       settings.run_settings.RunSettings
     data            data.source.Source
     augment.NAME    data.augment.View
-    model           the backbones in models/; `bn_groups`, `bn_momentum` and `init` (their `conv_init`) are shared
+    model           the backbones in models/; all share `bn_groups`, `bn_momentum` and `init`
+                    (their field `conv_init`)
     head            models.layers.Head
     method          the methods in methods/
     positives       the positives in positives/
-    optim           optim.settings: OptimSettings, ScheduleSettings, and GroupSettings for optim.groups.NAME
+    optim           optim.settings: OptimSettings, ScheduleSettings, and GroupSettings for
+                    optim.groups.NAME
     evals.NAME      the evaluators in evaluation/
-    stages.NAME     `until_epoch`, and overrides of method, positives, augment or optim that hold until then; 0: never
+    stages.NAME     `until_epoch`, and overrides of method, positives, augment or optim that apply
+                    until then; until_epoch=0 skips the stage
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -27,12 +32,12 @@ from ssl_jax.settings.resolve import SettingError, available, choose
 from ssl_jax.settings.run_settings import RunSettings
 from ssl_jax.settings.sections import settings_of
 
-EVALUATORS = ("knn", "linear", "clustering")  # that score every run, unless its config names others
-FROM_MODEL = ("bn_groups", "bn_momentum")  # settings of `model` that the head takes, too
+EVALUATORS = ("knn", "linear", "clustering")  # score every run unless its config names others
+FROM_MODEL = ("bn_groups", "bn_momentum")  # settings of `model` that apply to the head as well
 
 
 def get_config() -> ConfigDict:
-    """Settings common to all methods; `method` and `augment` are left to the config file."""
+    """Settings common to all methods; the config file adds `method` and `augment`."""
     config = ConfigDict(settings_of(RunSettings))
     config.data = settings_of(Source)
     config.augment = {}
@@ -48,7 +53,10 @@ def get_config() -> ConfigDict:
 
 @functools.cache
 def shared_model_settings() -> dict[str, Any]:
-    """The settings of all backbones of the library at their defaults; a backbone ignores those that it lacks."""
+    """The settings of all the library's backbones at their defaults.
+
+    A backbone ignores the settings that it lacks.
+    """
     shared = {}
     for backbone in available("ssl_jax.models", "Backbone").values():
         shared |= model_settings(backbone)
@@ -58,57 +66,67 @@ def shared_model_settings() -> dict[str, Any]:
 def model_settings(backbone: type) -> dict[str, Any]:
     """The settings of one backbone at their defaults, by their names in the section `model`."""
     settings = settings_of(backbone)
-    if "conv_init" in settings:  # every Flax module has a function `init`
+    if "conv_init" in settings:  # a Flax module cannot have a field `init`
         settings["init"] = settings.pop("conv_init")
     return settings
 
 
-def method(name: str, **changes) -> dict[str, Any]:
-    """The section `method`: all settings of the method `name` at their defaults, except for `changes`."""
-    return {"name": name} | settings_of(choose("ssl_jax.methods", name, "method.name", "Method"), **changes)
+def method(name: str, **changes: Any) -> dict[str, Any]:
+    """The section `method` for the method `name`: its defaults, updated by `changes`."""
+    cls = choose("ssl_jax.methods", name, "method.name", "Method")
+    return {"name": name} | settings_of(cls, **changes)
 
 
-def positives(name: str, **changes) -> dict[str, Any]:
-    """The section `positives`, likewise."""
-    return {"name": name} | settings_of(choose("ssl_jax.positives", name, "positives.name", "Positives"), **changes)
+def positives(name: str, **changes: Any) -> dict[str, Any]:
+    """The section `positives` for positives `name`: their defaults, updated by `changes`."""
+    cls = choose("ssl_jax.positives", name, "positives.name", "Positives")
+    return {"name": name} | settings_of(cls, **changes)
 
 
-def evaluator(name: str, **changes) -> dict[str, Any]:
-    """A section of `evals`, likewise."""
-    named = {"name": name} if "." in name else {}
-    return named | settings_of(choose("ssl_jax.evaluation", name, "evals", "Evaluator"), **changes)
+def evaluator(name: str, **changes: Any) -> dict[str, Any]:
+    """A section of `evals` for the evaluator `name`: its defaults, updated by `changes`."""
+    cls = choose("ssl_jax.evaluation", name, "evals", "Evaluator")
+    name_setting = {"name": name} if "." in name else {}
+    return name_setting | settings_of(cls, **changes)
 
 
-def view(size: int, **changes) -> dict[str, Any]:
-    """A group of views in `augment`, likewise."""
+def view(size: int, **changes: Any) -> dict[str, Any]:
+    """A group of views in `augment`: the defaults of `View`, updated by `changes`."""
     return settings_of(View, size=size, **changes)
 
 
-def digits_view(**changes) -> dict[str, Any]:
-    """A view for handwritten digits of 8x8 pixels: a crop keeps most of a digit, and only its contrast changes."""
+def digits_view(**changes: Any) -> dict[str, Any]:
+    """A view for 8x8 handwritten digits: crops keep most of a digit, jitter varies contrast."""
     shape = dict(scale=(0.6, 1.0), ratio=(3 / 5, 5 / 3), flip=0.0)
     colours = dict(jitter=1.0, brightness=0.6, contrast=0.6, saturation=0.0, hue=0.0, grayscale=0.0)
     return view(8, **shape | colours | changes)
 
 
-def group(pattern: str, **changes) -> dict[str, Any]:
-    """A group of parameters in `optim.groups`, likewise."""
+def group(pattern: str, **changes: Any) -> dict[str, Any]:
+    """A group in `optim.groups`: the defaults of `GroupSettings`, updated by `changes`."""
     return settings_of(GroupSettings, pattern=pattern, **changes)
 
 
 def line_cosine(config: ConfigDict, *, warmup: float, cosine: float) -> None:
-    """The schedule `line_cosine` with parts that are shares of `config.epochs`, also where those are overridden."""
+    """Sets the schedule `line_cosine`, with `warmup` and `cosine` as fractions of `config.epochs`.
+
+    The lengths follow an override of `config.epochs`.
+    """
     epochs = config.get_oneway_ref("epochs").to_float()
-    config.optim.schedule.update(name="line_cosine", warmup_epochs=epochs * warmup, cosine_epochs=epochs * cosine)
+    config.optim.schedule.update(
+        name="line_cosine", warmup_epochs=epochs * warmup, cosine_epochs=epochs * cosine
+    )
 
 
-def by_name(*variants) -> dict:
-    """The variants of a config file, functions of a config, by their names; `VARIANTS` of the file."""
+def by_name(*variants: Callable[[ConfigDict], None]) -> dict[str, Callable[[ConfigDict], None]]:
+    """The `VARIANTS` of a config file: functions that change a config, by their names."""
     return {variant.__name__: variant for variant in variants}
 
 
-def apply_variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
-    """`config` after `variants[name](config)`, for the part of --config=NAME:VARIANT behind the colon.
+def apply_variant(
+    config: ConfigDict, name: str, variants: dict[str, Callable[[ConfigDict], None]]
+) -> ConfigDict:
+    """Applies the variant of --config=NAME:VARIANT to `config`, and returns it.
 
     Raises:
         SettingError: no such variant; lists those that exist.
@@ -120,9 +138,17 @@ def apply_variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
 
 
 _PLACES = ("data.dir", "data.cache", "data.download", "data.store", "data.workers")
-_OBSERVING = ("evals", "eval_epochs", "checkpoint_epochs", "keep_checkpoints", "log_steps", "baselines", "best")
+_OBSERVING = (
+    "evals",
+    "eval_epochs",
+    "checkpoint_epochs",
+    "keep_checkpoints",
+    "log_steps",
+    "baselines",
+    "best",
+)
 
 
 def only_observes(name: str) -> bool:
-    """Whether the setting `name` ("evals.knn.k", "data.dir") leaves the training as it is."""
+    """Whether the setting `name` ("evals.knn.k", "data.dir") does not affect training."""
     return name.split(".")[0] in _OBSERVING or name in _PLACES

@@ -1,7 +1,8 @@
-"""What --help prints: what the command does, its flags, the configs and where settings are listed."""
+"""The text of --help: what the command does, its flags, and the configs."""
 
 import inspect
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
@@ -9,7 +10,8 @@ from absl import flags
 from ssl_jax.settings import config_files
 
 _FOREIGN = ("absl", "ml_collections", "grain", "tensorflow", "jax", "etils", "orbax")
-_INDENT, _WIDTH = 26, 100
+_INDENT = 26  # column where the meaning of a flag starts
+_WIDTH = 100
 
 
 def help_text(docstring: str | None, takes_config: bool) -> str:
@@ -17,40 +19,51 @@ def help_text(docstring: str | None, takes_config: bool) -> str:
 
     Args:
         docstring: of the command's module.
-        takes_config: whether the command takes any config, and not only that of a run.
+        takes_config: whether the command takes any config; otherwise it takes that of a run.
     """
-    rows = [(_usage(flag), _meaning(flag)) for flag in _own_flags()]
-    listed = Path(__file__).with_name("defaults.py")
-    settings = f"Any setting, as in --config.epochs=20; {listed} names the class that explains each section."
+    entries = [(_usage(flag), _meaning(flag)) for flag in _project_flags()]
     if takes_config:
-        rows.insert(0, ("--config=NAME[:VARIANT]", "One of the configs below, or the path of a file of your own."))
-        rows.insert(1, ("--config.SETTING=VALUE", settings))
-    parts = [inspect.cleandoc(docstring or ""), "flags:\n" + "\n".join(_row(*row) for row in rows)]
+        file = Path(__file__).with_name("defaults.py")
+        entries = [
+            ("--config=NAME[:VARIANT]", "A config below, or the path of a config file."),
+            (
+                "--config.SETTING=VALUE",
+                "Any setting, such as --config.epochs=20. docs/settings.md lists them all; "
+                f"{file} names the class that explains each section.",
+            ),
+            *entries,
+        ]
+    listing = "\n".join(_entry(usage, meaning) for usage, meaning in entries)
+    parts = [inspect.cleandoc(docstring or ""), f"flags:\n{listing}"]
     if takes_config:
-        parts.append("configs and their variants, the default first:\n" + "\n".join(_configs()))
+        parts.append("configs and their variants, default first:\n" + "\n".join(_configs()))
     return "\n\n".join(parts)
 
 
-def _own_flags():
-    """The flags that the command defines, in their order."""
-    by_module = flags.FLAGS.flags_by_module_dict()
-    own = [flag for module, found in by_module.items() if not module.startswith(_FOREIGN) for flag in found]
-    return [flag for flag in own if flag.name != "config"]
+def _project_flags() -> list[flags.Flag]:
+    """The flags that the command's own modules define, in their order."""
+    return [
+        flag
+        for module, module_flags in flags.FLAGS.flags_by_module_dict().items()
+        if not module.startswith(_FOREIGN)
+        for flag in module_flags
+        if flag.name != "config"
+    ]
 
 
-def _usage(flag):
+def _usage(flag: flags.Flag) -> str:
     if flag.boolean:
         return f"--[no]{flag.name}"
     return f"--{flag.name}={flag.name.upper()}"
 
 
-def _meaning(flag):
-    default = flag.default_as_str or "''"
-    shown = flag.default not in (None, "", 0, -1, False)
-    return f"{flag.help} (default {default.strip(chr(39))})" if shown else flag.help
+def _meaning(flag: flags.Flag) -> str:
+    if flag.default in (None, "", 0, -1, False):
+        return flag.help
+    return f"{flag.help} (default {flag.default_as_str.strip(chr(39))})"
 
 
-def _row(usage, meaning):
+def _entry(usage: str, meaning: str) -> str:
     lines = textwrap.wrap(meaning, _WIDTH - _INDENT, break_long_words=False, break_on_hyphens=False)
     first = f"  {usage:<{_INDENT - 3}} "
     if len(first) > _INDENT:
@@ -58,6 +71,6 @@ def _row(usage, meaning):
     return "\n".join([first + lines[0], *(" " * _INDENT + line for line in lines[1:])])
 
 
-def _configs():
+def _configs() -> Iterator[str]:
     for name, path in config_files.available().items():
-        yield _row(name, " ".join(config_files.variants(path)) or "-")
+        yield _entry(name, " ".join(config_files.variants(path)) or "-")

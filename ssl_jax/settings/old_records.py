@@ -1,4 +1,4 @@
-"""The config.json of runs that are older than some of the settings."""
+"""Reads the config.json of runs made before some settings existed."""
 
 import json
 from collections.abc import Iterator
@@ -6,11 +6,12 @@ from typing import Any
 
 from ssl_jax.settings.whole_config import with_defaults
 
-BESIDE = ("data_fingerprint", "data_facts", "kept_settings")  # what config.json holds beside settings
+# Entries of config.json that are not settings.
+BESIDE = ("data_fingerprint", "data_facts", "kept_settings")
 
-# Settings added later, or whose default has changed, with the value that older runs used. By their
-# dotted names; in brackets the name of the method, positives or evaluator that has the setting; a
-# star stands for each section of evaluators.
+# Settings added later, or whose default has changed, with the value that older runs used. Keys are
+# dotted names; brackets hold the name of the method, positives or evaluator with the setting; a
+# star stands for any section of evaluators.
 EARLIER_VALUES: dict[str, Any] = {
     "model.init": "torchvision",
     "model.bn_momentum": 0.1,
@@ -24,54 +25,54 @@ EARLIER_VALUES: dict[str, Any] = {
 }
 
 
-def with_later_settings(record: dict) -> dict:
-    """The settings of a config.json, any missing one filled in at the value that the run had before it existed.
+def with_later_settings(record: dict[str, Any]) -> dict[str, Any]:
+    """Completes a config.json: missing settings get the value that the run effectively used.
 
-    Evaluators stay those that the run had. Sections of a user's own part that is not there any more stay as they are.
+    The run's evaluators are kept; so are sections of a user's part whose module no longer exists.
 
     Args:
-        record: settings as JSON keeps them, and what else config.json holds; unchanged.
+        record: the content of config.json, settings and other entries; not modified.
 
     Raises:
-        SettingError: the record has a setting that there is not.
+        SettingError: the record has an unknown setting.
     """
     for name, value in earlier_values(record).items():
         record = _with(record, name, value)
     return _completed(record)
 
 
-def earlier_values(record: dict) -> dict[str, Any]:
-    """The entries of `EARLIER_VALUES` that apply to a config.json, whose settings it lacks, by plain dotted names."""
-    values = {}
-    for pattern, value in EARLIER_VALUES.items():
-        for name in _lacking(record, pattern.split(".")):
-            values[name] = value
-    return values
+def earlier_values(record: dict[str, Any]) -> dict[str, Any]:
+    """The `EARLIER_VALUES` of settings that a config.json lacks, by plain dotted names."""
+    return {
+        name: value
+        for pattern, value in EARLIER_VALUES.items()
+        for name in _missing(record, pattern.split("."))
+    }
 
 
-def _lacking(section: dict, path: list[str]) -> Iterator[str]:
-    """The dotted names that `path` stands for in a section, of settings that the section lacks."""
+def _missing(section: dict[str, Any], path: list[str]) -> Iterator[str]:
+    """Dotted names that match `path` in a section, of settings that the section lacks."""
     first, *rest = path
     if not rest:
         if first not in section:
             yield first
         return
-    key, _, kind = first.rstrip("]").partition("[")
+    key, _, part = first.rstrip("]").partition("[")
     for name in list(section) if key == "*" else [key]:
         inner = section.get(name)
-        if isinstance(inner, dict) and kind in ("", inner.get("name", name)):
-            yield from (f"{name}.{below}" for below in _lacking(inner, rest))
+        if isinstance(inner, dict) and part in ("", inner.get("name", name)):
+            yield from (f"{name}.{below}" for below in _missing(inner, rest))
 
 
-def _completed(record: dict) -> dict:
-    """`record` with today's defaults for the settings that it lacks; what is no setting stays."""
+def _completed(record: dict[str, Any]) -> dict[str, Any]:
+    """`record` with today's defaults for missing settings."""
     settings = {name: value for name, value in record.items() if name not in BESIDE}
     settings.setdefault("evals", {})
-    whole = with_defaults(settings, parts_may_be_missing=True)
-    return record | json.loads(json.dumps(whole))  # tuples as the lists that JSON makes of them
+    settings = with_defaults(settings, parts_may_be_missing=True)
+    return record | json.loads(json.dumps(settings))  # JSON has lists in place of tuples
 
 
-def _with(section, path, value):
+def _with(section: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     """`section` with `value` at the dotted `path`."""
     first, _, rest = path.partition(".")
     return section | {first: _with(section[first], rest, value) if rest else value}

@@ -1,4 +1,4 @@
-"""Paths as users give them."""
+"""Paths given by users."""
 
 import errno
 import os
@@ -8,46 +8,52 @@ from pathlib import Path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
-_SHOWN = 80  # characters of a path in a message, at most
-_REFUSED = (errno.ENAMETOOLONG, errno.EACCES)
+_LONGEST_SHOWN = 80  # characters of a path in a message
+_UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES)
 
 
-def user_path(text, setting: str) -> Path:
-    """`text` as a path, its leading ~ expanded; the path need not exist.
+def user_path(text: str | os.PathLike[str], setting: str) -> Path:
+    """`text` as a path with a leading ~ expanded; the path need not exist.
 
     Args:
         text: a string or a path.
-        setting: what gave it, for messages, such as "data.dir" or "--out".
+        setting: its origin, for messages, such as "data.dir" or "--out".
 
     Raises:
-        SettingError: no file can have this path: it is the home of an unknown user, has a character that no path
-            may have, or is too long; or a folder on the way may not be entered.
+        SettingError: no file can have this path (home of an unknown user, invalid character, too
+            long), or access to a folder on the way is denied.
     """
     try:
         path = Path(text).expanduser()
         os.lstat(path)
     except RuntimeError as error:
-        raise _refused(text, setting, "there is no such user") from error
+        raise _unusable(text, setting, "there is no such user") from error
     except ValueError as error:
-        raise _refused(text, setting, "no path can have such a character") from error
+        raise _unusable(text, setting, "no path can have such a character") from error
     except OSError as error:
-        if error.errno in _REFUSED:
-            raise _refused(text, setting, error.strerror) from error
+        if error.errno in _UNUSABLE:
+            raise _unusable(text, setting, error.strerror) from error
     return path
 
 
 def check_writable(path: Path, setting: str) -> None:
-    """Raises SettingError where no file can be made at `path`, or beside it under a somewhat longer name."""
+    """Checks that files can be created beside `path`, even under a slightly longer name.
+
+    Raises:
+        SettingError: they cannot.
+    """
     probe = path.with_name(f".{path.name}-{secrets.token_hex(4)}-new")
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise SettingError(f"{setting}={printable(path)} cannot be written ({error.strerror})") from error
+        raise SettingError(
+            f"{setting}={printable(path)} cannot be written ({error.strerror})"
+        ) from error
 
 
-def _refused(text, setting, why) -> SettingError:
+def _unusable(text: str | os.PathLike[str], setting: str, reason: str) -> SettingError:
     shown = printable(text)
-    if len(shown) > _SHOWN:
-        shown = f"{shown[: _SHOWN - 3]}..."
-    return SettingError(f"{setting}={shown} cannot be used ({why}); give another path")
+    if len(shown) > _LONGEST_SHOWN:
+        shown = f"{shown[: _LONGEST_SHOWN - 3]}..."
+    return SettingError(f"{setting}={shown} cannot be used ({reason}); give another path")

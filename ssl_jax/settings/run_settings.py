@@ -9,26 +9,28 @@ from ssl_jax.settings import ranges
 class RunSettings:
     """The top level of a config.
 
-    Attributes:
-        seed: of weights, data order and augmentations.
-        epochs: length of the run.
-        batch_size: images a step, over all devices of all hosts, whether or not it divides by them.
-        accumulate: only 1. These losses compare the images of a batch, and BatchNorm averages over
-            them, so several small batches are not a larger one.
-        init_from: a run folder whose last checkpoint this run starts from, under its own stages and
-            schedules.
-        init_epoch: the epoch of that checkpoint; 0 takes the last.
-        init_fresh: take only networks, banks and queues from it, and start at epoch 0.
-        resident_gb: training images up to this size lie on the device; larger sets stay on the host.
-        base: of configs/conr.py: byol, simsiam or moco; chosen when the config is made.
-        eval_epochs: epochs from one evaluation to the next; there is always one at the end.
-        checkpoint_epochs: likewise for checkpoints.
-        keep_checkpoints: how many of the latest checkpoints are kept, beside the best; 0 keeps all.
-        log_steps: steps from one log record to the next.
-        baselines: score raw pixels and the untrained encoder once.
-        best: the score by which the best checkpoint is chosen.
+    A resumed run may change the settings from `eval_epochs` on: they do not affect training.
 
-    The settings from `eval_epochs` on do not change the training: they may differ when a run resumes.
+    Attributes:
+        seed: seed of weights, data order and augmentations.
+        epochs: length of the run, in epochs.
+        batch_size: images per step, over all devices of all hosts; need not be divisible by their
+            number.
+        accumulate: batches per step: must be 1. The losses compare images within a batch and
+            BatchNorm averages over it, so several small batches do not add up to a large one.
+        init_from: run folder whose last checkpoint this run starts from, under its own stages and
+            schedules.
+        init_epoch: epoch of the checkpoint of `init_from`; 0 takes the last.
+        init_fresh: take only networks, banks and queues from `init_from`, and start at epoch 0.
+        resident_gb: training images up to this size are kept on the device, larger sets on the
+            host.
+        base: base method of configs/conr.py: byol, simsiam or moco; set when the config is made.
+        eval_epochs: epochs between evaluations; the end of the run is always evaluated.
+        checkpoint_epochs: epochs between checkpoints; the end of the run is always saved.
+        keep_checkpoints: how many recent checkpoints to keep, besides the best; 0 keeps all.
+        log_steps: steps between log records.
+        baselines: score raw pixels and the untrained encoder once, for comparison.
+        best: the score that selects the best checkpoint.
     """
 
     seed: int = 0
@@ -60,11 +62,15 @@ class RunSettings:
         ranges.not_negative(resident_gb=self.resident_gb)
         if self.accumulate != 1:
             raise ValueError(
-                f"accumulate={self.accumulate}: gradients are not accumulated, since losses over pairs or codes, and "
-                "BatchNorm, see one whole batch, and several small ones are not a larger one; for memory use more "
-                "devices, model.dtype=bfloat16, model.remat, or a queue (method.queue_length) where the method has one"
+                f"accumulate={self.accumulate}: gradients are not accumulated, since losses over "
+                "pairs or codes, and BatchNorm, need the whole batch at once; to save memory use "
+                "more devices, model.dtype=bfloat16, model.remat, or a queue "
+                "(method.queue_length) where the method has one"
             )
         if not 0 <= self.keep_checkpoints <= ranges.INT32:
-            raise ValueError(f"keep_checkpoints={self.keep_checkpoints}: at least 0 (0: all) and at most 2**31 - 1")
+            raise ValueError(
+                f"keep_checkpoints={self.keep_checkpoints}: at least 0 (0: all) and at most "
+                "2**31 - 1"
+            )
         if not 0 <= self.seed <= ranges.SEED:
             raise ValueError(f"seed={self.seed}: between 0 and {ranges.SEED}")

@@ -1,4 +1,4 @@
-"""Sections of a config, made from the dataclasses that they fill: every default stands once, in its class."""
+"""Sections of a config, made from the dataclasses that they fill: each default is written once."""
 
 import dataclasses
 import typing
@@ -7,53 +7,57 @@ from typing import Any
 
 from ssl_jax.settings.resolve import SettingError, available, section, unknown
 
-_GIVEN = ("network", "positives", "facts", "parent")  # fields that a run fills in itself
+_GIVEN = ("network", "positives", "facts", "parent")  # fields that are not settings
 
 
-def settings_of(cls: type, *, without: tuple[str, ...] = (), **changes) -> dict[str, Any]:
-    """The settings of a dataclass at their defaults, except for `changes`.
+def settings_of(cls: type, *, without: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
+    """The settings of a dataclass at their defaults, updated by `changes`.
 
     Args:
-        cls: a dataclass; a field that is a dataclass itself becomes a section of its own.
+        cls: a dataclass; a field that is itself a dataclass becomes a nested section.
         without: fields that are not settings here.
         **changes: settings by name; those of a nested section as a mapping.
 
     Returns:
-        a dict for a section of the config; fields without a default appear only if they are in `changes`.
+        a dict for a section of the config; a field without a default is included only if it is in
+        `changes`.
 
     Raises:
-        SettingError: `cls` has no setting of one of these names.
+        SettingError: `cls` lacks one of these settings.
     """
     return complete(changes, cls, cls.__name__, without=without)
 
 
-def complete(values: Mapping, cls: type, setting: str, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A section of a config, with the settings that it lacks at the defaults of the dataclass that it fills.
+def complete(
+    values: Mapping[str, Any], cls: type, setting: str, *, without: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """A section with missing settings at the defaults of the dataclass that it fills.
 
     Args:
-        values: the section; an entry `name` is kept, since it says which class is meant.
+        values: the section; an entry `name` is kept, since it selects the class.
         cls: the dataclass.
-        setting: where the section stands, for messages, such as "method".
+        setting: full name of the section, for messages, such as "method".
         without: fields that are not settings here.
 
     Raises:
-        SettingError: the dataclass has no such setting.
+        SettingError: the dataclass lacks one of these settings.
     """
-    defaults = {name: field for name, field in _settings(cls).items() if name not in without}
-    whole = {"name": values["name"]} if "name" in values else {}
+    fields = {name: field for name, field in _settings(cls).items() if name not in without}
     for name in values:
-        if name not in defaults and name != "name":
-            raise SettingError(unknown(f"{setting}.{name}", name, list(defaults)))
-    for name, (kind, default) in defaults.items():
-        if dataclasses.is_dataclass(kind):
+        if name not in fields and name != "name":
+            raise SettingError(unknown(f"{setting}.{name}", name, list(fields)))
+    settings = {"name": values["name"]} if "name" in values else {}
+    for name, (hint, default) in fields.items():
+        if dataclasses.is_dataclass(hint):
             inner = dataclasses.asdict(default) if default is not dataclasses.MISSING else {}
-            given = section(values.get(name, {}), f"{setting}.{name}")
-            whole[name] = complete({**_only(inner, kind), **given}, kind, f"{setting}.{name}")
+            inner = {key: inner[key] for key in _settings(hint) if key in inner}
+            changes = section(values.get(name, {}), f"{setting}.{name}")
+            settings[name] = complete({**inner, **changes}, hint, f"{setting}.{name}")
         elif name in values:
-            whole[name] = values[name]
+            settings[name] = values[name]
         elif default is not dataclasses.MISSING:
-            whole[name] = default
-    return whole
+            settings[name] = default
+    return settings
 
 
 def setting_names(cls: type) -> list[str]:
@@ -63,7 +67,9 @@ def setting_names(cls: type) -> list[str]:
 
 def names_beside(cls: type, package: str, attribute: str) -> set[str]:
     """Names of settings that other parts in a package of the library have, and `cls` lacks."""
-    others = {name for other in available(package, attribute).values() for name in setting_names(other)}
+    others = {
+        name for other in available(package, attribute).values() for name in setting_names(other)
+    }
     return others - set(setting_names(cls))
 
 
@@ -71,11 +77,8 @@ def _settings(cls: type) -> dict[str, tuple[Any, Any]]:
     """Type and default of each field of a dataclass that is a setting."""
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    flax_module = "parent" in fields  # its `name` is a part of the path to its parameters
-    given = (*_GIVEN, "name") if flax_module else _GIVEN
-    return {name: (hints[name], field.default) for name, field in fields.items() if name not in given}
-
-
-def _only(values: Mapping, cls: type) -> dict[str, Any]:
-    """Those of `values` that are settings of a dataclass."""
-    return {name: values[name] for name in _settings(cls) if name in values}
+    is_flax_module = "parent" in fields  # its `name` is part of the path to its parameters
+    given = (*_GIVEN, "name") if is_flax_module else _GIVEN
+    return {
+        name: (hints[name], field.default) for name, field in fields.items() if name not in given
+    }

@@ -1,4 +1,4 @@
-"""A config with every setting in it, as plain dicts: what a run reads, and what its config.json keeps."""
+"""A config with every setting, as plain dicts: what a run reads and its config.json records."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,51 +20,60 @@ SECTIONS = ("data", "augment", "model", "head", "method", "positives", "optim", 
 
 
 def completed(config: ConfigDict | Mapping) -> dict[str, Any]:
-    """All settings of a config as plain dicts, references resolved, names checked, and the ranges of the top level.
+    """All settings of a config as plain dicts, with references resolved.
+
+    Names are checked, and the values of the top level.
 
     Raises:
         SettingError: one line on the first setting that cannot be used.
     """
     settings = with_defaults(_resolved(config))
     run = run_settings(settings)
-    convert(settings["method"]["name"], str, "method.name")
-    if run.base and run.base != settings["method"]["name"]:
+    method = convert(settings["method"]["name"], str, "method.name")
+    if run.base and run.base != method:
         raise SettingError(
-            f"base={run.base!r}, but method.name={settings['method']['name']!r}; choose the base with the config"
+            f"base={run.base!r}, but method.name={method!r}; choose the base with the config"
         )
     evals = settings["evals"]
     if evals and (not run.best.startswith("eval/") or run.best.split("/")[1] not in evals):
-        raise SettingError(f"best={run.best!r}: give a score as it is logged, such as eval/{next(iter(evals))}/...")
+        raise SettingError(
+            f"best={run.best!r}: give a score by its logged name, such as "
+            f"eval/{next(iter(evals))}/..."
+        )
     return settings
 
 
 def run_settings(settings: Mapping) -> RunSettings:
     """The top level of complete settings."""
-    return fill(RunSettings, {name: value for name, value in settings.items() if name not in SECTIONS}, "")
+    values = {name: value for name, value in settings.items() if name not in SECTIONS}
+    return fill(RunSettings, values, "")
 
 
 def with_defaults(config: Mapping, *, parts_may_be_missing: bool = False) -> dict[str, Any]:
-    """The settings of a config, with those that it lacks at the defaults of the dataclasses that they fill.
+    """The settings of a config, with missing ones at the defaults of their dataclasses.
 
     Args:
-        config: plain values and sections; evaluators are those that it names, the usual ones where it
-            has no section `evals`.
-        parts_may_be_missing: leave the settings of a user's own method, positives, evaluator or
-            backbone as they are where its module is not to be found.
+        config: plain values and sections; the default evaluators apply if it lacks `evals`.
+        parts_may_be_missing: keep the section of a user's own method, positives, evaluator or
+            backbone unchanged if its module cannot be imported.
 
     Raises:
-        SettingError: a name that is no setting, a single value in the place of a section, no method,
-            or a part that is not there.
+        SettingError: an unknown name, a single value in place of a section, no method, or a part
+            that does not exist.
     """
-    known = [*setting_names(RunSettings), *SECTIONS]
+    names = [*setting_names(RunSettings), *SECTIONS]
     for name in config:
-        if name not in known:
-            raise SettingError(unknown(name, name, known))
+        if name not in names:
+            raise SettingError(unknown(name, name, names))
     parts = {name: section(config[name], name) for name in SECTIONS if name in config}
     if "name" not in parts.get("method", {}):
-        raise SettingError("method.name is missing: name a file of ssl_jax/methods, or a module of your own with dots")
+        raise SettingError(
+            "method.name is missing: name a file of ssl_jax/methods, or give a module of your own "
+            "by its dotted name"
+        )
     finder = _Finder(parts_may_be_missing)
-    whole = complete({k: v for k, v in config.items() if k not in SECTIONS}, RunSettings, "")
+    top_level = {name: value for name, value in config.items() if name not in SECTIONS}
+    whole = complete(top_level, RunSettings, "")
     whole["data"] = complete(parts.get("data", {}), Source, "data")
     whole["augment"] = _each(parts.get("augment", {}), View, "augment")
     whole["model"] = _model(parts.get("model", {}), finder)
@@ -78,7 +87,7 @@ def with_defaults(config: Mapping, *, parts_may_be_missing: bool = False) -> dic
 
 
 def complete_optim(values: Mapping, setting: str = "optim") -> dict[str, Any]:
-    """The section `optim` with all its settings, those of its schedule and its groups included."""
+    """The section `optim` with all its settings, including those of its schedule and groups."""
     groups = section(values.get("groups", {}), f"{setting}.groups")
     others = {name: value for name, value in values.items() if name != "groups"}
     whole = complete(others, OptimSettings, setting)
@@ -86,7 +95,7 @@ def complete_optim(values: Mapping, setting: str = "optim") -> dict[str, Any]:
 
 
 def _each(sections: Mapping, cls: type, setting: str) -> dict[str, Any]:
-    """Sections by name that fill one class."""
+    """Completes the named sections of `setting`, which all fill the same class."""
     return {
         name: complete(section(values, f"{setting}.{name}"), cls, f"{setting}.{name}")
         for name, values in sorted(sections.items())
@@ -94,15 +103,15 @@ def _each(sections: Mapping, cls: type, setting: str) -> dict[str, Any]:
 
 
 class _Finder:
-    """Completes sections that say by `name` which class they fill."""
+    """Completes sections whose class is selected by name."""
 
     def __init__(self, may_be_missing: bool):
         self._may_be_missing = may_be_missing
 
     def class_of(self, name: Any, setting: str, package: str, attribute: str) -> type | None:
-        """The class of a part; None where it is none that has settings, or a user's own, which may be missing, and is.
+        """The dataclass of a part; None if it is not a dataclass, or is a user's and missing.
 
-        `stages.part` refuses what does not keep to its contract.
+        Whether the class fulfils its contract is checked later, by `stages.part`.
         """
         convert(name, str, setting)
         try:
@@ -113,18 +122,20 @@ class _Finder:
             raise
         return cls if dataclasses.is_dataclass(cls) and isinstance(cls, type) else None
 
-    def complete(self, values: Mapping, setting: str, package: str, attribute: str, name: str = "") -> dict[str, Any]:
-        """A section with all settings of its class; `name` is the class's where the section gives none."""
+    def complete(
+        self, values: Mapping, setting: str, package: str, attribute: str, name: str = ""
+    ) -> dict[str, Any]:
+        """A section with all settings of its class; `name` applies if the section has none."""
         where = f"{setting}.name" if "name" in values else setting
         cls = self.class_of(values.get("name", name), where, package, attribute)
         return dict(values) if cls is None else complete(values, cls, setting)
 
 
 def _model(values: Mapping, finder: _Finder) -> dict[str, Any]:
-    """The section `model`: the settings of the backbone, and those of the library's others, which it ignores."""
-    name, shared = values.get("name", "resnet"), defaults.shared_model_settings()
+    """The section `model`: settings of its backbone, and of the others, which it ignores."""
+    name = values.get("name", "resnet")
     cls = finder.class_of(name, "model.name", "ssl_jax.models", "Backbone")
-    whole = shared | (defaults.model_settings(cls) if cls else {})
+    whole = defaults.shared_model_settings() | (defaults.model_settings(cls) if cls else {})
     for key in values:
         if cls and key not in whole and key != "name":
             raise SettingError(unknown(f"model.{key}", key, list(whole)))
@@ -132,43 +143,48 @@ def _model(values: Mapping, finder: _Finder) -> dict[str, Any]:
 
 
 def _positives(values: Mapping, finder: _Finder) -> dict[str, Any]:
-    """The section `positives`; settings of the library's other kinds may stand beside those of its own."""
-    package, attribute = "ssl_jax.positives", "Positives"
+    """The section `positives`; settings that only other kinds have are kept, and ignored."""
     values = {"name": "instance"} | dict(values)
-    cls = finder.class_of(values["name"], "positives.name", package, attribute)
+    cls = finder.class_of(values["name"], "positives.name", "ssl_jax.positives", "Positives")
     if cls is None:
         return values
-    ignored = names_beside(cls, package, attribute)
-    beside = {name: value for name, value in values.items() if name in ignored}
-    own = {name: value for name, value in values.items() if name not in beside}
-    return complete(own, cls, "positives") | beside
+    others = names_beside(cls, "ssl_jax.positives", "Positives")
+    ignored = {name: value for name, value in values.items() if name in others}
+    settings = {name: value for name, value in values.items() if name not in others}
+    return complete(settings, cls, "positives") | ignored
 
 
 def _evaluators(sections: Mapping | None, finder: _Finder) -> dict[str, Any]:
-    """The section `evals`: a section's own name is the evaluator's where it gives no other."""
+    """The section `evals`: the key of each section selects its evaluator, unless it sets `name`."""
     if sections is None:
         sections = {name: {} for name in defaults.EVALUATORS}
     return {
-        key: finder.complete(section(values, f"evals.{key}"), f"evals.{key}", "ssl_jax.evaluation", "Evaluator", key)
+        key: finder.complete(
+            section(values, f"evals.{key}"), f"evals.{key}", "ssl_jax.evaluation", "Evaluator", key
+        )
         for key, values in sorted(sections.items())
     }
 
 
 def _resolved(config: ConfigDict | Mapping) -> dict[str, Any]:
-    """`config` as plain dicts, with values in place of references."""
+    """`config` as plain dicts, with references replaced by values."""
     try:
         return ConfigDict(config).copy_and_resolve_references().to_dict()
     except (ArithmeticError, TypeError, ValueError, RequiredValueError) as error:
         name = _first_unresolved(config, defaults.get_config())
         reason = " ".join(str(error).split())
-        raise SettingError(f"{name} follows another setting whose value does not fit: {reason}") from error
+        raise SettingError(
+            f"{name} follows another setting whose value does not fit: {reason}"
+        ) from error
 
 
-def _first_unresolved(config, known, prefix="") -> str:
-    """The first setting whose reference cannot be resolved.
+def _first_unresolved(
+    config: ConfigDict | Mapping, known: ConfigDict | Mapping, prefix: str = ""
+) -> str:
+    """The full name of the first setting whose reference cannot be resolved, or "".
 
     Raises:
-        SettingError: names a setting of a wrong type that it may follow.
+        SettingError: a setting of `known` that precedes it has a wrong type, the likely cause.
     """
     for key in config:
         try:
@@ -176,7 +192,8 @@ def _first_unresolved(config, known, prefix="") -> str:
         except (ArithmeticError, TypeError, ValueError, RequiredValueError):
             return prefix + key
         if isinstance(value, ConfigDict):
-            if name := _first_unresolved(value, known.get(key, {}), f"{prefix}{key}."):
+            name = _first_unresolved(value, known.get(key, {}), f"{prefix}{key}.")
+            if name:
                 return name
         elif key in known and not isinstance(known[key], ConfigDict):
             convert(value, type(known[key]), prefix + key)

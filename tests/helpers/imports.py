@@ -5,7 +5,7 @@ import importlib
 
 
 def check_imports(source: str, *, but: tuple[str, ...] = ()) -> None:
-    """Fails where `source` does not parse, or imports from ssl_jax or configs what they do not have.
+    """Fails if `source` does not parse, or imports what ssl_jax or configs do not have.
 
     Args:
         source: Python code; it is not run.
@@ -16,7 +16,11 @@ def check_imports(source: str, *, but: tuple[str, ...] = ()) -> None:
             for alias in node.names:
                 if alias.name.split(".")[0] == "ssl_jax":
                     importlib.import_module(alias.name)
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("ssl_jax", "configs"):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] in ("ssl_jax", "configs")
+        ):
             module = importlib.import_module(node.module)
             for alias in node.names:
                 if alias.name not in but and not hasattr(module, alias.name):

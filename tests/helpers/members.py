@@ -1,4 +1,4 @@
-"""Every method, positive, evaluator and backbone of the library, found by itself, under one shrinking override."""
+"""All methods, positives, evaluators and backbones of the library, shrunk to a testable size."""
 
 import dataclasses
 import functools
@@ -13,7 +13,8 @@ from ssl_jax.build import build
 from ssl_jax.data.source import Dataset, Images
 from ssl_jax.settings.resolve import available
 
-# What settings of these names become, wherever a part has them: sizes that 70 images and seconds allow.
+# What settings of these names become, wherever a part has them: sizes that 70 images and seconds
+# allow.
 SHRUNK = dict(
     steps=5,
     epochs=1,
@@ -50,7 +51,7 @@ def backbones() -> dict[str, type]:
 
 
 def shrunk(cls) -> dict:
-    """Those settings of SHRUNK that a dataclass has; of its own kind: several numbers where it takes several."""
+    """The settings of SHRUNK that a dataclass has; as a tuple where it takes several numbers."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     found = {name: value for name, value in SHRUNK.items() if name in fields}
     several = {name for name in found if isinstance(fields[name].default, tuple)}
@@ -75,7 +76,10 @@ def config_of_method(name: str):
         config = runpy.run_path(str(path))["get_config"]()
         if config.method.name == name:
             return config
-    raise LookupError(f"no config in configs/ has method.name={name!r} in its default variant: write configs/{name}.py")
+    raise LookupError(
+        f"no config in configs/ has method.name={name!r} in its default variant: "
+        f"write configs/{name}.py"
+    )
 
 
 def stage_of_method(name: str, images: np.ndarray, batch_size: int):
@@ -93,4 +97,6 @@ def stage_of_method(name: str, images: np.ndarray, batch_size: int):
 
 def described(cls) -> bool:
     """Whether a part inherits from its contract, and says in a docstring what it is."""
-    return any(base.__module__ == "ssl_jax.interface" for base in cls.__mro__) and bool(inspect.getdoc(cls))
+    return any(base.__module__ == "ssl_jax.interface" for base in cls.__mro__) and bool(
+        inspect.getdoc(cls)
+    )

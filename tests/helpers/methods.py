@@ -69,7 +69,11 @@ class TinyBackbone(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train):
-        x = nn.relu(BatchNorm(groups=self.bn_groups, name="bn")(Conv(self.width, 3, 2, name="conv")(x), train=train))
+        x = nn.relu(
+            BatchNorm(groups=self.bn_groups, name="bn")(
+                Conv(self.width, 3, 2, name="conv")(x), train=train
+            )
+        )
         return {"stage1": x, "backbone": x.mean((1, 2))}
 
 
@@ -78,11 +82,15 @@ def network(dim=6, groups=1):
 
 
 def names() -> list[str]:
-    """What the contract is proved on: methods and variants that are written out below, and all others there are.
+    """What the contract is tested on: methods and variants written out below, and all others.
 
-    A method of the library that is not among them takes part through the default variant of its config.
+    A method of the library that is not among them takes part through the default variant of its
+    config.
     """
-    written = [*BASES, *(f"{base} with {kind}" for base in ("byol", "simsiam", "moco") for kind in _kinds())]
+    written = [
+        *BASES,
+        *(f"{base} with {kind}" for base in ("byol", "simsiam", "moco") for kind in _kinds()),
+    ]
     return [*written, "target with positives", *_others()]
 
 
@@ -97,7 +105,9 @@ def methods() -> list[str]:
 def _kinds():
     """Positives to try with the base methods: those of the library but the base's own."""
     classes = {type(kind): name for name, kind in POSITIVES.items()}
-    return [classes.get(cls, name) for name, cls in members.positives().items() if name != "instance"]
+    return [
+        classes.get(cls, name) for name, cls in members.positives().items() if name != "instance"
+    ]
 
 
 def _others():
@@ -159,4 +169,6 @@ def fresh_state(stage, key) -> TrainState:
     batch = Batch(tuple(jnp.zeros((1, s, s, 3)) for s in sizes), jnp.zeros(1, jnp.int32))
     params, batch_stats, method = stage.method.init(key, batch)
     positives = (stage.method.positives or Instance()).init(jax.random.fold_in(key, 1), EXAMPLES, 6)
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, stage.tx.init(params), method, positives)
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, batch_stats, stage.tx.init(params), method, positives
+    )

@@ -21,7 +21,13 @@ def plan_of(name, variant, tmp_path, **changes):
     config = config_of(name, variant)
     rng, count = np.random.default_rng(0), 4096
     images, labels = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8), np.arange(count) % 10
-    np.savez(tmp_path / "a.npz", images=images, labels=labels, test_images=images[:20], test_labels=labels[:20])
+    np.savez(
+        tmp_path / "a.npz",
+        images=images,
+        labels=labels,
+        test_images=images[:20],
+        test_labels=labels[:20],
+    )
     if config.data.name != "digits":
         config.data.update(name="array", dir=str(tmp_path / "a.npz"))
     config.update(changes)

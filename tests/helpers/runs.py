@@ -63,12 +63,17 @@ def finish(folder, *more):
 
 def records(folder):
     """Records without what the clock decides."""
-    return [{k: v for k, v in r.items() if not k.startswith("speed/")} for r in read_records(folder)]
+    return [
+        {k: v for k, v in r.items() if not k.startswith("speed/")} for r in read_records(folder)
+    ]
 
 
 def arrays(folder, step=LAST):
     state = ocp.StandardCheckpointer().restore(Path(folder) / "checkpoints" / str(step) / "default")
-    return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)}
+    return {
+        jax.tree_util.keystr(p): np.asarray(x)
+        for p, x in jax.tree_util.tree_leaves_with_path(state)
+    }
 
 
 def assert_same_run(folder, reference, last=LAST):

@@ -4,7 +4,7 @@ from helpers.runs import tiny
 
 
 def short(name):
-    """The settings of test_resume, those with anchors scored in every way that hosts have to agree about."""
+    """The settings of test_resume; anchors are scored in every way that hosts must agree on."""
     config = tiny("instance" if name == "streamed" else name)
     config.epochs, config.evals, config.baselines = 2, {}, name == "anchors"
     if name == "streamed":
@@ -13,6 +13,9 @@ def short(name):
         config.stages = {}  # a program less to compile; conr has two
     if name == "anchors":
         config.evals.knn = dict(k=5)
-        config.data.whole, config.batch_size = True, 77  # of 256 + 360 images: as many steps as the others
+        config.data.whole, config.batch_size = (
+            True,
+            77,
+        )  # of 256 + 360 images: as many steps as the others
         config.evals.augmented = dict(epochs=1, batch_size=128)
     return config

@@ -12,7 +12,7 @@ from ssl_jax.runs.run_folder import claim
 
 
 def made(folder, config):
-    """The folder of a run that nobody trained: a config, and a checkpoint of step 8 with random numbers."""
+    """A run folder without training: a config, and a checkpoint of random numbers at step 8."""
     plan, rng = build(config), np.random.default_rng(0)
 
     def numbers(path, x):
@@ -21,7 +21,9 @@ def made(folder, config):
         values = rng.standard_normal(x.shape).astype(x.dtype)
         if path[-1] == jax.tree_util.DictKey("prototypes"):
             return values / np.linalg.norm(values, axis=1, keepdims=True)
-        return 1 + 0.1 * np.abs(values) if path[-1] == jax.tree_util.DictKey("var") else 0.5 * values
+        return (
+            1 + 0.1 * np.abs(values) if path[-1] == jax.tree_util.DictKey("var") else 0.5 * values
+        )
 
     state = jax.tree_util.tree_map_with_path(numbers, plan.shapes)
     with claim(folder, plan.record, plan.dataset.fingerprint(), plan.dataset.facts()):

@@ -11,11 +11,15 @@ def everything(encoder, images):
     settings = dict(size=encoder.size, mean=encoder.mean, std=encoder.std)
     return {
         name: np.asarray(x)
-        for name, x in embed(encoder.method, encoder.state, images, encoder.names, **settings).items()
+        for name, x in embed(
+            encoder.method, encoder.state, images, encoder.names, **settings
+        ).items()
     }
 
 
 def torchs():
     """PyTorch and torchvision, or the test is skipped."""
-    reason = "needs PyTorch and torchvision, which nothing here depends on: pip install torch torchvision"
-    return pytest.importorskip("torch", reason=reason), pytest.importorskip("torchvision", reason=reason)
+    reason = "needs PyTorch and torchvision, which are optional: pip install torch torchvision"
+    return pytest.importorskip("torch", reason=reason), pytest.importorskip(
+        "torchvision", reason=reason
+    )

@@ -1,1 +1,1 @@
-"""What several methods share: memory banks and target networks."""
+"""What several methods share: memory banks, target networks, named features, signs of collapse."""

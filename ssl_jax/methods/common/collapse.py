@@ -1,26 +1,28 @@
-"""What methods say of a training that has collapsed: the sign, and what to try."""
+"""Warnings about collapsed training: the symptom, and what to try."""
 
-COLLAPSED = 0.1  # a spread below this: the mean cosine of two rows is above 0.99
+from collections.abc import Mapping
+
+COLLAPSED = 0.1  # spread at which the mean cosine of two rows is 0.99
 
 
 def sentence(sign: str, remedies: str) -> str:
-    """One line: the sign, and what to try in a new folder."""
+    """One line with the symptom and what to try in a new folder."""
     return f"{sign}. In a new folder try {remedies}"
 
 
-def same_embeddings(metrics) -> str:
-    """The sign that all embeddings are the same, where `metrics`, means with `spread`, show it; else nothing."""
+def same_embeddings(metrics: Mapping[str, float]) -> str:
+    """The symptom, if `spread` shows that all embeddings are nearly the same; otherwise ""."""
     if metrics["spread"] > COLLAPSED:
         return ""
     return f"the embeddings have collapsed (spread {metrics['spread']:.3f} of 1)"
 
 
-def warning(metrics, remedies: str) -> str | None:
-    """One line where embeddings have collapsed, to one point or to less than half of the clusters; else None.
+def warning(metrics: Mapping[str, float], remedies: str) -> str | None:
+    """One line if the embeddings collapsed to a point or into less than half of the clusters.
 
     Args:
-        metrics: means with `spread`, and `clusters_used` (`evenness`) where positives cluster.
-        remedies: what to try, after "In a new folder try".
+        metrics: means with `spread`, and `clusters_used` (`evenness`) if the positives cluster.
+        remedies: what to try; completes "In a new folder try".
     """
     if sign := same_embeddings(metrics):
         return sentence(sign, remedies)

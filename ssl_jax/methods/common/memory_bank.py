@@ -1,65 +1,113 @@
-"""What methods with a memory bank share: instance losses to choose from, and the batch's update of the bank."""
+"""What methods with a memory bank share: the checks of their settings, and instance losses."""
 
 import math
 
 import jax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ssl_jax.ops import losses
+from ssl_jax.ops.types import Numbers, Scalar
 from ssl_jax.settings import ranges
 
 OBJECTIVES = ("softmax", "nce", "sampled")
 
 
-def check(objective: str, samples: int, *, temperature, momentum, normaliser, others=()) -> None:
-    """Raises ValueError for settings of `instance_loss` and of the bank that no data make valid.
+def check(
+    objective: str,
+    samples: int,
+    *,
+    temperature: float,
+    momentum: float,
+    normaliser: float,
+    others: tuple[str, ...] = (),
+) -> None:
+    """Checks the settings of `instance_loss` and of the bank that do not depend on the data.
 
-    `others`: more objectives.
+    Args:
+        objective: one of `OBJECTIVES` or `others`.
+        samples: noise rows per image.
+        temperature: of the similarities.
+        momentum: share of the old row that stays in the bank.
+        normaliser: Z of "nce".
+        others: further objectives of the method.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
-    if objective not in (*others, *OBJECTIVES):
-        raise ValueError(f"objective={objective!r}: choose one of {', '.join((*others, *OBJECTIVES))}")
+    objectives = (*others, *OBJECTIVES)
+    if objective not in objectives:
+        raise ValueError(f"objective={objective!r}: choose one of {', '.join(objectives)}")
     ranges.positive(temperature=temperature)
     ranges.below_one(momentum=momentum)
     if normaliser < 0:
-        raise ValueError(f"normaliser={normaliser}: above 0, or 0 to estimate it on the first batch")
+        raise ValueError(
+            f"normaliser={normaliser}: above 0, or 0 to estimate it on the first batch"
+        )
     ranges.not_negative(normaliser=normaliser)
     ranges.count(0, samples=samples)
 
 
 def check_samples(objective: str, samples: int, examples: int) -> None:
-    """Raises ValueError where an objective draws more noise rows than the bank has `examples`."""
+    """Checks the number of noise rows against the bank.
+
+    Raises:
+        ValueError: the objective draws no noise rows, or more than the bank has `examples`.
+    """
     if objective in ("nce", "sampled") and not 1 <= samples <= examples:
         raise ValueError(f"samples={samples}: between 1 and the {examples} training images")
 
 
-def instance_loss(objective, features, bank, index, key, *, temperature, samples, normaliser):
+def instance_loss(
+    objective: str,
+    features: Float[Array, "B D"],
+    bank: Float[Array, "N D"],
+    index: Int[Numbers, " B"],
+    key: PRNGKeyArray,
+    *,
+    temperature: float,
+    samples: int,
+    normaliser: Scalar | None,
+) -> tuple[Float[Array, ""], Scalar | None]:
     """Instance Discrimination's loss in one of its three forms.
 
     Args:
-        objective: "softmax" over all rows of the bank; "nce", noise-contrastive estimation; "sampled", the softmax over
-            the own row and the noise rows.
+        objective: "softmax" over all rows of the bank; "nce", noise-contrastive estimation;
+            "sampled", the softmax over the image's row and noise rows.
         features: [B, D] unit rows.
         bank: [N, D].
-        index: [B] the features' own rows.
-        key: of the noise, drawn uniformly and with replacement, the own row not excluded (as released).
+        index: [B] each feature's row of the bank.
+        key: of the noise, which is drawn uniformly with replacement and may hit the image's row
+            (as released).
         temperature: of the similarities.
-        samples: M noise rows an image.
-        normaliser: Z of "nce"; 0 where it is still to be estimated, on this batch.
+        samples: M noise rows per image.
+        normaliser: Z of "nce"; 0 estimates it on this batch. Unused otherwise, may be None.
 
     Returns:
         scalar loss, and the normaliser to keep.
     """
     if objective == "softmax":
-        return losses.instance_nll(features, bank, index, temperature=temperature), normaliser
+        loss = losses.instance_nll(features, bank, index, temperature=temperature)
+        return loss, normaliser
     noise = jax.random.randint(key, (len(index), samples), 0, len(bank))
     if objective == "sampled":
-        return losses.instance_sampled_nll(features, bank, index, noise, temperature=temperature), normaliser
-    estimate = lambda: losses.estimated_normaliser(features, bank, index, noise, temperature=temperature)
-    normaliser = jax.lax.cond(normaliser > 0, lambda: normaliser, estimate)
-    loss = losses.instance_nce(features, bank, index, noise, temperature=temperature, normaliser=normaliser)
-    return loss, normaliser
+        loss = losses.instance_sampled_nll(features, bank, index, noise, temperature=temperature)
+        return loss, normaliser
+
+    def estimate():
+        return losses.estimated_normaliser(features, bank, index, noise, temperature=temperature)
+
+    assert normaliser is not None
+    given = normaliser
+    z = jax.lax.cond(given > 0, lambda: given, estimate)
+    loss = losses.instance_nce(features, bank, index, noise, temperature=temperature, normaliser=z)
+    return loss, z
 
 
-def at_chance(objective, examples, dim, *, temperature, samples) -> float:
-    """The expected loss of an untrained network; NaN for "nce", whose value depends on the normaliser."""
-    rows = {"softmax": examples, "sampled": samples + 1, "nce": math.nan}[objective]
+def at_chance(
+    objective: str, examples: int, dim: int, *, temperature: float, samples: int
+) -> float:
+    """Expected loss of an untrained network; NaN for "nce", where it depends on the normaliser."""
+    if objective == "nce":
+        return math.nan
+    rows = examples if objective == "softmax" else samples + 1
     return losses.instance_nll_at_chance(rows, dim, temperature=temperature)

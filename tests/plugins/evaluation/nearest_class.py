@@ -11,7 +11,7 @@ from ssl_jax.interface import RunFacts, no_progress
 
 @dataclasses.dataclass(frozen=True)
 class NearestClass(interface.Evaluator):
-    """Share of test images whose nearest class mean, by the dot product, is that of their class."""
+    """Share of test images whose nearest class mean, by dot product, is their class's."""
 
     feature: str = "embedding"
     facts: RunFacts = RunFacts()
@@ -21,13 +21,15 @@ class NearestClass(interface.Evaluator):
         return (self.feature,)
 
     def run(self, splits, state, report=no_progress):
-        train, test = splits["train"], splits["test"]
-        features, labels = np.asarray(train.features[self.feature]), np.asarray(train.labels)
+        train = splits["train"]
+        test = splits["test"]
+        features = np.asarray(train.features[self.feature])
+        labels = np.asarray(train.labels)
         classes = range(self.facts.classes)
         means = np.stack([features[labels == c].mean(0) for c in classes])
         report("means of classes")
-        found = jnp.argmax(np.asarray(test.features[self.feature]) @ means.T, axis=1)
-        yield "top1", float((found == test.labels).mean())
+        predicted = jnp.argmax(np.asarray(test.features[self.feature]) @ means.T, axis=1)
+        yield "top1", float((predicted == test.labels).mean())
 
 
 Evaluator = NearestClass

@@ -1,4 +1,4 @@
-"""A toy method in one file, as a user would add it: a moving-average target, positives, and refreshes."""
+"""A toy method in one file, as a user would add it, with a target network, positives, refreshes."""
 
 import dataclasses
 from typing import Any
@@ -25,7 +25,7 @@ class TargetState(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class MovingTarget(interface.Method):
-    """A toy: predict the target network's embedding of each positive, pushed off the bank's centre."""
+    """A toy: predict the target's embedding of each positive, relative to the bank's centre."""
 
     network: Network
     positives: Any = Instance()
@@ -34,7 +34,9 @@ class MovingTarget(interface.Method):
 
     def init(self, key, batch):
         variables = self.network.init(key, batch.views, train=False)
-        dim = jax.eval_shape(lambda: self.network.apply(variables, batch.views, train=False)).shape[-1]
+        dim = jax.eval_shape(lambda: self.network.apply(variables, batch.views, train=False)).shape[
+            -1
+        ]
         params, batch_stats = variables["params"], variables["batch_stats"]
         return (
             {"network": params},
@@ -47,15 +49,21 @@ class MovingTarget(interface.Method):
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         z, online = self.network.apply(variables, (first,), train=True, mutable="batch_stats")
         variables = {"params": state.method.params, "batch_stats": state.method.batch_stats}
-        target, updated = self.network.apply(variables, (second,), train=True, mutable="batch_stats")
-        target = jax.lax.stop_gradient(unit(target[0] - jnp.broadcast_to(state.method.centre, target[0].shape)))
+        target, updated = self.network.apply(
+            variables, (second,), train=True, mutable="batch_stats"
+        )
+        target = jax.lax.stop_gradient(
+            unit(target[0] - jnp.broadcast_to(state.method.centre, target[0].shape))
+        )
         chosen = self.positives.select(state.positives, target, batch.index, state.step)
         similarity = jnp.take_along_axis(dot(z[0], target), chosen.rows, axis=1)
         loss = -jnp.mean(jnp.sum(similarity * chosen.weight, 1) / jnp.sum(chosen.weight, 1))
         return loss, Aux(online["batch_stats"], updated["batch_stats"], {"similarity": -loss})
 
     def post_step(self, state, aux, batch):
-        params = optax.incremental_update(state.params["network"], state.method.params, 1 - self.momentum)
+        params = optax.incremental_update(
+            state.params["network"], state.method.params, 1 - self.momentum
+        )
         return state.replace(method=state.method.replace(params=params, batch_stats=aux.carry))
 
     def refresh_at(self, step):
@@ -63,7 +71,9 @@ class MovingTarget(interface.Method):
 
     def refresh(self, state, embed, key, report=no_progress):
         centre = embed("embedding").mean(0, keepdims=True)
-        return state.replace(method=state.method.replace(centre=centre)), {"centre": jnp.linalg.norm(centre)}
+        return state.replace(method=state.method.replace(centre=centre)), {
+            "centre": jnp.linalg.norm(centre)
+        }
 
     def features(self, state, images, names):
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}

@@ -1,4 +1,4 @@
-"""A backbone that is traced and compiled in a moment, for runs whose subject is not the network."""
+"""A backbone that compiles in a moment, for runs that do not test the network."""
 
 import flax.linen as nn
 
@@ -6,7 +6,7 @@ from ssl_jax.models.layers import BatchNorm, Conv
 
 
 class Tiny(nn.Module):
-    """Two convolutions with BatchNorm, pooled; takes a ResNet's settings and uses but `width`."""
+    """Two convolutions with BatchNorm, pooled; has a ResNet's settings but uses only `width`."""
 
     depth: int = 10
     width: int = 8

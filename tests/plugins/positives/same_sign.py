@@ -10,7 +10,7 @@ from ssl_jax.interface import PositiveSet, RunFacts
 
 @dataclasses.dataclass(frozen=True)
 class SameSign(interface.Positives):
-    """Toy positives: the rows of the batch whose first embedding number had the same sign at the last refresh."""
+    """Rows of the batch whose first embedding number had the same sign at the last refresh."""
 
     facts: RunFacts = RunFacts()
 
@@ -19,7 +19,9 @@ class SameSign(interface.Positives):
 
     def select(self, pos_state, keys, index, step):
         sign = pos_state[index]
-        rows = jnp.broadcast_to(jnp.arange(len(index), dtype=jnp.int32)[None], (len(index), len(index)))
+        rows = jnp.broadcast_to(
+            jnp.arange(len(index), dtype=jnp.int32)[None], (len(index), len(index))
+        )
         return PositiveSet(rows, (sign[:, None] == sign[None]).astype(jnp.float32))
 
     def refresh_at(self, step):
