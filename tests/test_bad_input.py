@@ -308,7 +308,11 @@ def put(path, value):
         ("augment.large.brightness", -1.0, "at least 0"),
         ("augment", {}, "augment is empty"),
         ("optim.learning_rate", "x", "optim.learning_rate='x' has the wrong type; it takes float"),
-        ("optim.groups.prototypes.pattern", "(", "is not a regular expression"),
+        (
+            "optim.groups.prototypes.pattern",
+            "(",
+            r"optim.groups.prototypes.pattern='\(' is not a regular expression",
+        ),
         ("optim.groups.prototypes", {"factor": 0.1}, "optim.groups.prototypes: .*pattern"),
         ("optim.groups.prototypes.frozen_epochs", "x", "frozen_epochs='x' has the wrong type"),
         (

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from ssl_jax.optim.optimizers import Directions
+from ssl_jax.optim.optimizers import Directions, Group
 from ssl_jax.settings import ranges
 
 
@@ -102,6 +102,7 @@ class GroupSettings:
     frozen_epochs: float = 0.0
 
     def __post_init__(self) -> None:
+        Group(self.pattern)  # refuses what is not a regular expression
         ranges.not_negative(factor=self.factor)
         ranges.between(0, ranges.EPOCHS, frozen_epochs=self.frozen_epochs)
         if self.weight_decay != -1 and not 0 <= self.weight_decay <= ranges.FLOAT32:
