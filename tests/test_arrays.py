@@ -145,7 +145,8 @@ def test_own_statistics(load):
 )
 def test_mistakes_end_in_one_line(load, arrays, settings, message):
     if "labels" in arrays and np.ndim(arrays["labels"]) and arrays["labels"].max() == 0:
-        arrays["test_images"], arrays["test_labels"] = IMAGES[:2], LABELS[:2] * 0
+        arrays["test_images"] = IMAGES[:2]
+        arrays["test_labels"] = LABELS[:2] * 0
     with pytest.raises(SettingError, match=message) as caught:
         load(settings, **arrays)
     assert "\n" not in str(caught.value)
@@ -185,7 +186,8 @@ def test_the_whole_data_set_is_trained_on_and_the_test_images_stay_what_they_are
 
 def array(values, **header):
     """A .npy file, its header as `header` says."""
-    file, values = io.BytesIO(), np.asarray(values)
+    file = io.BytesIO()
+    values = np.asarray(values)
     facts = {"descr": values.dtype.str, "fortran_order": False, "shape": values.shape}
     np.lib.format.write_array_header_1_0(file, facts | header)
     return file.getvalue() + values.tobytes()
@@ -264,7 +266,8 @@ def test_files_are_refused_by_their_headers(tmp_path, monkeypatch, members, mess
             content, facts = content if isinstance(content, tuple) else (content, {})
             file.writestr(name, content, facts.get("compress_type"))
             file.getinfo(name).flag_bits |= facts.get("flag_bits", 0)
-    read, inflated = zipfile.ZipExtFile.read, []
+    read = zipfile.ZipExtFile.read
+    inflated = []
     monkeypatch.setattr(
         zipfile.ZipExtFile, "read", lambda *args: (inflated.append(read(*args)), inflated[-1])[1]
     )

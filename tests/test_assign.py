@@ -42,7 +42,8 @@ def swav(tmp_path_factory):
 @pytest.fixture(scope="module")
 def byol(tmp_path_factory):
     """Of colour images without labels."""
-    folder, config = tmp_path_factory.mktemp("byol"), tiny("byol")
+    folder = tmp_path_factory.mktemp("byol")
+    config = tiny("byol")
     np.savez(folder / "a.npz", images=RNG.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8))
     config.data.update(name="array", dir=str(folder / "a.npz"), limit=40)
     return opened(made(folder / "run", config))
@@ -70,7 +71,10 @@ def test_nearest_centroid_rank_and_margin():
     points = RNG.standard_normal((50, 6)).astype(np.float32)
     centroids = RNG.standard_normal((9, 6)).astype(np.float32)
     found = assignment.to_centroids(assignment.unit(points), centroids)
-    rows = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    def rows(x):
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
     cosine = rows(points) @ rows(centroids).T
     best = np.sort(cosine, axis=1)
     np.testing.assert_array_equal(found.labels, cosine.argmax(1))
@@ -85,19 +89,21 @@ def test_nearest_centroid_rank_and_margin():
 
 
 def test_perplexity_counts_even_clusters():
-    of = lambda labels: (
-        assignment.ClusterAssignment(
+    def of(labels):
+        return assignment.ClusterAssignment(
             np.array(labels), np.zeros(4), np.zeros(4), np.zeros((5, 2))
         ).perplexity
-    )
+
     assert of([0, 0, 0, 0]) == pytest.approx(1.0)
     assert of([0, 1, 2, 4]) == pytest.approx(4.0)
     assert of([0, 0, 0, 4]) == pytest.approx(4 / 3**0.75)
 
 
 def test_own_prototypes_are_the_arg_max_of_the_scores(swav):
-    encoder, images = of_run(swav), RNG.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
-    found, own = assignment.assign(encoder, images), np.asarray(encoder(images, "scores"))
+    encoder = of_run(swav)
+    images = RNG.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
+    found = assignment.assign(encoder, images)
+    own = np.asarray(encoder(images, "scores"))
     np.testing.assert_array_equal(found.labels, own.argmax(1))
     np.testing.assert_allclose(found.similarity, own.max(1), atol=1e-6)
     assert found.centroids.shape == (16, 8)
@@ -137,11 +143,9 @@ def test_scores_with_fewer_and_more_clusters_than_classes(count):
     logits = np.concatenate([logits, np.full((90, 1), -9.0)], axis=1).astype(
         np.float32
     )  # an empty cluster
-    splits, known, own = (
-        {"trained": Split({"scores": logits}, labels)},
-        labels >= 0,
-        logits.argmax(1),
-    )
+    splits = {"trained": Split({"scores": logits}, labels)}
+    known = labels >= 0
+    own = logits.argmax(1)
     found = dict(OwnClusters().run(splits, None))
     table = sklearn_metrics.cluster.contingency_matrix(labels[known], own[known])
     assert found["nmi"] == pytest.approx(
@@ -177,7 +181,8 @@ def test_the_evaluator_needs_prototypes(swav, byol, tmp_path):
         labels=np.arange(20) % 2,
     )
     config = tiny("byol")
-    config.evals, config.best = dict(assignment={}), "eval/assignment/acc"
+    config.evals = dict(assignment={})
+    config.best = "eval/assignment/acc"
     message = "evals.assignment: byol has no feature 'scores'; omit this evaluator"
     with pytest.raises(SettingError, match=message):
         build(config)
@@ -281,7 +286,8 @@ def test_grey_runs_take_no_pictures(swav, pictures):
 
 def reports():
     """Of 30 grey images in 3 of 4 clusters."""
-    labels, similarity = np.arange(30) % 3, np.linspace(0, 1, 30)
+    labels = np.arange(30) % 3
+    similarity = np.linspace(0, 1, 30)
     found = assignment.ClusterAssignment(labels, similarity, similarity, np.eye(4))
     images = Images(RNG.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8), np.full(30, -1))
     return ClusterReport(
@@ -353,7 +359,8 @@ def files(folder):
 
 
 def test_nothing_is_replaced_without_being_told(tmp_path, monkeypatch):
-    out, report = tmp_path / "c.csv", reports()
+    out = tmp_path / "c.csv"
+    report = reports()
     OutputFiles(out, overwrite=False).write(report, most=2)
     before = files(tmp_path)
     assert set(before) == {"c.csv", "c/overview.png", "c/cluster_0.png", "c/cluster_1.png"}
@@ -389,12 +396,14 @@ def test_nothing_is_replaced_without_being_told(tmp_path, monkeypatch):
 
 
 def test_pages_show_the_most_typical():
-    report, pages = reports(), dict(reports().pages(2))
+    report = reports()
+    pages = dict(reports().pages(2))
     assert list(pages) == ["overview.png", "cluster_0.png", "cluster_1.png"]
     shades = np.arange(8, dtype=np.uint8) * 30
     pictures = [np.full((8, 8, 1), shade) for shade in shades]
     page = np.asarray(contact_sheet.sheet(pictures, ["x"] * 8, "title"))
-    step, top = contact_sheet.SIDE + 8, 60 + contact_sheet.SIDE // 2
+    step = contact_sheet.SIDE + 8
+    top = 60 + contact_sheet.SIDE // 2
     first = page[top, 16 + contact_sheet.SIDE // 2 :: step, 0][:6]
     np.testing.assert_array_equal(first, shades[:6])
     np.testing.assert_array_equal(

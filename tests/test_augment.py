@@ -36,7 +36,10 @@ def pillow(image, box, size):
     """Crop, then resize each float channel: no rounding to bytes on the way."""
     top, left, height, width = box
     crop = np.float32(image[top : top + height, left : left + width]) / 255
-    resize = lambda channel: Image.fromarray(channel, mode="F").resize((size, size), Image.BILINEAR)
+
+    def resize(channel):
+        return Image.fromarray(channel, mode="F").resize((size, size), Image.BILINEAR)
+
     return np.stack([np.asarray(resize(crop[..., c])) for c in range(crop.shape[2])], axis=-1)
 
 
@@ -54,7 +57,9 @@ def test_resized_crop_against_pillow(box, size):
 
 
 def test_crop_boxes_are_torchvisions(key):
-    box = lambda u: jnp.stack(crop_box(u, (48, 40), (0.2, 0.8), (3 / 4, 4 / 3)))
+    def box(u):
+        return jnp.stack(crop_box(u, (48, 40), (0.2, 0.8), (3 / 4, 4 / 3)))
+
     boxes = jax.jit(jax.vmap(box))(jax.random.uniform(key, (4000, 22)))
     top, left, height, width = np.asarray(boxes).T
     assert np.array_equal(boxes, np.round(boxes))
@@ -62,7 +67,8 @@ def test_crop_boxes_are_torchvisions(key):
     assert (left >= 0).all()
     assert (top + height <= 48).all()
     assert (left + width <= 40).all()
-    share, ratio = height * width / (48 * 40), width / height
+    share = height * width / (48 * 40)
+    ratio = width / height
     assert share.min() > 0.18
     assert share.max() < 0.82
     assert ratio.min() > 0.7
@@ -85,17 +91,24 @@ def test_crop_falls_back_to_the_centre(key):
 
 def test_hue_against_colorsys():
     image = RNG.uniform(0, 1, (5, 7, 3)).astype(np.float32)
-    image[0, 0], image[0, 1], image[0, 2] = 0.5, 0.0, [1, 0, 0]
+    image[0, 0] = 0.5
+    image[0, 1] = 0.0
+    image[0, 2] = [1, 0, 0]
     for shift in (-0.4, 0.0, 0.1, 0.5):
-        turn = lambda rgb, s=shift: (lambda h, sat, v: colorsys.hsv_to_rgb((h + s) % 1.0, sat, v))(
-            *colorsys.rgb_to_hsv(*rgb)
-        )
+
+        def turn(rgb, s=shift):
+            return (lambda h, sat, v: colorsys.hsv_to_rgb((h + s) % 1.0, sat, v))(
+                *colorsys.rgb_to_hsv(*rgb)
+            )
+
         expected = np.array([[turn(pixel) for pixel in row] for row in image])
         np.testing.assert_allclose(shift_hue(jnp.asarray(image), shift), expected, atol=3e-6)
 
 
 def reference_jitter(image, order, factors, hue):
-    grey = lambda x: (x @ np.array([0.2989, 0.587, 0.114]))[..., None]
+    def grey(x):
+        return (x @ np.array([0.2989, 0.587, 0.114]))[..., None]
+
     for kind in order:
         if kind == 3:
             image = np.asarray(shift_hue(jnp.float32(image), hue))
@@ -108,8 +121,10 @@ def reference_jitter(image, order, factors, hue):
 def test_colour_jitter_is_its_four_transforms_in_every_order():
     image = jnp.float32(PHOTO) / 255
     drawn = RNG.uniform(size=4).astype(np.float32)
-    low, high = np.array([0.6, 0.5, 0.2]), np.array([1.4, 1.5, 1.8])
-    factors, hue = low + (high - low) * drawn[:3], 0.2 * (2 * drawn[3] - 1)
+    low = np.array([0.6, 0.5, 0.2])
+    high = np.array([1.4, 1.5, 1.8])
+    factors = low + (high - low) * drawn[:3]
+    hue = 0.2 * (2 * drawn[3] - 1)
     orders = np.array(list(itertools.permutations(range(4))))
     u = np.concatenate(
         [np.argsort(orders, axis=1) / 4, np.broadcast_to(drawn, (24, 4))], axis=1
@@ -237,15 +252,18 @@ def test_grey_images_pass(key):
 def test_probabilities(key):
     images = np.broadcast_to(PHOTO[None, :40], (400, 40, 40, 3))
     whole = dict(size=40, count=1, scale=(1.0, 1.0), ratio=(1.0, 1.0))
-    draw = lambda **settings: np.asarray(
-        draw_views(
-            key,
-            images,
-            (View(**(whole | dict(flip=0.0, jitter=0.0, grayscale=0.0) | settings)),),
-            (0.0,) * 3,
-            (1.0,) * 3,
-        )[0]
-    )
+
+    def draw(**settings):
+        return np.asarray(
+            draw_views(
+                key,
+                images,
+                (View(**(whole | dict(flip=0.0, jitter=0.0, grayscale=0.0) | settings)),),
+                (0.0,) * 3,
+                (1.0,) * 3,
+            )[0]
+        )
+
     original = np.float32(images) / 255
     np.testing.assert_allclose(draw(), original, atol=1e-6)
     flipped = np.abs(draw(flip=0.3) - original[:, :, ::-1]).max((1, 2, 3)) < 1e-5

@@ -150,16 +150,17 @@ print(json.dumps(codes))
 def answers(tmp_path_factory):
     """Exit code, standard output and standard error of every call."""
     folder = tmp_path_factory.mktemp("calls")
-    flags, env = (
-        json.dumps([flags for flags, _ in CALLS]),
-        os.environ | {"PYTHONPATH": str(TESTS.parent)},
-    )
+    flags = json.dumps([flags for flags, _ in CALLS])
+    env = os.environ | {"PYTHONPATH": str(TESTS.parent)}
     call = [sys.executable, "-c", FORKED]
     done = subprocess.run(
         call, input=flags, cwd=folder, env=env, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (0, "")
-    said = lambda i: [(folder / f"{i}.{end}").read_text() for end in ("out", "err")]
+
+    def said(i):
+        return [(folder / f"{i}.{end}").read_text() for end in ("out", "err")]
+
     return [(code, *said(i)) for i, code in enumerate(json.loads(done.stdout))]
 
 
@@ -385,7 +386,8 @@ def test_a_bucket_is_no_run_folder():
 
 
 def test_raw_pixels_that_would_fill_a_device_are_not_scored(monkeypatch):
-    scorer, taken = Scorer(build(tiny("byol")), None, None), 4 * (256 + 360) * 64
+    scorer = Scorer(build(tiny("byol")), None, None)
+    taken = 4 * (256 + 360) * 64
     monkeypatch.setattr("ssl_jax.inference.scorer.device_memory", lambda: 4 * taken)
     assert scorer.too_many_pixels() == ""
     monkeypatch.setattr("ssl_jax.inference.scorer.device_memory", lambda: 4 * taken - 1)
@@ -400,7 +402,8 @@ def test_settings_are_checked_before_images_are_decoded(tmp_path):
     config.optim.name = "adamw"
     with pytest.raises(SettingError, match="optim.name='adamw' is not known"):
         build(config)
-    config.optim.name, config.data.size = "sgd", 7
+    config.optim.name = "sgd"
+    config.data.size = 7
     with pytest.raises(SettingError, match="data.size=7 is below the largest view, 8 pixels"):
         build(config)
     assert not cache.exists()

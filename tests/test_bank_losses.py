@@ -10,7 +10,9 @@ from ssl_jax.ops.memory import init_bank, update_bank
 from ssl_jax.ops.neighbours import cluster_mates
 from ssl_jax.ops.vectors import unit
 
-LOSS, GRADIENT, ROWS = dict(rtol=5e-6), dict(atol=1e-6), dict(atol=5e-7)
+LOSS = dict(rtol=5e-6)
+GRADIENT = dict(atol=1e-6)
+ROWS = dict(atol=5e-7)
 
 
 def check(data, case, loss, raw, expected_loss="loss"):
@@ -23,18 +25,21 @@ def check(data, case, loss, raw, expected_loss="loss"):
 
 def test_published_nce_over_two_steps(golden):
     data = golden("id_nce")
-    bank, normaliser = data["memory"], None
+    bank = data["memory"]
+    normaliser = None
     for step in ("step1", "step2"):
         raw = data["raw_features"] if step == "step1" else data["step2_raw_features"]
-        index, noise = data[f"{step}_sample_indexes"][:, 0], data[f"{step}_sample_indexes"][:, 1:]
+        index = data[f"{step}_sample_indexes"][:, 0]
+        noise = data[f"{step}_sample_indexes"][:, 1:]
         if normaliser is None:
             normaliser = losses.estimated_normaliser(
                 unit(raw), bank, index, noise, temperature=0.07
             )
         np.testing.assert_allclose(normaliser, data[f"{step}_Z"], rtol=5e-6)
-        loss = lambda x, i=index, n=noise, b=bank, z=normaliser: losses.instance_nce(
-            x, b, i, n, temperature=0.07, normaliser=z
-        )
+
+        def loss(x, i=index, n=noise, b=bank, z=normaliser):
+            return losses.instance_nce(x, b, i, n, temperature=0.07, normaliser=z)
+
         check(data, step, loss, raw)
         bank = update_bank(bank, index, unit(raw), momentum=0.5)
         np.testing.assert_allclose(bank[index], data[f"{step}_memory_rows_after"], **ROWS)
@@ -43,12 +48,10 @@ def test_published_nce_over_two_steps(golden):
 def test_nce_with_a_given_normaliser_against_loops():
     rng = np.random.default_rng(0)
     features, bank = (np.asarray(unit(rng.normal(size=(n, 8)))) for n in (5, 40))
-    index, noise, z, ratio = (
-        rng.integers(0, 40, 5),
-        rng.integers(0, 40, (5, 7)),
-        2876934.2 / 1281167 * 40,
-        7 / 40,
-    )
+    index = rng.integers(0, 40, 5)
+    noise = rng.integers(0, 40, (5, 7))
+    z = 2876934.2 / 1281167 * 40
+    ratio = 7 / 40
     expected = []
     for f, i, others in zip(np.float64(features), index, noise):
         p = np.exp(np.float64(bank)[[i, *others]] @ f / 0.07) / z
@@ -60,16 +63,24 @@ def test_nce_with_a_given_normaliser_against_loops():
 
 
 def test_no_gradient_through_an_estimated_normaliser(key):
-    features, bank = unit(jax.random.normal(key, (4, 8))), unit(jax.random.normal(key, (20, 8)))
-    index, noise = jnp.arange(4), jax.random.randint(key, (4, 6), 0, 20)
-    estimate = lambda x: losses.estimated_normaliser(x, bank, index, noise, temperature=0.1)
+    features = unit(jax.random.normal(key, (4, 8)))
+    bank = unit(jax.random.normal(key, (20, 8)))
+    index = jnp.arange(4)
+    noise = jax.random.randint(key, (4, 6), 0, 20)
+
+    def estimate(x):
+        return losses.estimated_normaliser(x, bank, index, noise, temperature=0.1)
+
     assert not np.any(jax.grad(estimate)(features))
-    free = lambda x: losses.instance_nce(
-        x, bank, index, noise, temperature=0.1, normaliser=estimate(x)
-    )
-    given = lambda x: losses.instance_nce(
-        x, bank, index, noise, temperature=0.1, normaliser=estimate(features)
-    )
+
+    def free(x):
+        return losses.instance_nce(x, bank, index, noise, temperature=0.1, normaliser=estimate(x))
+
+    def given(x):
+        return losses.instance_nce(
+            x, bank, index, noise, temperature=0.1, normaliser=estimate(features)
+        )
+
     np.testing.assert_allclose(
         jax.grad(free)(features), jax.grad(given)(features), rtol=1e-5, atol=1e-7
     )
@@ -78,7 +89,8 @@ def test_no_gradient_through_an_estimated_normaliser(key):
 def test_sampled_softmax_against_loops():
     rng = np.random.default_rng(0)
     features, bank = (np.asarray(unit(rng.normal(size=(n, 8)))) for n in (5, 30))
-    index, noise = rng.integers(0, 30, 5), rng.integers(0, 30, (5, 7))
+    index = rng.integers(0, 30, 5)
+    noise = rng.integers(0, 30, (5, 7))
     expected = []
     for f, i, others in zip(np.float64(features), index, noise):
         weights = np.exp(np.float64(bank)[[i, *others]] @ f / 0.2)
@@ -89,7 +101,8 @@ def test_sampled_softmax_against_loops():
 
 def test_sampled_softmax_over_every_row_is_the_full_softmax():
     rng = np.random.default_rng(0)
-    features, bank = unit(rng.normal(size=(5, 8))), unit(rng.normal(size=(30, 8)))
+    features = unit(rng.normal(size=(5, 8)))
+    bank = unit(rng.normal(size=(30, 8)))
     index = np.arange(5)
     others = np.stack([np.delete(np.arange(30), i) for i in index])
     found = losses.instance_sampled_nll(features, bank, index, others, temperature=0.1)
@@ -128,7 +141,10 @@ def test_published_local_aggregation(golden, case):
     background, clusterings = CASES[case]
     close = cluster_mates(data["cluster_labels"][:clusterings], data["indexes"])
     settings = dict(background=background, temperature=0.07)
-    loss = lambda x: losses.local_aggregation(x, data["memory"], close, **settings)
+
+    def loss(x):
+        return losses.local_aggregation(x, data["memory"], close, **settings)
+
     check(data, case, loss, data["raw_features"])
     probability, count = losses.close_probability(
         unit(data["raw_features"]), data["memory"], close, **settings
@@ -140,16 +156,21 @@ def test_published_local_aggregation(golden, case):
 
 
 def test_local_aggregation_with_nothing_close_is_finite_and_still(key):
-    features, bank = unit(jax.random.normal(key, (3, 8))), unit(jax.random.normal(key, (20, 8)))
+    features = unit(jax.random.normal(key, (3, 8)))
+    bank = unit(jax.random.normal(key, (20, 8)))
     nothing = jnp.zeros((3, 20), bool)
-    loss = lambda x: losses.local_aggregation(x, bank, nothing, background=5, temperature=0.01)
+
+    def loss(x):
+        return losses.local_aggregation(x, bank, nothing, background=5, temperature=0.01)
+
     value, gradient = jax.value_and_grad(loss)(features)
     np.testing.assert_allclose(value, 16.118, atol=1e-3)
     np.testing.assert_array_equal(gradient, 0.0)
 
 
 def test_background_0_is_all_rows(key):
-    features, bank = unit(jax.random.normal(key, (3, 8))), unit(jax.random.normal(key, (20, 8)))
+    features = unit(jax.random.normal(key, (3, 8)))
+    bank = unit(jax.random.normal(key, (20, 8)))
     close = jax.random.bernoulli(key, 0.3, (3, 20))
     none, every = (
         losses.local_aggregation(features, bank, close, background=k, temperature=0.1)
@@ -166,22 +187,27 @@ ROUNDS = ("round0_k1", "round1_k1", "round2_k1")
 @pytest.mark.parametrize("case", ROUNDS)
 def test_published_anchor_neighbourhood_loss(golden, case):
     data = golden("and_loss")
-    index, position = data["indexes"], data[f"{case}_position"][data["indexes"]]
+    index = data["indexes"]
+    position = data[f"{case}_position"][data["indexes"]]
     is_anchor = position >= 0
     assert is_anchor.sum() == data[f"{case}_num_anchor_in_batch"]
     lists = data[f"{case}_neighbours"]
     neighbours = np.zeros((len(index), int(case[-1])), np.int32)
     neighbours[is_anchor] = lists[position[is_anchor]] if len(lists) else 0
-    loss = lambda x: losses.anchor_neighbourhood_nll(
-        x, data["memory"], index, neighbours, is_anchor, temperature=0.1
-    )
+
+    def loss(x):
+        return losses.anchor_neighbourhood_nll(
+            x, data["memory"], index, neighbours, is_anchor, temperature=0.1
+        )
+
     check(data, case, loss, data["raw_features"])
 
 
 def test_anchor_loss_of_several_neighbours_against_loops():
     rng = np.random.default_rng(0)
     features, bank = (np.asarray(unit(rng.normal(size=(n, 8)))) for n in (6, 30))
-    index, is_anchor = np.arange(6), np.arange(6) % 2 == 0
+    index = np.arange(6)
+    is_anchor = np.arange(6) % 2 == 0
     neighbours = np.stack(
         [rng.choice(np.delete(np.arange(30), i), 5, replace=False) for i in index]
     )
@@ -197,17 +223,22 @@ def test_anchor_loss_of_several_neighbours_against_loops():
 
 
 def test_anchor_loss_without_anchors_is_instance_discrimination_and_never_overflows(key):
-    features, bank = unit(jax.random.normal(key, (4, 8))), unit(jax.random.normal(key, (20, 8)))
-    index, neighbours = jnp.arange(4), jnp.arange(8).reshape(4, 2) + 10
+    features = unit(jax.random.normal(key, (4, 8)))
+    bank = unit(jax.random.normal(key, (20, 8)))
+    index = jnp.arange(4)
+    neighbours = jnp.arange(8).reshape(4, 2) + 10
     settings = dict(temperature=0.1)
     plain = losses.instance_nll(features, bank, index, **settings)
     nobody = losses.anchor_neighbourhood_nll(
         features, bank, index, neighbours, jnp.zeros(4, bool), **settings
     )
     np.testing.assert_allclose(nobody, plain, rtol=1e-6)
-    sharp = lambda x: losses.anchor_neighbourhood_nll(
-        x, bank, index, neighbours, jnp.ones(4, bool), temperature=1e-3
-    )
+
+    def sharp(x):
+        return losses.anchor_neighbourhood_nll(
+            x, bank, index, neighbours, jnp.ones(4, bool), temperature=1e-3
+        )
+
     value, gradient = jax.value_and_grad(sharp)(-bank[:4])
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()

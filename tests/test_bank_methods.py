@@ -36,7 +36,10 @@ def refreshed(name, step, key, **changes):
     assert stage.method.refresh_at(step)
     found, values = stage.method.refresh(state, no_embeddings, key)
     assert jax.tree.structure(found) == jax.tree.structure(state)
-    shapes = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+
+    def shapes(tree):
+        return [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+
     assert shapes(found) == shapes(state)
     return stage.method, found, values
 
@@ -65,9 +68,10 @@ def test_close_by_neighbours_are_the_nearest_rows_and_oneself(key):
 
 def test_clusters_are_refreshed_by_epochs_or_steps_counted_from_the_stage():
     method = methods.stage("aggregation").method
-    due = lambda **changes: [
-        s for s in range(40) if dataclasses.replace(method, **changes).refresh_at(s)
-    ]
+
+    def due(**changes):
+        return [s for s in range(40) if dataclasses.replace(method, **changes).refresh_at(s)]
+
     assert due() == [0, 8, 16, 24, 32]
     later = dataclasses.replace(methods.FACTS, first_step=3)
     assert due(refresh_epochs=2.0, facts=later) == [3, 19, 35]
@@ -115,7 +119,8 @@ def test_nce_estimates_its_normaliser_once(key):
     stage = methods.stage("instance by nce")
     state = methods.fresh_state(stage, key)
     step = jax.jit(train.train_step, static_argnums=0)
-    images, index = jnp.asarray(methods.IMAGES), jnp.arange(8)
+    images = jnp.asarray(methods.IMAGES)
+    index = jnp.arange(8)
     assert state.method.normaliser == 0
     first, _ = step(stage, state, images, index, key)
     second, _ = step(stage, first, images, index, key)

@@ -37,7 +37,8 @@ def travels(name, rows):
 
 @pytest.mark.parametrize("name", ["instance", "anchors", "aggregation"])
 def test_what_travels_in_a_step_does_not_grow_with_the_bank(name):
-    small, large = travels(name, 1280), travels(name, 12_800)
+    small = travels(name, 1280)
+    large = travels(name, 12_800)
     assert small > 0
     background = (
         8 * bench_bank.BATCH * (4096 - 320) if name == "aggregation" else 0
@@ -75,7 +76,8 @@ def test_clustering_over_devices_is_clustering(key):
     start = random_rows(key, points, 12)
     assert len(np.unique(start, axis=0)) == 12
     settings = dict(iterations=5, metric="euclidean", chunk=32)
-    one, mesh = kmeans(key, points, 12, init=start, **settings), make_mesh()
+    one = kmeans(key, points, 12, init=start, **settings)
+    mesh = make_mesh()
     with jax.set_mesh(mesh):
         whole = jax.device_put((key, points, start), replicated(mesh))
         padded = jax.device_put(np.pad(points, ((0, 1), (0, 0))), batch_sharding(mesh))
@@ -90,7 +92,10 @@ def test_clustering_over_devices_is_clustering(key):
 
 def test_published_clusterings_are_matched_in_quality(golden, key):
     data = golden("la_kmeans")
-    points, clusters, objectives, unions = data["x"], int(data["m"]), [], []
+    points = data["x"]
+    clusters = int(data["m"])
+    objectives = []
+    unions = []
     for h in range(10):
         run = jax.random.fold_in(key, h)
         start = random_rows(run, points, clusters)

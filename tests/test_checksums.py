@@ -45,7 +45,8 @@ def test_every_file_of_a_checkpoint_has_a_checksum(finished):
 
 
 def test_any_flipped_bit_is_noticed(folder):
-    place, rng = folder / "checkpoints" / "16", np.random.default_rng(0)
+    place = folder / "checkpoints" / "16"
+    rng = np.random.default_rng(0)
     files = sorted(p for p in place.rglob("*") if p.is_file() and p.stat().st_size)
     for path in files:
         bit = int(rng.integers(8 * path.stat().st_size))

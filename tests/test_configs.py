@@ -26,7 +26,8 @@ def test_a_backbone_takes_those_of_the_model_settings_that_it_has(name, tmp_path
     config = config_of("byol", "imagenet")
     config.model.update(name=name, width=4, hidden=(8,))
     config.data.update(name="array", dir=str(tmp_path / "a.npz"))
-    images, labels = np.zeros((4096, 8, 8, 3), np.uint8), np.arange(4096) % 10
+    images = np.zeros((4096, 8, 8, 3), np.uint8)
+    labels = np.arange(4096) % 10
     np.savez(
         tmp_path / "a.npz",
         images=images,
@@ -35,10 +36,8 @@ def test_a_backbone_takes_those_of_the_model_settings_that_it_has(name, tmp_path
         test_labels=labels[:20],
     )
     stages = ("stage1", "stage2", "stage3", "stage4", "stage5")
-    config.evals, config.best = (
-        dict(probe=dict(features=stages), augmented=dict(features=stages)),
-        "eval/probe/top1",
-    )
+    config.evals = dict(probe=dict(features=stages), augmented=dict(features=stages))
+    config.best = "eval/probe/top1"
     plan = build(config)
     backbone = plan.stages[-1].method.network.backbone
     assert (backbone.width, backbone.hidden, backbone.stem, backbone.dtype) == (
@@ -100,7 +99,8 @@ def test_small_swav_recipes_build(variant, tmp_path):
     ],
 )
 def test_recipes_build_at_a_small_width(name, changes, tmp_path):
-    config, small = config_of(*name.split(":")), dict(width=4, hidden=(8,))
+    config = config_of(*name.split(":"))
+    small = dict(width=4, hidden=(8,))
     backbone = config.model.name
     plan = plan_of(
         *name.split(":"),
@@ -114,8 +114,13 @@ def test_recipes_build_at_a_small_width(name, changes, tmp_path):
 
 def imagenet(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
     """ImageNet without its pixels: as many images and classes."""
-    pixels = lambda count: np.broadcast_to(np.zeros(1, np.uint8), (count, 256, 256, 3))
-    images = lambda count: Images(pixels(count), np.arange(count, dtype=np.int32) % 1000)
+
+    def pixels(count):
+        return np.broadcast_to(np.zeros(1, np.uint8), (count, 256, 256, 3))
+
+    def images(count):
+        return Images(pixels(count), np.arange(count, dtype=np.int32) % 1000)
+
     return Dataset(images(1_281_167), images(50_000), tuple(map(str, range(1000))), mean, std)
 
 
@@ -171,7 +176,8 @@ IMAGENET = {
 def test_imagenets_recipes_are_the_published_ones(name):
     plan = build(config_of(*name.split(":")), imagenet())
     *expected, parameters, schedule = IMAGENET[name]
-    stage, network = plan.stages[-1], plan.stages[-1].method.network
+    stage = plan.stages[-1]
+    network = plan.stages[-1].method.network
     views = tuple((v.count, v.size, v.scale[0]) for v in stage.views)
     assert [views, plan.batch_size, plan.settings.epochs, plan.steps_per_epoch] == expected
     assert sum(x.size for x in jax.tree.leaves(plan.shapes.params)) == parameters
@@ -199,7 +205,8 @@ def test_imagenets_methods_and_data_are_the_published_ones():
         0.5,
         0.0,
     )
-    o, v = instance.optim, instance.augment.one
+    o = instance.optim
+    v = instance.augment.one
     assert (o.name, o.learning_rate, o.momentum, o.nesterov, o.weight_decay) == (
         "sgd",
         0.03,
@@ -216,13 +223,15 @@ def test_imagenets_methods_and_data_are_the_published_ones():
         0.0,
     )
     assert (instance.evals.knn.k, instance.evals.knn.temperature) == (200, 0.07)
-    first, second = byol.augment.first, byol.augment.second
+    first = byol.augment.first
+    second = byol.augment.second
     assert [(v.blur, v.solarize) for v in (first, second)] == [(1.0, 0.0), (0.1, 0.2)]
     assert (first.brightness, first.contrast, first.saturation, first.hue) == (0.4, 0.4, 0.2, 0.1)
     assert (byol.method.momentum, byol.method.momentum_schedule) == (0.996, "cosine")
     for name in ("simsiam", "moco"):
         config = config_of(name, "imagenet")
-        v, o = config.augment.pair, config.optim
+        v = config.augment.pair
+        o = config.optim
         assert (v.jitter, v.brightness, v.saturation, v.hue, v.grayscale, v.blur) == (
             0.8,
             0.4,
@@ -271,7 +280,8 @@ def test_prototypes_default_to_ten_per_class(tmp_path):
 
 
 def test_prototypes_follow_many_classes(tmp_path):
-    rng, labels = np.random.default_rng(0), np.arange(800) % 40
+    rng = np.random.default_rng(0)
+    labels = np.arange(800) % 40
     images = rng.integers(0, 256, (800, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "b.npz", images=images, labels=labels)
     config = config_of("swav", "folder")
@@ -282,7 +292,8 @@ def test_prototypes_follow_many_classes(tmp_path):
 
 @pytest.mark.parametrize("test", [{}, {"test_labels": np.full(20, -1)}])
 def test_labels_without_labelled_test_images_give_no_scores(test, tmp_path):
-    rng, labels = np.random.default_rng(0), np.arange(200) % 10
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 10
     images = rng.integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "b.npz", images=images, labels=labels, test_images=images[:20], **test)
     config = config_of("swav", "folder")
@@ -327,7 +338,9 @@ PUBLISHED = {
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_recipes_are_the_published_ones(variant):
     config = ConfigDict(completed(config_of("swav", variant)))
-    v, o, m = config.augment.large, config.optim, config.method
+    v = config.augment.large
+    o = config.optim
+    m = config.method
     found = (
         (v.blur, v.brightness, v.hue, tuple(v.scale)),
         (o.name, o.learning_rate, o.weight_decay, o.trust, o.clip),
@@ -348,7 +361,8 @@ def test_recipes_are_the_published_ones(variant):
 
 def test_instance_recipe_is_the_released_one():
     config = ConfigDict(completed(config_of("instance", "cifar10")))
-    v, o = config.augment.one, config.optim
+    v = config.augment.one
+    o = config.optim
     assert (tuple(v.scale), v.flip, v.jitter, v.brightness, v.hue, v.grayscale) == (
         (0.2, 1.0),
         0.0,

@@ -98,7 +98,9 @@ def test_every_part_of_the_ablation_is_one_override(changes, kind, keep, relax, 
 
 
 def test_the_base_is_chosen_on_the_command_line():
-    call = lambda *flags: command_line.with_base(["main", *flags])[1:]
+    def call(*flags):
+        return command_line.with_base(["main", *flags])[1:]
+
     assert call("--config=c/conr.py:paper_cifar10", "--config.base=moco") == [
         "--config=c/conr.py:paper_cifar10+moco",
         "--config.base=moco",
@@ -131,7 +133,8 @@ def test_images_without_labels(tmp_path):
 
 def test_purity_follows_the_settings_of_the_graph():
     config = config_of("conr", "imagenet_dogs")
-    config.positives.k1, config.batch_size = 25, 64
+    config.positives.k1 = 25
+    config.batch_size = 64
     assert (config.evals.purity.k1, config.evals.purity.k2, config.evals.purity.batch_size) == (
         25,
         10,
@@ -207,8 +210,11 @@ def donor(tmp_path_factory):
 def short(variant):
     """Two epochs whose steps do not depend on how many there will be."""
     config = tiny(variant)
-    config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
-    config.method.momentum_schedule, config.optim.schedule.name = "constant", "constant"
+    config.epochs = 2
+    config.evals = dict(knn=dict(k=5))
+    config.baselines = False
+    config.method.momentum_schedule = "constant"
+    config.optim.schedule.name = "constant"
     return config
 
 
@@ -218,7 +224,8 @@ def test_a_run_continues_from_another_runs_checkpoint(donor, tmp_path):
     config.init_from = str(donor)
     train.run(config, tmp_path / "run", console=quiet())
     assert [r["step"] for r in records(tmp_path / "run")][:2] == [9, 10]
-    ours, theirs = arrays(tmp_path / "run", 16), arrays(tmp_path / "whole", 16)
+    ours = arrays(tmp_path / "run", 16)
+    theirs = arrays(tmp_path / "whole", 16)
     for name, expected in theirs.items():
         np.testing.assert_array_equal(ours[name], expected, err_msg=name)
 
@@ -235,8 +242,11 @@ def test_neighbours_continue_from_the_bases_checkpoint(donor, tmp_path):
 
 def test_neighbours_from_the_first_epoch_on_a_finished_base(donor, tmp_path):
     config = short("conr")
-    config.init_from, config.init_fresh, config.init_epoch = str(donor), True, 1.0
-    config.stages.pretrain.until_epoch, config.epochs = 0.0, 1
+    config.init_from = str(donor)
+    config.init_fresh = True
+    config.init_epoch = 1.0
+    config.stages.pretrain.until_epoch = 0.0
+    config.epochs = 1
     assert kinds(train.build(config)) == [Contextual]
     train.run(config, tmp_path / "run", console=quiet())
     assert [r["train/kept"] for r in records(tmp_path / "run") if "train/kept" in r] == [0.5] * 8
@@ -244,10 +254,12 @@ def test_neighbours_from_the_first_epoch_on_a_finished_base(donor, tmp_path):
 
 def test_a_fresh_start_takes_only_the_networks(donor, tmp_path):
     config = short("byol")
-    config.init_from, config.init_fresh = str(donor), True
+    config.init_from = str(donor)
+    config.init_fresh = True
     config.optim.learning_rate = 0.0
     train.run(config, tmp_path / "run", console=quiet())
-    ours, theirs = arrays(tmp_path / "run", 16), arrays(donor, 8)
+    ours = arrays(tmp_path / "run", 16)
+    theirs = arrays(donor, 8)
     own = [name for name in theirs if name.startswith("['params']")]
     assert own
     for name in own:

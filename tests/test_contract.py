@@ -38,8 +38,10 @@ class Bench:
     """One method on so many devices: state, jitted step, and a count of traces."""
 
     def __init__(self, name, devices, monkeypatch=None):
-        self.stage, self.mesh = stage_of(name), make_mesh(jax.devices()[:devices])
-        self.key, self.traces = jax.random.key(7), collections.Counter()
+        self.stage = stage_of(name)
+        self.mesh = make_mesh(jax.devices()[:devices])
+        self.key = jax.random.key(7)
+        self.traces = collections.Counter()
         original = train.draw_views
 
         def counted(*args):
@@ -48,7 +50,10 @@ class Bench:
 
         if monkeypatch:
             monkeypatch.setattr(train, "draw_views", counted)
-        make = lambda key: methods.fresh_state(self.stage, key)
+
+        def make(key):
+            return methods.fresh_state(self.stage, key)
+
         with jax.set_mesh(self.mesh):
             self.shapes = jax.eval_shape(make, self.key)
             self.shardings = state_shardings(self.mesh, self.shapes)
@@ -99,7 +104,8 @@ def follow(one, all_, steps=10):
     for step in range(steps):
         before = jax.device_get(one.state)
         all_.state = jax.device_put(before, all_.shardings)
-        (expected,), (found,) = one.run(1, first=step), all_.run(1, first=step)
+        (expected,) = one.run(1, first=step)
+        (found,) = all_.run(1, first=step)
         if abs(found - expected) > 1e-5 * max(abs(expected), 1.0):
             assert nearly_tied(one, before, step) < 1e-5
             flips += 1
@@ -114,16 +120,15 @@ def nearly_tied(bench, state, step):
 
 
 def _margin(stage, key, state, index, step):
-    margins, positives = [], stage.method.positives
+    margins = []
+    positives = stage.method.positives
 
     class Recorder:
         metrics = positives.metrics
 
         def select(self, pos_state, keys, index, step):
-            plain, context = (
-                dot(keys, keys),
-                contextual_features(keys, k1=positives.k1, k2=positives.k2),
-            )
+            plain = dot(keys, keys)
+            context = contextual_features(keys, k1=positives.k1, k2=positives.k2)
             for similarity, k in (
                 (plain, positives.k1),
                 (plain, positives.k2),
@@ -143,7 +148,8 @@ def _margin(stage, key, state, index, step):
 @pytest.mark.parametrize("name", NAMES)
 def test_all_devices_train_like_one_and_in_one_trace(name, monkeypatch):
     devices = jax.device_count()
-    one, all_ = Bench(name, 1, monkeypatch), Bench(name, devices)
+    one = Bench(name, 1, monkeypatch)
+    all_ = Bench(name, devices)
     for expected, found in zip(jax.tree.leaves(one.state), jax.tree.leaves(all_.state)):
         np.testing.assert_array_equal(own(found), own(expected))
     if name.endswith("with context"):
@@ -171,22 +177,33 @@ def test_all_devices_train_like_one_and_in_one_trace(name, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_gradient_into_targets_banks_or_queues(name, key):
-    stage, state = stage_of(name), jax.tree.map(jnp.asarray, fresh(name))
+    stage = stage_of(name)
+    state = jax.tree.map(jnp.asarray, fresh(name))
     rng = np.random.default_rng(1)
+
     # A queue that is full and a target that has moved: whatever the state holds, it is a constant.
-    moved = lambda x: (
-        x + 0.1 * rng.normal(size=x.shape) if x.dtype == np.float32 else rng.integers(0, 2, x.shape)
-    )
-    noise = lambda x: jnp.asarray(moved(x), x.dtype)
+    def moved(x):
+        return (
+            x + 0.1 * rng.normal(size=x.shape)
+            if x.dtype == np.float32
+            else rng.integers(0, 2, x.shape)
+        )
+
+    def noise(x):
+        return jnp.asarray(moved(x), x.dtype)
+
     state = state.replace(method=jax.tree.map(noise, state.method))
     views = tuple(
         jnp.asarray(rng.normal(size=(8, v.size, v.size, 3)), jnp.float32)
         for v in stage.views
         for _ in range(v.count)
     )
-    loss = lambda params, method: stage.method.loss(
-        state.replace(params=params, method=method), Batch(views, jnp.arange(8)), key
-    )[0]
+
+    def loss(params, method):
+        return stage.method.loss(
+            state.replace(params=params, method=method), Batch(views, jnp.arange(8)), key
+        )[0]
+
     of_params, of_method = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))(
         state.params, state.method
     )
@@ -196,11 +213,15 @@ def test_no_gradient_into_targets_banks_or_queues(name, key):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_step_lowers_for_accelerators(name):
-    stage, mesh = stage_of(name), make_mesh()
+    stage = stage_of(name)
+    mesh = make_mesh()
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(lambda key: methods.fresh_state(stage, key), jax.random.key(0))
         shardings = state_shardings(mesh, shapes)
-        place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+
+        def place(x, s):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+
         state = jax.tree.map(place, shapes, shardings)
         images = jax.ShapeDtypeStruct(methods.IMAGES.shape, jnp.uint8, sharding=replicated(mesh))
         index = jax.ShapeDtypeStruct((methods.BATCH,), jnp.int32, sharding=replicated(mesh))
@@ -214,7 +235,8 @@ def test_step_lowers_for_accelerators(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_embed_is_in_data_set_order_whatever_the_chunk(name):
-    stage, state = stage_of(name), fresh(name)
+    stage = stage_of(name)
+    state = fresh(name)
     settings = dict(names=("embedding", "backbone"), size=8, mean=stage.mean, std=stage.std)
     images = jnp.asarray(methods.IMAGES)
     whole, parts = (embed(stage.method, state, images, chunk=c, **settings) for c in (70, 16))

@@ -33,7 +33,9 @@ def test_digits_are_split_for_good():
 
 def write_cifar(root, name, files, label_bytes, seed=0):
     """Random records in the official layout; returns what was written."""
-    rng, folder, records = np.random.default_rng(seed), root / name, {}
+    rng = np.random.default_rng(seed)
+    folder = root / name
+    records = {}
     folder.mkdir(parents=True)
     for file, count in files.items():
         block = rng.integers(0, 256, (count, label_bytes + 3072), dtype=np.uint8)
@@ -158,7 +160,8 @@ def test_archives_with_other_files_are_not_inflated(tmp_path, monkeypatch, membe
 
 def test_long_names_of_archives_are_not_inflated(tmp_path):
     member = tarfile.TarInfo("x")
-    member.type, member.size = tarfile.XHDTYPE, 31_000_000
+    member.type = tarfile.XHDTYPE
+    member.size = 31_000_000
     with gzip.open(tmp_path / "cifar-10-binary.tar.gz", "wb", compresslevel=1) as file:
         file.write(member.tobuf() + bytes(31_000_064))
     with pytest.raises(SettingError, match="a member has 31,000,064 bytes"):
@@ -192,7 +195,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """A local server instead of the official one: its folder, and the list of its requests."""
-    folder, asked = tmp_path / "site", []
+    folder = tmp_path / "site"
+    asked = []
     folder.mkdir()
 
     class Handler(Quiet):
@@ -222,9 +226,10 @@ def test_download(site, tmp_path, monkeypatch):
             records[::2, :2] = 1
             member.size = records.size
             tar.addfile(member, io.BytesIO(records))
-    load = lambda **more: datasets.load(
-        "cifar100", download=True, cache=str(tmp_path / "cache"), **more
-    )
+
+    def load(**more):
+        return datasets.load("cifar100", download=True, cache=str(tmp_path / "cache"), **more)
+
     target = tmp_path / "cache" / "downloads"
     with pytest.raises(SettingError, match=r"was fetched, but its checksum is wrong; try again"):
         load()
@@ -291,7 +296,9 @@ def test_unknown_data_sets_and_limits():
 
 
 def test_order_is_a_function_of_seed_and_epoch():
-    order = lambda seed, epoch: np.asarray(epoch_order(jax.random.key(seed), epoch, 50, 8))
+    def order(seed, epoch):
+        return np.asarray(epoch_order(jax.random.key(seed), epoch, 50, 8))
+
     assert order(0, 0).shape == (6, 8)
     assert len(np.unique(order(0, 0))) == 48
     np.testing.assert_array_equal(order(0, 3), order(0, 3))

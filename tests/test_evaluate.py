@@ -25,7 +25,8 @@ def run(tmp_path_factory):
     """A finished run of two epochs with both scored; the first is the better one."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     config = tiny("conr")
-    config.epochs, config.baselines = 2, False
+    config.epochs = 2
+    config.baselines = False
     config.evals = dict(knn=dict(k=5), linear=dict(steps=20, batch_size=64))
     train.run(config, folder, console=quiet())
     return folder
@@ -47,7 +48,8 @@ def test_scores_are_those_of_the_run(run):
 
 
 def test_other_data_and_other_evaluators(run, tmp_path):
-    rng, labels = np.random.default_rng(0), np.arange(60) % 3
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
     images = rng.integers(0, 256, (60, 9, 9, 1), dtype=np.uint8)
     np.savez(
         tmp_path / "a.npz",
@@ -64,7 +66,8 @@ def test_other_data_and_other_evaluators(run, tmp_path):
 
 
 def test_other_data_do_not_take_the_settings_of_the_runs_own(run):
-    settings, own = config_of(run), Source(name="digits", limit=256)
+    settings = config_of(run)
+    own = Source(name="digits", limit=256)
     assert (settings["data"]["limit"], settings["data"]["test_share"]) == (256, 0.1)
     settings["data"]["size"] = 40
     assert other_data(settings, dict(dir="moved"), own) == settings  # the same images, elsewhere

@@ -41,7 +41,8 @@ def tiny_run(tmp_path_factory):
 
 
 def test_an_exported_run_is_the_run(run, tmp_path):
-    tensors, encoder = export(run, tmp_path / "a.safetensors", head=True), of_run(run)
+    tensors = export(run, tmp_path / "a.safetensors", head=True)
+    encoder = of_run(run)
     assert tensors["conv1.weight"].shape == (4, 1, 3, 3)
     found = load_encoder(tmp_path / "a.safetensors")
     assert found.names == encoder.names == ("backbone", "embedding", "scores")
@@ -50,7 +51,8 @@ def test_an_exported_run_is_the_run(run, tmp_path):
     features = "features: backbone, embedding, scores"
     assert repr(encoder) == f"Encoder(SwAV, ResNet, images [N, 8, 8, 1], {features})"
     assert repr(found) == f"Encoder(ResNet, images [N, 8, 8, 1], {features})"
-    theirs, ours = everything(found, IMAGES), everything(encoder, IMAGES)
+    theirs = everything(found, IMAGES)
+    ours = everything(encoder, IMAGES)
     for name in found.names:
         np.testing.assert_allclose(theirs[name], ours[name], atol=1e-6, err_msg=name)
     alone = export(run, tmp_path / "b.safetensors")
@@ -67,10 +69,8 @@ def test_the_lines_for_torchvision(head, run, tmp_path, monkeypatch):
     export(run, "a.safetensors", head=head)
     stage = run.plan.stages[-1]
     x = np.array(clean(IMAGES, 8, stage.mean, stage.std)).transpose(0, 3, 1, 2)
-    lines, space = (
-        snippets.torchvision("a.safetensors", stage.method.network.backbone, 1, head=head),
-        {},
-    )
+    lines = snippets.torchvision("a.safetensors", stage.method.network.backbone, 1, head=head)
+    space = {}
     with torch.no_grad():
         exec("\n".join(lines), space | {"images": torch.from_numpy(x)}, space)
     np.testing.assert_allclose(of_run(run)(IMAGES), space["features"].numpy(), atol=1e-5)

@@ -39,11 +39,14 @@ def test_a_run_from_the_host_is_the_run_from_the_device(tmp_path):
     scores = []
     for resident_gb in (8.0, 0.0):
         config = tiny("instance")
-        config.epochs, config.resident_gb = 2, resident_gb
+        config.epochs = 2
+        config.resident_gb = resident_gb
         config.optim.learning_rate = (
             0.003  # two programs: what they round differently grows with the steps' length
         )
-        config.evals, config.eval_epochs, config.baselines = dict(knn=config.evals.knn), 2, False
+        config.evals = dict(knn=config.evals.knn)
+        config.eval_epochs = 2
+        config.baselines = False
         scores.append(
             train.run(config, tmp_path / str(resident_gb), console=Console(file=io.StringIO()))
         )

@@ -80,7 +80,8 @@ def test_matches_know_what_is_not_known():
 def test_neighbours_are_judged(points):
     _, labels = points
     images = np.random.default_rng(0).integers(0, 256, (240, 5, 7, 3), dtype=np.uint8)
-    index, similarity = np.array([[4, 1], [5, 9]]), np.array([[0.91, 0.5], [1.0, -0.25]])
+    index = np.array([[4, 1], [5, 9]])
+    similarity = np.array([[0.91, 0.5], [1.0, -0.25]])
     grid = figures.neighbour_grid(
         images, [0, 1], index, similarity, labels=labels, names=["cat", "dog", "emu", "fox"]
     )
@@ -105,7 +106,10 @@ def test_scaling_keeps_distances_of_a_plane():
         np.pad(plane, ((0, 0), (0, 3)))
         @ np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
     )
-    apart = lambda x: np.linalg.norm(x[:, None] - x[None], axis=-1)
+
+    def apart(x):
+        return np.linalg.norm(x[:, None] - x[None], axis=-1)
+
     np.testing.assert_allclose(apart(maps.scaled(turned)), apart(plane), atol=1e-3)
 
 
@@ -247,7 +251,10 @@ def test_bad_input(call, message):
 
 def test_the_style_leaves_no_trace_and_figures_are_the_same_files():
     before = dict(mpl.rcParams)
-    draw = lambda kind: style.encoded(figures.purity_curves({"a": {1: 0.5, 2: 0.25}}), kind)
+
+    def draw(kind):
+        return style.encoded(figures.purity_curves({"a": {1: 0.5, 2: 0.25}}), kind)
+
     assert draw("svg") == draw("svg")
     assert draw("png").startswith(b"\x89PNG")
     assert dict(mpl.rcParams) == before

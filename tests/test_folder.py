@@ -394,7 +394,8 @@ def test_nothing_but_bad_files(images, load, tmp_path):
 def test_decoding_stops_soon_after_a_bad_file(images, load, monkeypatch):
     for i in range(300):
         (images / f"{i}.png").touch()
-    read, calls = decode.read, []
+    read = decode.read
+    calls = []
     monkeypatch.setattr("ssl_jax.data.folder.read", lambda *args: (calls.append(1), read(*args))[1])
     with pytest.raises(SettingError, match="the file is empty"):
         load()
@@ -581,9 +582,15 @@ def test_caches_without_checksums_stay_valid(images, load, tmp_path, names, caps
     ],
 )
 def test_damaged_arrays_that_are_kept_are_made_anew(tmp_path, content):
-    calls, source = [], datasets.Source(cache=str(tmp_path))
-    make = lambda: (calls.append(1), np.arange(3, dtype=np.int32))[1]
-    get = lambda: cache.kept(source, "labels", ["facts"], make, "counting", 3)
+    calls = []
+    source = datasets.Source(cache=str(tmp_path))
+
+    def make():
+        return (calls.append(1), np.arange(3, dtype=np.int32))[1]
+
+    def get():
+        return cache.kept(source, "labels", ["facts"], make, "counting", 3)
+
     get()
     put(next((tmp_path / "labels").iterdir()).name, content)(tmp_path / "labels")
     for _ in range(2):
@@ -623,7 +630,8 @@ def test_what_a_killed_decode_leaves_is_not_taken_and_goes_after_a_day(images, l
 def test_without_locks_another_process_may_be_first(images, load, tmp_path, monkeypatch):
     classes_below(images, 3)
     monkeypatch.setattr(file_lock, "fcntl", None)
-    fill, inner = cache_files._fill, []
+    fill = cache_files._fill
+    inner = []
 
     def slow(*args):
         if not inner:

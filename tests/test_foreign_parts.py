@@ -29,13 +29,13 @@ PARTS = {
 
 def get_config():
     config = defaults.get_config()
-    config.epochs, config.batch_size, config.baselines = 2, 32, False
+    config.epochs = 2
+    config.batch_size = 32
+    config.baselines = False
     config.method = dict(name=PARTS["method"], momentum=0.5)
-    config.positives.name, config.model.name, config.data.name = (
-        PARTS["positives"],
-        PARTS["model"],
-        PARTS["data"],
-    )
+    config.positives.name = PARTS["positives"]
+    config.model.name = PARTS["model"]
+    config.data.name = PARTS["data"]
     config.model.width = 4
     config.head.update(dim=8, hidden=())
     config.augment = dict(two=defaults.digits_view())
@@ -67,18 +67,22 @@ def test_commands_find_modules_where_they_are_started(tmp_path):
         path = tmp_path / "mine" / f"{part.rpartition('/')[2]}.py"
         path.write_text((TESTS / "plugins" / f"{part}.py").read_text())
     source = (TESTS / "test_foreign_parts.py").read_text()
-    start, end = source.index("PARTS = {"), source.index("def test_a_run_of")
+    start = source.index("PARTS = {")
+    end = source.index("def test_a_run_of")
     text = "from ssl_jax.settings import defaults\n" + source[start:end]
     for room in ("methods", "positives", "models", "data", "evaluation"):
         text = text.replace(f"plugins.{room}.", "mine.")
     (tmp_path / "own.py").write_text(text)
-    call = lambda *args: subprocess.run(
-        [sys.executable, "-m", *args],
-        env=environment() | {"PYTHONPATH": str(TESTS.parent)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+
+    def call(*args):
+        return subprocess.run(
+            [sys.executable, "-m", *args],
+            env=environment() | {"PYTHONPATH": str(TESTS.parent)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+
     done = call("ssl_jax.main", "--config=own.py", "--workdir=run")
     assert done.returncode == 0, done.stderr
     done = call("ssl_jax.evaluate", "--workdir=run")
@@ -193,7 +197,8 @@ class Still(interface.Method):
         return state
 
     def features(self, state, images, names):
-        params, stats = state.params["network"], state.batch_stats
+        params = state.params["network"]
+        stats = state.batch_stats
         return features.chosen(self.network, params, stats, images, names)
 
 
@@ -203,7 +208,8 @@ def test_parts_need_no_facts(tmp_path, monkeypatch):
     config = get_config()
     config.method = dict(name=PARTS["method"])
     config.positives.name = "instance"
-    config.epochs, config.best = 1, "eval/mine/images"
+    config.epochs = 1
+    config.best = "eval/mine/images"
     assert train.run(config, tmp_path / "run", console=quiet()) == {"eval/mine/images": 32.0}
 
 

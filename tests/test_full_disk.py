@@ -93,7 +93,8 @@ def test_events_can_be_read_by_tensorboard(finished):
     from tensorboardX.proto.event_pb2 import Event
 
     (path,) = finished.glob("events.out.tfevents.*")
-    raw, found = path.read_bytes(), []
+    raw = path.read_bytes()
+    found = []
     while raw:
         length = int.from_bytes(raw[:8], "little")
         found.append(Event.FromString(raw[12 : 12 + length]))

@@ -144,7 +144,8 @@ def arrays(folder, step):
 
 
 def assert_close(folder, reference, step=16):
-    ours, theirs = arrays(folder, step), arrays(reference, step)
+    ours = arrays(folder, step)
+    theirs = arrays(reference, step)
     assert ours.keys() == theirs.keys()
     for path, expected in theirs.items():
         np.testing.assert_allclose(ours[path], expected, rtol=1e-3, atol=1e-3, err_msg=path)
@@ -234,7 +235,9 @@ def test_when_one_process_dies_the_other_ends_with_a_line(pair):
 
 
 def test_processes_that_do_not_come_are_named():
-    roll = lambda process: rendezvous.join(None, f"127.0.0.1:{port}", 3, process, 1)
+    def roll(process):
+        return rendezvous.join(None, f"127.0.0.1:{port}", 3, process, 1)
+
     port = free_port()
     with ThreadPoolExecutor() as both:
         calls = [both.submit(roll, process) for process in (1, 0)]
@@ -300,7 +303,10 @@ except SettingError as error:
 @pytest.mark.parametrize("failing", [0, 1])
 def test_when_one_process_fails_the_other_ends_with_its_line(failing):
     port = free_port()
-    flags = lambda process: (f"127.0.0.1:{port}", str(process), str(failing))
+
+    def flags(process):
+        return (f"127.0.0.1:{port}", str(process), str(failing))
+
     both = [
         subprocess.Popen(
             [sys.executable, "-c", FAILING, *flags(i)],

@@ -99,7 +99,8 @@ def test_bad_input(key):
 
 
 def test_two_devices(key):
-    x, mesh = blobs(), make_mesh()
+    x = blobs()
+    mesh = make_mesh()
     single = kmeans(key, x, 5, iterations=10)
     with jax.set_mesh(mesh):
         spread = kmeans(key, jax.device_put(x, NamedSharding(mesh, ROWS)), 5, iterations=10)
@@ -109,7 +110,8 @@ def test_two_devices(key):
 @pytest.mark.parametrize("case", ["k10", "unbalanced", "perfect_permuted"])
 def test_published_scores(golden, case):
     data = golden("cluster_metrics")
-    labels, predicted = data[f"{case}_labels"], data[f"{case}_pred"]
+    labels = data[f"{case}_labels"]
+    predicted = data[f"{case}_pred"]
     for name, score in (
         ("acc", metrics.clustering_accuracy),
         ("nmi", metrics.normalized_mutual_info),
@@ -120,7 +122,8 @@ def test_published_scores(golden, case):
 
 def test_fewer_clusters_than_classes_still_score(golden):
     data = golden("cluster_metrics")
-    labels, predicted = data["fewer_clusters_labels"], data["fewer_clusters_pred"]
+    labels = data["fewer_clusters_labels"]
+    predicted = data["fewer_clusters_pred"]
     assert data["fewer_clusters_acc"] == 0  # the original gives up
     np.testing.assert_allclose(metrics.clustering_accuracy(labels, predicted), 0.92, atol=0.005)
     np.testing.assert_allclose(
@@ -129,7 +132,8 @@ def test_fewer_clusters_than_classes_still_score(golden):
 
 
 def test_unlabelled_rows_are_left_out():
-    labels, predicted = np.array([0, 0, 1, 1, -1, -1]), np.array([1, 1, 0, 0, 0, 1])
+    labels = np.array([0, 0, 1, 1, -1, -1])
+    predicted = np.array([1, 1, 0, 0, 0, 1])
     assert metrics.clustering_accuracy(labels, predicted) == 1.0
     assert metrics.adjusted_rand_index(labels, predicted) == 1.0
     with pytest.raises(ValueError, match="no labelled rows"):

@@ -98,6 +98,7 @@ def test_the_bank_replaces_the_training_images(data):
 )
 def test_bad_settings(variant, settings, message):
     config = tiny(variant)
-    config.evals, config.best = dict(knn_grid=settings), "eval/knn_grid/"
+    config.evals = dict(knn_grid=settings)
+    config.best = "eval/knn_grid/"
     with pytest.raises(SettingError, match=message):
         build(config)

@@ -88,7 +88,10 @@ def test_no_room_is_named_that_is_not_there():
 
 def test_modules_import_in_no_circle():
     """Within a room, too."""
-    name = lambda path: path.relative_to(ROOT).with_suffix("").parts
+
+    def name(path):
+        return path.relative_to(ROOT).with_suffix("").parts
+
     below = {
         name(path): set(modules_imported(path)) - {name(path)}
         for path in FILES

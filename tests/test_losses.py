@@ -8,7 +8,8 @@ from ssl_jax.ops.memory import push_queue
 from ssl_jax.ops.sinkhorn import sinkhorn
 from ssl_jax.ops.vectors import dot, unit
 
-ATOL, RTOL = 5e-7, 2e-6
+ATOL = 5e-7
+RTOL = 2e-6
 
 
 def swav_loss(embedding, prototypes, queue=None):
@@ -71,13 +72,15 @@ def test_swapped_prediction_against_loops(assign):
 
 
 def test_no_gradient_into_codes():
-    scores, codes = jnp.ones((2, 4, 3)), jnp.full((2, 4, 3), 1 / 3)
+    scores = jnp.ones((2, 4, 3))
+    codes = jnp.full((2, 4, 3), 1 / 3)
     assert not np.any(jax.grad(lambda c: swapped_prediction(scores, c))(codes))
 
 
 def test_published_instance_loss(golden):
     data = golden("id_softmax")
-    index, bank = data["indexes"], data["memory"]
+    index = data["indexes"]
+    bank = data["memory"]
     loss, raw = jax.value_and_grad(lambda x: instance_nll(unit(x), bank, index, temperature=0.1))(
         data["raw_features"]
     )

@@ -12,7 +12,11 @@ from helpers import members
 from ssl_jax.interface import RunFacts, Split
 from ssl_jax.settings.resolve import fill
 
-CLASSES, TRAIN, TEST, UNLABELLED, WIDTH = 3, 60, 20, 10, 12
+CLASSES = 3
+TRAIN = 60
+TEST = 20
+UNLABELLED = 10
+WIDTH = 12
 
 
 @pytest.mark.parametrize("name", members.methods())

@@ -61,7 +61,10 @@ def test_swav_resnet50_parameters(width, hidden, parameters):
 
 def test_preactivation_resnet18_parameters():
     network = Network(PreActResNet(depth=18, stem="imagenet"), Head(128))
-    make = lambda: network.init(jax.random.key(0), (jnp.zeros((1, 64, 64, 3)),), train=False)
+
+    def make():
+        return network.init(jax.random.key(0), (jnp.zeros((1, 64, 64, 3)),), train=False)
+
     assert count(jax.eval_shape(make)["params"]) == 11_244_480
 
 
@@ -169,13 +172,17 @@ def gradients(model, variables, x):
 
 def test_remat_changes_memory_not_numbers(key):
     x = jax.random.normal(key, (4, 16, 16, 3))
-    plain, remat = ResNet(10, 4, "cifar"), ResNet(10, 4, "cifar", remat=True)
+    plain = ResNet(10, 4, "cifar")
+    remat = ResNet(10, 4, "cifar", remat=True)
     variables = jax.jit(lambda k: plain.init(k, x, train=False))(key)
     others = jax.eval_shape(lambda k: remat.init(k, x, train=False), key)
     assert jax.tree.structure(others) == jax.tree.structure(variables)
-    convolutions = lambda model: str(
-        jax.make_jaxpr(lambda v: gradients(model, v, x))(variables)
-    ).count("conv_general")
+
+    def convolutions(model):
+        return str(jax.make_jaxpr(lambda v: gradients(model, v, x))(variables)).count(
+            "conv_general"
+        )
+
     assert convolutions(remat) > convolutions(plain)
     (expected, stats), expected_grads = gradients(plain, variables, x)
     (found, remat_stats), grads = gradients(remat, variables, x)
@@ -194,16 +201,21 @@ def test_bfloat16_is_the_trunks_alone(key):
     network = Network(ResNet(10, 8, "cifar", dtype="bfloat16"), Head(6, (10,)))
     variables = jax.jit(lambda k: network.init(k, (x,), train=False))(key)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    found = lambda network: jax.jit(lambda v: network.apply(v, x, method=Network.features))(
-        variables
-    )
-    features, exact = found(network), found(Network(ResNet(10, 8, "cifar"), Head(6, (10,))))
+
+    def found(network):
+        return jax.jit(lambda v: network.apply(v, x, method=Network.features))(variables)
+
+    features = found(network)
+    exact = found(Network(ResNet(10, 8, "cifar"), Head(6, (10,))))
     assert features["stage3"].dtype == jnp.bfloat16
     assert features["backbone"].dtype == features["embedding"].dtype == jnp.float32
     np.testing.assert_allclose(jnp.linalg.norm(features["embedding"], axis=1), 1.0, atol=1e-6)
     cosines = np.sum(features["embedding"] * exact["embedding"], axis=1)
     assert cosines.min() > 0.999
-    trained = lambda v: network.apply(v, (x,), train=True, mutable="batch_stats")[1]
+
+    def trained(v):
+        return network.apply(v, (x,), train=True, mutable="batch_stats")[1]
+
     assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(trained, variables))} == {
         jnp.dtype("float32")
     }
@@ -285,10 +297,8 @@ def test_networks_without_shortcuts(model, maps, first, size, sides, channels):
 
 @pytest.mark.parametrize("kind", [AlexNet, VGG])
 def test_networks_without_shortcuts_learn(kind, key):
-    x, settings = (
-        1.0 + jax.random.normal(key, (6, 12, 12, 3)),
-        dict(width=4, stem="cifar", hidden=(8,)),
-    )
+    x = 1.0 + jax.random.normal(key, (6, 12, 12, 3))
+    settings = dict(width=4, stem="cifar", hidden=(8,))
     model = kind(**settings)
     variables = jax.jit(lambda k: model.init(k, x, train=False))(key)
     evaluated = jax.jit(lambda v: model.apply(v, x, train=False))(variables)
@@ -302,7 +312,10 @@ def test_networks_without_shortcuts_learn(kind, key):
         lambda a, b: np.abs(a - b).max(), updated["batch_stats"], variables["batch_stats"]
     )
     assert min(jax.tree.leaves(moved)) > 0
-    shapes = lambda m, x: jax.eval_shape(lambda k: m.init_with_output(k, x, train=False), key)
+
+    def shapes(m, x):
+        return jax.eval_shape(lambda k: m.init_with_output(k, x, train=False), key)
+
     assert shapes(model, x[:, :5, :5])[0]["backbone"].shape == (
         6,
         8,
@@ -321,7 +334,10 @@ def test_remat_of_networks_without_shortcuts(key):
     assert jax.tree.structure(
         jax.eval_shape(lambda k, x: remat.init(k, x, train=False), key, x)
     ) == jax.tree.structure(variables)
-    text = lambda model: str(jax.make_jaxpr(lambda v, x: gradients(model, v, x))(variables, x))
+
+    def text(model):
+        return str(jax.make_jaxpr(lambda v, x: gradients(model, v, x))(variables, x))
+
     assert text(remat).count("conv_general") > text(plain).count("conv_general")
 
 

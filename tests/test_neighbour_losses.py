@@ -120,7 +120,10 @@ def kept(mask, k, counted=None):
 def test_published_group_loss(golden, case, direction):
     data = golden("group_loss")
     k1, k2, k = map(int, data[f"{case}_k1_k2_k"])
-    get = lambda name: data[f"{case}{direction}_{name}"]
+
+    def get(name):
+        return data[f"{case}{direction}_{name}"]
+
     targets = unit(get("target_raw"))
     rows = contextual_neighbours(targets, k, k1=k1, k2=k2)
     np.testing.assert_array_equal(np.sort(rows), np.sort(get("neighbours")))
@@ -130,7 +133,10 @@ def test_published_group_loss(golden, case, direction):
     mask = inside(ratio, int(float(data[f"{case}_fraction"]) * len(rows)), strict=True)
     np.testing.assert_array_equal(mask, get("kept").astype(bool))
     released = PositiveSet(rows, *kept(mask, k, counted=len(rows)))
-    loss = lambda p, chosen: losses.neighbour_cosine(p, targets, chosen)
+
+    def loss(p, chosen):
+        return losses.neighbour_cosine(p, targets, chosen)
+
     value, gradient = jax.value_and_grad(lambda p: 2 * loss(p, released))(get("prediction"))
     np.testing.assert_allclose(value, get("loss"), rtol=2e-6)
     np.testing.assert_allclose(gradient, get("grad_prediction"), atol=5e-7)
@@ -173,9 +179,10 @@ def test_published_byol_loss(golden):
 
 def test_published_simsiam_loss(golden):
     data = golden("simsiam_loss")
-    loss = lambda p1, p2: (
-        (losses.negative_cosine(p1, data["z2"]) + losses.negative_cosine(p2, data["z1"])) / 2
-    )
+
+    def loss(p1, p2):
+        return (losses.negative_cosine(p1, data["z2"]) + losses.negative_cosine(p2, data["z1"])) / 2
+
     value, gradients = jax.value_and_grad(loss, (0, 1))(data["p1"], data["p2"])
     np.testing.assert_allclose(value, data["loss"], rtol=2e-6)
     for gradient, name in zip(gradients, ("grad_p1", "grad_p2")):
@@ -186,21 +193,30 @@ def test_published_moco_steps(golden):
     data = golden("moco_loss")
     # Rows ordered by age: the next one to be replaced comes last.
     ring = np.roll(data["queue_before"].T, -int(data["ptr_before"]), axis=0)
-    queue, temperature = jnp.asarray(ring[::-1]), float(data["temperature"])
+    queue = jnp.asarray(ring[::-1])
+    temperature = float(data["temperature"])
     for step in range(5):
-        query, keys = data[f"step{step}_q"], data[f"step{step}_k"]
-        loss = lambda q, k=keys, queue=queue: losses.info_nce(q, k, queue, temperature=temperature)
+        query = data[f"step{step}_q"]
+        keys = data[f"step{step}_k"]
+
+        def loss(q, k=keys, queue=queue):
+            return losses.info_nce(q, k, queue, temperature=temperature)
+
         value, gradient = jax.value_and_grad(loss)(query)
         np.testing.assert_allclose(value, data[f"step{step}_loss"], rtol=2e-6)
         np.testing.assert_allclose(gradient, data[f"step{step}_grad_q"], atol=5e-7)
         queue = push_queue(queue, unit(keys))
-    rows = lambda q: np.asarray(sorted(map(tuple, np.round(np.asarray(q), 5).tolist())))
+
+    def rows(q):
+        return np.asarray(sorted(map(tuple, np.round(np.asarray(q), 5).tolist())))
+
     # Compared as sets, since the published queue is a ring.
     np.testing.assert_allclose(rows(queue), rows(data["queue_final"].T), atol=2e-5)
 
 
 def test_conr_star_losses(golden):
-    data, ones = golden("conr_star_losses"), jnp.ones((64, 10))
+    data = golden("conr_star_losses")
+    ones = jnp.ones((64, 10))
     near = {n: PositiveSet(data[f"simsiam_nbr_{n}"].astype(int), ones) for n in ("z1", "z2")}
 
     def eq16(p1, p2):
@@ -238,14 +254,13 @@ def test_those_left_out_have_no_gradient_and_do_not_count(key):
 
 
 def test_purity_of_the_digits_as_published(golden):
-    data, digits = golden("purity_digits"), load_digits()
+    data = golden("purity_digits")
+    digits = load_digits()
     x = digits.data / 16
     x = np.asarray(unit(x - x.mean(0, keepdims=True)))
     ratio = boundary_ratio(x, data["kmeans_centroids"], data["kmeans_labels"].astype(int))
-    batches, ks = (
-        data["perm_first_1792"].astype(int).reshape(7, 256),
-        tuple(int(k) for k in data["K"]),
-    )
+    batches = data["perm_first_1792"].astype(int).reshape(7, 256)
+    ks = tuple(int(k) for k in data["K"])
     for k1, k2 in ((10, 2), (30, 10)):
         purity = Purity(neighbours=ks, k1=k1, k2=k2, strict=True)
         found = dict(purity.of_batches(jnp.asarray(x), digits.target, ratio, batches))

@@ -108,8 +108,10 @@ def test_cluster_mates_share_a_cluster_in_at_least_one_clustering():
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize(("k", "share"), [(1, 1), (1, 2), (1, 4), (5, 1), (5, 3)])
 def test_published_discovery(golden, k, share, devices):
-    data, case = golden("and_discovery"), f"rate025_k{k}_r{share}"
-    bank, count = data["memory"], 125 * share
+    data = golden("and_discovery")
+    case = f"rate025_k{k}_r{share}"
+    bank = data["memory"]
+    count = 125 * share
     mesh = make_mesh(jax.devices()[:devices])
     with jax.set_mesh(mesh):
         bank = jax.device_put(bank, batch_sharding(mesh))

@@ -62,7 +62,8 @@ OWN = {
         "optim.schedule.warmup_epochs": 1.0,
     },
 }
-SAVED, LAST = 16, 32
+SAVED = 16
+LAST = 32
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
@@ -99,10 +100,8 @@ def test_scores_are_those_that_it_gave(old_run):
 
 def test_its_encoder_is_exported(old_run, tmp_path):
     export(opened(old_run), tmp_path / "encoder.safetensors")
-    again, images = (
-        ssl_jax.load_encoder(tmp_path / "encoder.safetensors"),
-        datasets.load("digits").test.images[:4],
-    )
+    again = ssl_jax.load_encoder(tmp_path / "encoder.safetensors")
+    images = datasets.load("digits").test.images[:4]
     expected = json.loads((old_run / "features.json").read_text())["backbone"]
     np.testing.assert_allclose(again(images), expected, rtol=1e-4, atol=1e-5)
 

@@ -41,7 +41,8 @@ def test_published_larc(golden, tag):
 
 
 def test_clipped_larc_never_exceeds_the_sgd_step():
-    params, grads = {"w": jnp.full(4, 10.0)}, {"w": jnp.full(4, 0.01)}
+    params = {"w": jnp.full(4, 10.0)}
+    grads = {"w": jnp.full(4, 0.01)}
     for rate in (1e-4, 1e-1):
         tx = optim.larc(rate, momentum=0.0, weight_decay=0.0, trust=0.02, clip=True)
         step = -tx.update(grads, tx.init(params), params)[0]["w"]
@@ -56,7 +57,8 @@ def test_clipped_larc_never_exceeds_the_sgd_step():
 
 def run(tx, steps=4, params=None):
     params = params or {"prototypes": jnp.ones((3, 2)), "rest": {"bias": jnp.ones(2)}}
-    state, path = tx.init(params), []
+    state = tx.init(params)
+    path = []
     for i in range(steps):
         grads = jax.tree.map(lambda p, i=i: p * (i + 1.0), params)
         updates, state = tx.update(grads, state, params)
@@ -73,10 +75,8 @@ def test_frozen_group_has_no_momentum_no_decay_and_its_clock_goes_on(name):
     np.testing.assert_array_equal(frozen[1]["prototypes"], 1.0)
     # From step 2 on it moves like a fresh optimiser that starts there, at the rates of steps 2 and
     # 3.
-    params, tx = (
-        {"prototypes": jnp.ones((3, 2))},
-        optim.build(name, lambda s: rates[s + 2], weight_decay=0.1),
-    )
+    params = {"prototypes": jnp.ones((3, 2))}
+    tx = optim.build(name, lambda s: rates[s + 2], weight_decay=0.1)
     state = tx.init(params)
     for i in (2, 3):
         updates, state = tx.update(
@@ -133,7 +133,10 @@ def test_errors_name_the_way_out():
 
 def test_lars_scales_each_tensor_by_its_own_lengths():
     rng = np.random.default_rng(0)
-    p, m, rate, wd = rng.normal(size=(4, 3)).astype(np.float32), 0.0, 0.3, 0.1
+    p = rng.normal(size=(4, 3)).astype(np.float32)
+    m = 0.0
+    rate = 0.3
+    wd = 0.1
     tx = optim.build("lars", lambda step: rate, weight_decay=wd, momentum=0.9, trust=0.01)
     params = {"w": jnp.asarray(p)}
     state = tx.init(params)

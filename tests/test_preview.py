@@ -27,7 +27,10 @@ def test_grid_shows_originals_and_views_at_their_sizes(key):
     # Enlarged three times: 96 pixels for the stored image and the large view, 48 for the small
     # ones.
     assert picture.shape == (_TOP + 3 * (96 + _GAP), 2 * (96 + _GAP) + 2 * (48 + _GAP) + _GAP, 3)
-    cell = lambda left: picture[_TOP + 100 : _TOP + 196 : 3, left : left + 96 : 3]
+
+    def cell(left):
+        return picture[_TOP + 100 : _TOP + 196 : 3, left : left + 96 : 3]
+
     np.testing.assert_array_equal(cell(_GAP), images[1])
     np.testing.assert_allclose(np.int32(cell(2 * _GAP + 96)), np.int32(images[1]), atol=1)
 

@@ -17,7 +17,10 @@ from ssl_jax.interface import RunFacts, Split
 def digits():
     """Splits with pixels in 0..1 as the feature `backbone`."""
     data = datasets.load("digits")
-    flat = lambda part: part.images.reshape(len(part), -1) / np.float32(255)
+
+    def flat(part):
+        return part.images.reshape(len(part), -1) / np.float32(255)
+
     return {
         n: Split({"backbone": flat(p)}, p.labels)
         for n, p in (("train", data.train), ("test", data.test))
@@ -43,8 +46,10 @@ def quick(**settings):
 
 
 def test_cells_of_the_grid_are_logistic_regressions(digits):
-    x, labels = digits["train"].features["backbone"], digits["train"].labels
-    data, rows = regression.standardised(x, labels), np.arange(0, len(x), 3)
+    x = digits["train"].features["backbone"]
+    labels = digits["train"].labels
+    data = regression.standardised(x, labels)
+    rows = np.arange(0, len(x), 3)
     decays = (1e-3, 1e-2)
     weights = regression.fit(
         data, rows, (0.1, 0.1), decays, classes=10, steps=1000, batch_size=len(rows), seed=0
@@ -79,8 +84,12 @@ def test_within_half_a_point_of_scikit_learn(digits):
 def test_cells_do_not_see_each_other(small):
     data = regression.standardised(small["train"].features["backbone"], small["train"].labels)
     settings = dict(classes=3, steps=130, batch_size=32, seed=3)
-    fit = lambda rates, decays: regression.fit(data, np.arange(80), rates, decays, **settings)
-    together, alone = fit((0.01, 0.1, 1e4), (0.0, 0.1, 0.0)), fit((0.1,), (0.1,))
+
+    def fit(rates, decays):
+        return regression.fit(data, np.arange(80), rates, decays, **settings)
+
+    together = fit((0.01, 0.1, 1e4), (0.0, 0.1, 0.0))
+    alone = fit((0.1,), (0.1,))
     np.testing.assert_allclose(together.kernel[:, 1], alone.kernel[:, 0], atol=1e-5)
     np.testing.assert_allclose(together.bias[1], alone.bias[0], atol=1e-5)
 
@@ -123,7 +132,8 @@ def test_a_diverged_cell_is_never_right(small):
 
 def test_unlabelled_images_are_not_trained_on(small):
     train = small["train"]
-    x, labels = train.features["backbone"], train.labels
+    x = train.features["backbone"]
+    labels = train.labels
     more = Split(
         {"backbone": np.concatenate([x, x])}, np.concatenate([labels, np.full_like(labels, -1)])
     )
@@ -146,9 +156,12 @@ def test_shares_of_the_labels(small):
     assert set(rows[0.01]) < set(rows[0.1]) < set(rows[1.0])
     assert (rows[0.1] != stratified(labels, 0.1, 1)).any()
     lines = []
-    same = lambda split: split._replace(
-        features=dict.fromkeys(("stage1", "backbone"), split.features["backbone"])
-    )
+
+    def same(split):
+        return split._replace(
+            features=dict.fromkeys(("stage1", "backbone"), split.features["backbone"])
+        )
+
     pixels = {name: same(split) for name, split in small.items()}
     probe = quick(features=("stage1", "backbone"), shares=(0.01, 1.0))
     found = dict(probe.run(pixels, None, lines.append))
@@ -184,7 +197,9 @@ def softmax_gradient(x, labels, kernel, bias):
 
 
 def test_augmented_is_torchs_sgd_with_a_rate_for_each_epoch(small):
-    x, labels, drawn = small["train"].features["backbone"], small["train"].labels, []
+    x = small["train"].features["backbone"]
+    labels = small["train"].labels
+    drawn = []
 
     def draw(key, rows, names, **crops):
         drawn.append(np.asarray(rows))
@@ -199,10 +214,8 @@ def test_augmented_is_torchs_sgd_with_a_rate_for_each_epoch(small):
     assert [len(rows) for rows in drawn] == [40, 40, 10] * 3
     assert sorted(np.concatenate(drawn[:3])) == list(range(90))
     still = Augmented(epochs=1, learning_rate=1e-30, batch_size=90, facts=facts)
-    kernel, bias = (
-        np.asarray(still._train(train, {"backbone": 5}, print)["backbone"]["kernel"]),
-        np.zeros(3),
-    )
+    kernel = np.asarray(still._train(train, {"backbone": 5}, print)["backbone"]["kernel"])
+    bias = np.zeros(3)
     assert 0.004 < kernel.std() < 0.02
     buffers = np.zeros_like(kernel), np.zeros(3)
     for i, rows in enumerate(drawn[:9]):
@@ -211,7 +224,8 @@ def test_augmented_is_torchs_sgd_with_a_rate_for_each_epoch(small):
             (kernel, bias), softmax_gradient(x[rows], labels[rows], kernel, bias), buffers
         ):
             b[:] = 0.9 * b + g + 0.01 * p
-        kernel, bias = kernel - rate * buffers[0], bias - rate * buffers[1]
+        kernel = kernel - rate * buffers[0]
+        bias = bias - rate * buffers[1]
     np.testing.assert_allclose(found["kernel"], kernel, atol=2e-5)
     np.testing.assert_allclose(found["bias"], bias, atol=2e-5)
     predicted = (small["test"].features["backbone"] @ kernel + bias).argmax(1)

@@ -181,7 +181,8 @@ def test_large_values_inside_a_range_build():
     """Whatever passes the check gives a plan, or a one-line error about these images."""
     images = Images(np.zeros((4096, 8, 8, 3), np.uint8), np.arange(4096, dtype=np.int32) % 10)
     dataset = Dataset(images, images, tuple("0123456789"), (0.5,) * 3, (0.5,) * 3)
-    done, built = set(), 0
+    done = set()
+    built = 0
     for config, path, value in settings():
         number = value[0] if isinstance(value, tuple) and value else value
         if isinstance(number, (bool, str, tuple)) or generic(path) in done:
@@ -283,13 +284,12 @@ def test_steps_that_cannot_be_counted():
 def test_what_lies_beyond_the_end_of_a_run_is_legal(name, variant, path, value):
     config = config_of(name, variant)
     config.model.update(TINY_MODEL)
-    config.optim.schedule.warmup_epochs, config.method.queue_starts_epoch = 0.0, 0.0
+    config.optim.schedule.warmup_epochs = 0.0
+    config.method.queue_starts_epoch = 0.0
     if name != "swav":
         del config.method.queue_starts_epoch
-    config, images = (
-        put(config, path, value),
-        Images(np.zeros((4096, 8, 8, 3), np.uint8), np.zeros(4096, np.int32) - 1),
-    )
+    config = put(config, path, value)
+    images = Images(np.zeros((4096, 8, 8, 3), np.uint8), np.zeros(4096, np.int32) - 1)
     check(completed(config))
     plan = build(config, Dataset(images, images, (), (0.5,) * 3, (0.5,) * 3))
     assert float(jax.jit(plan.stages[0].schedule)(plan.steps_per_epoch // 2)) > 0

@@ -37,7 +37,9 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.words, self._open = [], [], []
+        self.tags = []
+        self.words = []
+        self._open = []
         self.feed(text)
         self.text = " ".join(" ".join(self.words).split())
 
@@ -58,7 +60,8 @@ def run(tmp_path_factory):
     """A run folder of CoNR as after two epochs of training, with an untrained network."""
     folder = tmp_path_factory.mktemp("reported") / "conr"
     config = tiny("conr")
-    config.epochs, config.evals = 2, dict(knn=dict(k=5), clustering=dict(restarts=2, iterations=5))
+    config.epochs = 2
+    config.evals = dict(knn=dict(k=5), clustering=dict(restarts=2, iterations=5))
     plan = build(config)
     with claim(folder, plan.record, plan.dataset.fingerprint(), plan.dataset.facts()):
         start = surroundings.Start(folder, 0)
@@ -69,7 +72,10 @@ def run(tmp_path_factory):
         saved.close()
         start.reached(16)
     log = MetricsWriter(folder, 0)
-    scores = lambda kind, x: {f"{kind}/knn/top1": x, f"{kind}/clustering/nmi": x / 2}
+
+    def scores(kind, x):
+        return {f"{kind}/knn/top1": x, f"{kind}/clustering/nmi": x / 2}
+
     log.write(0, 0.0, scores("pixels", 0.9321))
     log.write(0, 0.0, scores("untrained", 0.1))
     for step, x in ((8, 0.6), (16, 0.5432)):
@@ -350,7 +356,8 @@ def test_images_trained_on_are_not_shown_as_unseen(run, monkeypatch):
 
 
 def test_names_that_utf_8_cannot_hold(run, monkeypatch):
-    load, classes = features.load_data, tuple(f"caf\udce9 {i}\n" for i in range(10))
+    load = features.load_data
+    classes = tuple(f"caf\udce9 {i}\n" for i in range(10))
     monkeypatch.setattr(
         features, "load_data", lambda config: dataclasses.replace(load(config), classes=classes)
     )

@@ -15,7 +15,9 @@ from ssl_jax.training.loop import Loop
 
 def short(variant):
     config = tiny("target" if variant == "positives" else variant)
-    config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
+    config.epochs = 2
+    config.evals = dict(knn=dict(k=5))
+    config.baselines = False
     if variant == "swav":
         config.stages = {}  # test_run stops one with two of them
     if variant == "positives":
@@ -26,7 +28,8 @@ def short(variant):
 @pytest.fixture
 def build_once(monkeypatch):
     """Runs of one config share a plan, so that their steps are traced and lowered once."""
-    plans, build = {}, train.build
+    plans = {}
+    build = train.build
 
     def shared(config):
         key = json.dumps(config, sort_keys=True)
@@ -122,5 +125,6 @@ def test_other_scores_may_be_asked_for_when_resuming(tmp_path, stop_at):
     stop_at(None)
     config = short("instance")
     config.evals = dict(clustering=dict(restarts=1, iterations=3))
-    config.best, config.eval_epochs = "eval/clustering/acc", 2
+    config.best = "eval/clustering/acc"
+    config.eval_epochs = 2
     assert "eval/clustering/acc" in train.run(config, tmp_path / "run", console=quiet())

@@ -162,7 +162,8 @@ def signalled(folder, signum, after):
 
 
 def test_finished_run_says_so_and_shows_its_scores(uninterrupted):
-    before, console = (uninterrupted / "metrics.jsonl").read_bytes(), quiet()
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    console = quiet()
     config = tiny()
     config.batch_size = 32
     scores = train.run(config, uninterrupted, console=console)
@@ -208,7 +209,9 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 def test_instance_discrimination_on_all_devices_resumes_on_one(tmp_path):
     config = tiny("instance")
-    config.epochs, config.evals, config.baselines = 2, {}, False
+    config.epochs = 2
+    config.evals = {}
+    config.baselines = False
     train.run(config, tmp_path / "run", console=quiet())
     bank = arrays(tmp_path / "run", 16)["['method']['bank']"]
     assert bank.shape == (384 if jax.device_count() == 3 else 256, 8)  # padded for the devices
@@ -244,8 +247,12 @@ def test_the_latest_and_the_best_checkpoint_stay(keep, expected, tmp_path):
 
 
 def test_the_untrained_encoder_is_the_one_that_the_run_began_with(uninterrupted):
-    encoder, digits = untrained(tiny()), datasets.load("digits", limit=256)
-    split = lambda x: Split({"embedding": encoder(x.images, "embedding")}, x.labels)
+    encoder = untrained(tiny())
+    digits = datasets.load("digits", limit=256)
+
+    def split(x):
+        return Split({"embedding": encoder(x.images, "embedding")}, x.labels)
+
     knn = KNN(k=5, temperature=0.1, facts=RunFacts(classes=10))
     found = dict(knn.run({"train": split(digits.train), "test": split(digits.test)}, None))
     recorded = next(
@@ -295,7 +302,10 @@ def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
 def test_scores_of_a_run_on_everything(tmp_path):
     config = tiny("instance")
     config.baselines = False
-    config.epochs, config.data.whole, config.data.limit, config.batch_size = 1, True, 0, 128
+    config.epochs = 1
+    config.data.whole = True
+    config.data.limit = 0
+    config.batch_size = 128
     config.evals = dict(
         knn=dict(k=5), clustering=dict(restarts=1, iterations=3), purity=dict(batch_size=64)
     )

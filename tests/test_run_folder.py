@@ -53,7 +53,8 @@ def test_a_folder_from_before_a_setting_existed_goes_on(tmp_path):
     config.model.remat = True
     with pytest.raises(SettingError, match="was trained with model.remat=False, not True"):
         begin(tmp_path, config)
-    config.model.remat, config.augment.large.blur = False, 0.5
+    config.model.remat = False
+    config.augment.large.blur = 0.5
     with pytest.raises(SettingError, match="augment.large.blur=0.0, not 0.5"):
         begin(tmp_path, config)
 
@@ -63,10 +64,8 @@ def test_fingerprints_tell_data_apart():
         empty = Images(images[:0], labels[:0])
         return Dataset(Images(images, labels), empty, classes, (0.5,), (0.2,)).fingerprint()
 
-    images, labels = (
-        RNG.integers(0, 256, (300, 4, 4, 1), dtype=np.uint8),
-        np.arange(300, dtype=np.int32) % 2,
-    )
+    images = RNG.integers(0, 256, (300, 4, 4, 1), dtype=np.uint8)
+    labels = np.arange(300, dtype=np.int32) % 2
     same = dataset(images, labels)
     assert same == dataset(images.copy(), labels.copy())
     changed = {

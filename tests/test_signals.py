@@ -42,7 +42,8 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def during(monkeypatch):
     """Makes the n-th evaluation do something in place of its first evaluator's end."""
-    run, requests = KNN.run, []
+    run = KNN.run
+    requests = []
 
     class Request(preemption.StopRequest):
         def __enter__(self):
@@ -74,7 +75,8 @@ def asks(request):
 def test_an_evaluation_that_is_stopped_comes_first_next_time(
     number, checkpoint_epochs, whole, tmp_path, during
 ):
-    step, config = 8 * number, scored(checkpoint_epochs)
+    step = 8 * number
+    config = scored(checkpoint_epochs)
     during(number, asks)
     with pytest.raises(
         preemption.Stopped,

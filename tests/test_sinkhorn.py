@@ -74,7 +74,9 @@ def nasty(rng, kind):
     if kind == "huge":
         return scores * np.float32(1e38)
     if kind == "infinite":
-        scores[0, 0], scores[1, 1], scores[2] = np.inf, -np.inf, -np.inf
+        scores[0, 0] = np.inf
+        scores[1, 1] = -np.inf
+        scores[2] = -np.inf
     if kind == "nan":
         scores[4, 2] = np.nan
     if kind == "same":

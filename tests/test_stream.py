@@ -27,7 +27,8 @@ from ssl_jax.settings.resolve import SettingError
 from ssl_jax.training.batches import Batches
 
 RNG = np.random.default_rng(0)
-EACH, SIZE = 16, 10
+EACH = 16
+SIZE = 10
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,12 @@ def test_a_folder_is_the_same_from_its_files_and_from_the_cache(load, more):
 
 def test_so_is_a_data_set_of_tfds_which_reads_its_labels_once(load, tmp_path, monkeypatch):
     zipfile.ZipFile(Path(__file__).parent / "fixtures" / "tfds.zip").extractall(tmp_path)
-    both = lambda name, **more: [
-        load(store, f"tfds:{name}", dir=str(tmp_path), **more) for store in ("stream", "cache")
-    ]
+
+    def both(name, **more):
+        return [
+            load(store, f"tfds:{name}", dir=str(tmp_path), **more) for store in ("stream", "cache")
+        ]
+
     assert_same_data(*both("tiny_shapes"))
     assert_same_data(*both("tiny_grey", test_share=0.25, size=6))
     monkeypatch.setattr(cache, "progress", None)
@@ -96,7 +100,8 @@ def test_so_is_a_data_set_of_tfds_which_reads_its_labels_once(load, tmp_path, mo
 
 
 def test_rows_are_read_as_from_an_array(load):
-    lazy, array = load("stream").train.images, load("cache").train.images
+    lazy = load("stream").train.images
+    array = load("cache").train.images
     for rows in ([5], [5, 5, 0, -1], np.arange(8)[::-1], np.arange(len(array)) % 7 == 0, []):
         rows = np.asarray(rows, None if len(rows) else int)
         np.testing.assert_array_equal(lazy[rows], array[rows])
@@ -151,7 +156,9 @@ def config(images, decoded, store):
     config.data.update(
         name="folder", dir=str(images), cache=decoded, size=SIZE, limit=0, store=store
     )
-    config.batch_size, config.epochs, config.eval_epochs = 8, 3, 3
+    config.batch_size = 8
+    config.epochs = 3
+    config.eval_epochs = 3
     config.evals = dict(knn=config.evals.knn, augmented=dict(epochs=1, batch_size=16))
     config.resident_gb = 0.0
     return config
@@ -172,7 +179,8 @@ def test_a_file_that_goes_bad_ends_the_run_which_goes_on_when_it_is_back(
     bad = images / data.name(
         Order(jax.random.key(0), len(data), 8)(11)[3]
     )  # of the last step, if not before
-    whole, update = bad.read_bytes(), ProgressBar.update
+    whole = bad.read_bytes()
+    update = ProgressBar.update
 
     def updated(self, step, *args, **kwargs):
         if step == 5:
@@ -214,7 +222,8 @@ def test_what_reads_a_run_again_reads_them_too(images, decoded, cached):
 
 
 def test_worker_processes_of_a_test(load, key):
-    images, mesh = load("stream").train.images, make_mesh()
+    images = load("stream").train.images
+    mesh = make_mesh()
     feed = Batches(images, mesh, key, batch_size=6, resident=False, workers=1)
     try:
         for step in range(3):

@@ -28,8 +28,13 @@ class Given(nn.Module):
 
 def torch_state(data, at):
     """Params and statistics of the released code's head, in our names; `at` picks the step."""
-    get = lambda name: at(data, f"projection_head.{name}")
-    linear = lambda n: {"linear": {"kernel": get(f"{n}.weight").T, "bias": get(f"{n}.bias")}}
+
+    def get(name):
+        return at(data, f"projection_head.{name}")
+
+    def linear(n):
+        return {"linear": {"kernel": get(f"{n}.weight").T, "bias": get(f"{n}.bias")}}
+
     bn = {"scale": get("1.weight"), "bias": get("1.bias")}
     head = {"linear1": linear(0), "bn1": bn, "linear2": linear(3)}
     stats = {"head": {"bn1": {"mean": get("1.running_mean"), "var": get("1.running_var")}}}
@@ -41,7 +46,10 @@ def test_published_training_steps(golden, monkeypatch):
     rates = jnp.asarray(data["lr"], jnp.float32)
     frozen = optim.Group("^prototypes", frozen_steps=int(data["cfg__freeze_niters"]))
     settings = {k: float(data[f"cfg__{k}"]) for k in ("momentum", "trust")}
-    schedule = lambda step: rates[step]
+
+    def schedule(step):
+        return rates[step]
+
     tx = optim.build(
         "larc", schedule, weight_decay=float(data["cfg__wd"]), groups=(frozen,), **settings
     )
@@ -75,9 +83,10 @@ def test_published_training_steps(golden, monkeypatch):
         params["prototypes"] = unit(
             params["prototypes"]
         )  # ours are normalised at the step's end, theirs at its start
-        compare = lambda ours, theirs: np.testing.assert_allclose(
-            ours, theirs, rtol=1e-4, atol=2e-5
-        )
+
+        def compare(ours, theirs):
+            return np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
+
         jax.tree.map(compare, state.params, params)
         jax.tree.map(compare, state.batch_stats, stats)
     np.testing.assert_allclose(state.method.queue, data["queue_final"], rtol=1e-4, atol=2e-5)
@@ -86,7 +95,10 @@ def test_published_training_steps(golden, monkeypatch):
 def test_prototypes_stay_at_unit_length(key):
     stage = methods.stage("swav")
     state = methods.fresh_state(stage, key)
-    length = lambda s: np.linalg.norm(s.params["prototypes"], axis=1)
+
+    def length(s):
+        return np.linalg.norm(s.params["prototypes"], axis=1)
+
     np.testing.assert_allclose(length(state), 1.0, atol=1e-6)
     for _ in range(2):
         state, _ = jax.jit(train.train_step, static_argnums=0)(
@@ -97,8 +109,10 @@ def test_prototypes_stay_at_unit_length(key):
 
 def test_queue_fills_then_counts(key):
     stage = methods.stage("swav")  # two batches long, starts at step 2
-    state, step = methods.fresh_state(stage, key), jax.jit(train.train_step, static_argnums=0)
-    used, filled = [], []
+    state = methods.fresh_state(stage, key)
+    step = jax.jit(train.train_step, static_argnums=0)
+    used = []
+    filled = []
     for i in range(6):
         state, metrics = step(stage, state, methods.IMAGES, jnp.arange(8) + i, key)
         used.append(float(metrics["queue"]))

@@ -37,7 +37,10 @@ def torch_head(data, prefix, places):
     params = {}
     stats = {}
     for name, number in places.items():
-        get = lambda part, number=number: data.get(f"{prefix}{number}.{part}")
+
+        def get(part, number=number):
+            return data.get(f"{prefix}{number}.{part}")
+
         if name.startswith("linear"):
             own = {"kernel": get("weight").T} | (
                 {} if get("bias") is None else {"bias": get("bias")}
@@ -70,7 +73,10 @@ def test_published_byol_step(golden):
         positives=(),
     )
     batch = Batch((image(data["h1"]), image(data["h2"])), jnp.arange(32))
-    loss = lambda params: method.loss(state.replace(params=params), batch, jax.random.key(0))
+
+    def loss(params):
+        return method.loss(state.replace(params=params), batch, jax.random.key(0))
+
     (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     np.testing.assert_allclose(value, data["loss"], rtol=2e-6)
     for ours, prefix in (
@@ -86,9 +92,10 @@ def test_published_byol_step(golden):
         state.replace(batch_stats=aux.batch_stats, step=jnp.int32(1)), aux, batch
     )
     moved, moved_stats = torch_head(data, "after_projector_k.", HEAD)
-    close = lambda a, b: jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=5e-7), a, b
-    )
+
+    def close(a, b):
+        return jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-7), a, b)
+
     close(after.method.target.params["head"], moved)
     close(after.method.target.batch_stats["head"], moved_stats)
     close(
@@ -119,7 +126,10 @@ def test_published_simsiam_model(golden):
         positives=(),
     )
     batch = Batch((image(data["x1"]), image(data["x2"])), jnp.arange(32))
-    loss = lambda p: method.loss(state.replace(params=p), batch, jax.random.key(0))
+
+    def loss(p):
+        return method.loss(state.replace(params=p), batch, jax.random.key(0))
+
     (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     np.testing.assert_allclose(value, data["loss"], rtol=2e-6)
     for name, number in places.items():
@@ -247,8 +257,12 @@ def test_symmetric_moco_is_both_directions_with_both_views_keys(key):
     method = dataclasses.replace(methods.stage("moco").method, shuffle=False)
     state = methods.fresh_state(methods.stage("moco"), key)
     views = tuple(jax.random.normal(k, (8, 8, 8, 3)) for k in jax.random.split(key))
-    loss = lambda method, views: method.loss(state, Batch(views, jnp.arange(8)), key)
-    (there, first), (back, second) = loss(method, views), loss(method, views[::-1])
+
+    def loss(method, views):
+        return method.loss(state, Batch(views, jnp.arange(8)), key)
+
+    (there, first) = loss(method, views)
+    (back, second) = loss(method, views[::-1])
     both, aux = loss(dataclasses.replace(method, symmetric=True), views)
     np.testing.assert_allclose(both, there + back, rtol=1e-5)
     # The keys of the first view are those of the direction back.
@@ -280,9 +294,12 @@ def test_shuffled_batches_have_other_groups_and_the_same_rows(key):
     network = methods.network(groups=2)
     view = jax.random.normal(key, (8, 8, 8, 3))
     variables = network.init(key, (view,), train=False)
-    run = lambda net, **kw: target_network.project(
-        net, variables["params"], variables["batch_stats"], (view,), **kw
-    )[0]
+
+    def run(net, **kw):
+        return target_network.project(
+            net, variables["params"], variables["batch_stats"], (view,), **kw
+        )[0]
+
     assert np.abs(run(network) - run(network, shuffle=key)).max() > 1e-3
     whole = methods.network()
     np.testing.assert_allclose(run(whole, shuffle=key), run(whole), atol=1e-5)
@@ -293,7 +310,10 @@ def test_embedding_is_the_targets_and_the_rest_the_online_networks(key):
     method = methods.stage("byol").method
     images = jax.random.normal(key, (4, 8, 8, 3))
     found = method.features(state, images, ("backbone", "embedding"))
-    variables = lambda p, s: {"params": p, "batch_stats": s}
+
+    def variables(p, s):
+        return {"params": p, "batch_stats": s}
+
     online = method.network.apply(
         variables(state.params["network"], state.batch_stats["network"]),
         images,

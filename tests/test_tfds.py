@@ -141,7 +141,8 @@ def test_configs(load, prepared, tmp_path):
 
 
 def test_a_further_split_is_trained_on_without_its_labels(load):
-    plain, more = load("tiny_shapes"), load("tiny_shapes", unlabelled="test", test_share=0.25)
+    plain = load("tiny_shapes")
+    more = load("tiny_shapes", unlabelled="test", test_share=0.25)
     assert len(more.train) + len(more.test) == len(plain.train) + len(plain.test)
     assert (more.train.labels == -1).sum() == len(plain.test)
     assert (more.test.labels >= 0).all()

@@ -20,7 +20,8 @@ from ssl_jax.ops.vectors import unit
 
 def wave(name, shape):
     """Weights that both sides can compute: a sine of name and position; see golden/README.md."""
-    count, seed = int(np.prod(shape)), sum(map(ord, name)) % 997 + 1
+    count = int(np.prod(shape))
+    seed = sum(map(ord, name)) % 997 + 1
     x = (
         np.sin(np.arange(1, count + 1, dtype=np.float64) * (0.1 * seed + 0.7))
         .reshape(shape)
@@ -50,7 +51,8 @@ def tensors_of(network):
 
 @pytest.mark.parametrize(("depth", "size"), [(10, (47, 65)), (18, (64, 64)), (50, (64, 64))])
 def test_features_are_torchvisions(depth, size, golden):
-    data, network = golden("torchvision_resnet"), ResNet(depth=depth, stem="imagenet")
+    data = golden("torchvision_resnet")
+    network = ResNet(depth=depth, stem="imagenet")
     tensors = tensors_of(network)
     assert set(tensors) == set(data[f"names_{depth}"].tolist())
     images = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
@@ -98,7 +100,10 @@ def test_a_file_is_the_network_it_is_of(small, tmp_path):
 
 def swavs_head(rng, tensors):
     """Random layers 32 -> 6 -> 5 of SwAV's head, and `tensors` with them and 7 prototypes."""
-    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
     head = {
         "0.weight": normal(6, 32),
         "0.bias": normal(6),
@@ -143,9 +148,12 @@ def test_other_heads_of_swavs_authors(small, tmp_path):
         for name, x in tensors.items()
         if not name.startswith(("projection_head", "prototypes"))
     }
-    place = lambda places: {
-        f"projection_head.{new}.{x}": head[f"{old}.{x}"] for old, new in places for x in PARTS
-    }
+
+    def place(places):
+        return {
+            f"projection_head.{new}.{x}": head[f"{old}.{x}"] for old, new in places for x in PARTS
+        }
+
     PARTS = ("weight", "bias")
     rows = np.eye(5, dtype=np.float32)[[0, 2, 1, 4]]
     several = {f"prototypes.prototypes{i}.weight": np.roll(rows, i, 0) * (i + 1) for i in range(3)}
@@ -201,7 +209,8 @@ def test_widths_are_those_of_the_released_files(width, parameters):
 
 
 def test_tensors_that_do_not_fit_are_named(small):
-    shapes, tensors = shapes_of(small), tensors_of(small)
+    shapes = shapes_of(small)
+    tensors = tensors_of(small)
     wrong = tensors | {"layer2.0.conv1.weight": np.zeros((8, 4, 1, 1), np.float32)}
     message = (
         r"a.pth: layer2.0.conv1.weight has shape \(8, 4, 1, 1\), this network needs \(8, 4, 3, 3\)"
@@ -294,7 +303,8 @@ def published(torch, tensors):
 def test_checkpoints_of_swavs_authors_are_read_safely(small, tmp_path):
     torch, _ = torchs()
     _, tensors = swavs_head(np.random.default_rng(0), tensors_of(small))
-    checkpoint, images = published(torch, tensors), np.zeros((2, 16, 16, 3), np.uint8)
+    checkpoint = published(torch, tensors)
+    images = np.zeros((2, 16, 16, 3), np.uint8)
     torch.save(checkpoint, tmp_path / "a.pth.tar")
     weight_files.write(tmp_path / "b.safetensors", tensors)
     found = [load_encoder(tmp_path / name, size=16) for name in ("a.pth.tar", "b.safetensors")]

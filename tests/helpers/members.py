@@ -85,7 +85,9 @@ def config_of_method(name: str):
 def stage_of_method(name: str, images: np.ndarray, batch_size: int):
     """The last stage of a method's config, on `images` [N, H, W, C] of two classes."""
     config = config_of_method(name).copy_and_resolve_references().unlock()
-    config.batch_size, config.epochs, config.evals = batch_size, 5, {}
+    config.batch_size = batch_size
+    config.epochs = 5
+    config.evals = {}
     config.model = TINY_MODEL
     config.head.update(dim=6, hidden=(10,))
     labels = np.arange(len(images)).astype(np.int32) % 2

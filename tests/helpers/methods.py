@@ -28,7 +28,9 @@ from ssl_jax.positives.instance import Instance
 from ssl_jax.positives.neighbours import Neighbours
 from ssl_jax.stages import Stage
 
-EXAMPLES, BATCH, STEPS_PER_EPOCH = 70, 8, 8
+EXAMPLES = 70
+BATCH = 8
+STEPS_PER_EPOCH = 8
 IMAGES = np.random.default_rng(0).integers(0, 256, (EXAMPLES, 8, 8, 3), dtype=np.uint8)
 
 
@@ -159,7 +161,10 @@ def stage(name, tx=None) -> Stage:
         "moco": ((view,), MoCo(network(groups=2), positive, queue_length=16)),
         "target": ((view,), MovingTarget(network(), positive, **run)),
     }[base]
-    schedule = lambda step: jnp.full((), 0.05)
+
+    def schedule(step):
+        return jnp.full((), 0.05)
+
     tx = tx or optim.build("sgd", schedule, weight_decay=1e-4)
     return Stage(10_000, method, tx, schedule, views, (0.5,) * 3, (0.25,) * 3)
 

@@ -19,8 +19,10 @@ def config_of(name, variant):
 def plan_of(name, variant, tmp_path, **changes):
     """The run of a variant on a few random images in place of its data."""
     config = config_of(name, variant)
-    rng, count = np.random.default_rng(0), 4096
-    images, labels = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8), np.arange(count) % 10
+    rng = np.random.default_rng(0)
+    count = 4096
+    images = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    labels = np.arange(count) % 10
     np.savez(
         tmp_path / "a.npz",
         images=images,

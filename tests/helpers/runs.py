@@ -30,7 +30,9 @@ def tiny(variant="swav"):
 def two_epochs():
     """16 steps of Instance Discrimination, scored by kNN after each 8."""
     config = tiny("instance")
-    config.epochs, config.evals, config.baselines = 2, dict(knn=dict(k=5)), False
+    config.epochs = 2
+    config.evals = dict(knn=dict(k=5))
+    config.baselines = False
     return config
 
 
@@ -78,7 +80,8 @@ def arrays(folder, step=LAST):
 
 def assert_same_run(folder, reference, last=LAST):
     assert records(folder) == records(reference)
-    ours, theirs = arrays(folder, last), arrays(reference, last)
+    ours = arrays(folder, last)
+    theirs = arrays(reference, last)
     assert ours.keys() == theirs.keys()
     for path, expected in theirs.items():
         np.testing.assert_array_equal(ours[path], expected, err_msg=path)

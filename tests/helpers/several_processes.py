@@ -6,7 +6,9 @@ from helpers.runs import tiny
 def short(name):
     """The settings of test_resume; anchors are scored in every way that hosts must agree on."""
     config = tiny("instance" if name == "streamed" else name)
-    config.epochs, config.evals, config.baselines = 2, {}, name == "anchors"
+    config.epochs = 2
+    config.evals = {}
+    config.baselines = name == "anchors"
     if name == "streamed":
         config.data = dict(name="folder", size=8, labels="none")
     if name == "swav":

@@ -13,7 +13,8 @@ from ssl_jax.runs.run_folder import claim
 
 def made(folder, config):
     """A run folder without training: a config, and a checkpoint of random numbers at step 8."""
-    plan, rng = build(config), np.random.default_rng(0)
+    plan = build(config)
+    rng = np.random.default_rng(0)
 
     def numbers(path, x):
         if not np.issubdtype(x.dtype, np.floating):

@@ -37,7 +37,8 @@ class MovingTarget(interface.Method):
         dim = jax.eval_shape(lambda: self.network.apply(variables, batch.views, train=False)).shape[
             -1
         ]
-        params, batch_stats = variables["params"], variables["batch_stats"]
+        params = variables["params"]
+        batch_stats = variables["batch_stats"]
         return (
             {"network": params},
             batch_stats,
