@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from ssl_jax.data import arrays, datasets
+from ssl_jax.data import array_files, datasets
 from ssl_jax.settings.resolve import SettingError
 
 RNG = np.random.default_rng(0)
@@ -92,16 +92,27 @@ def test_own_statistics(load):
     ("arrays", "settings", "message"),
     [
         (dict(pictures=IMAGES), {}, "has the keys pictures; expected images .*x_train"),
-        (dict(images=IMAGES, label=LABELS), {}, "has the keys images, label; expected"),
+        (dict(images=IMAGES, weights=LABELS), {}, "has the keys images, weights; expected"),
+        (dict(images=IMAGES, labels=LABELS, y=LABELS), {}, "has the keys images, labels, y; exp"),
+        (dict(train=IMAGES), {}, "has the keys train; expected"),
+        (dict(arr_0=IMAGES, arr_1=LABELS, arr_2=IMAGES), {}, "has the keys arr_0, arr_1, arr_2"),
         (dict(images=IMAGES, x_train=IMAGES), {}, "has the keys images, x_train; expected"),
-        (
-            dict(images=IMAGES / 255),
-            {},
-            r"images are float64; save uint8 .*\(255 \* images\).round",
-        ),
-        (dict(images=IMAGES.astype(int)), {}, "images are int64; save uint8"),
+        (dict(images=IMAGES.astype(complex)), {}, "images are complex128; save numbers"),
+        (dict(images=IMAGES.astype("S3")), {}, "images are .S3; save numbers"),
         (dict(images=IMAGES[0, 0]), {}, r"images have shape \(5, 3\); save \[N, H, W\]"),
-        (dict(images=IMAGES.transpose(0, 3, 1, 2)), {}, r"images have shape \(40, 3, 6, 5\)"),
+        (
+            dict(images=np.zeros((480, 640, 3), np.uint8)),
+            {},
+            r"images have shape \(480, 640, 3\), which is a single picture; save \[N, H, W, C\]",
+        ),
+        (dict(images=IMAGES[None]), {}, r"images have shape \(1, 40, 6, 5, 3\); save \[N, H, W\]"),
+        (dict(images=IMAGES), {"bands": 4}, "data.bands=4: .*images have 3 channels; 0 reads all"),
+        (dict(images=IMAGES[..., 0]), {"bands": 2}, "data.bands=2: .*images have 1 channel;"),
+        (
+            dict(images=IMAGES, test_images=IMAGES / 255),
+            {},
+            "images are uint8 but test_images are float64; save both with the same type",
+        ),
         (dict(images=IMAGES[:0]), {}, "so no pixels; save some images"),
         (dict(images=np.array([None, 1])), {}, "images holds Python objects"),
         (
@@ -109,9 +120,23 @@ def test_own_statistics(load):
             {},
             r"labels have shape \(39,\) for 40 images",
         ),
-        (dict(images=IMAGES, labels=LABELS / 2), {}, "labels are float64; save integers"),
+        (
+            dict(images=IMAGES, labels=LABELS / 2),
+            {},
+            "labels hold numbers such as 0.5, which are no classes; .* data.labels=none",
+        ),
+        (dict(images=IMAGES, labels=LABELS + 0j), {}, "labels are complex128; save whole numbers"),
+        (
+            dict(images=IMAGES, labels=np.eye(40)[:, :4] * 0),
+            {},
+            r"labels have shape \(40, 4\) and are not one-hot; save one class per image",
+        ),
+        (
+            dict(images=IMAGES, labels=np.array([b"\xff", b"a"] * 20)),
+            {},
+            "labels hold invalid Unicode",
+        ),
         (dict(images=IMAGES, labels=LABELS - 2), {}, "labels run from -2 to 1"),
-        (dict(images=IMAGES, labels=LABELS * 100), {}, "labels reach 300 with 40 images"),
         (
             dict(images=IMAGES, labels=LABELS, classes=["a", "b"]),
             {},
@@ -122,7 +147,28 @@ def test_own_statistics(load):
         (
             dict(images=IMAGES, labels=LABELS, test_images=IMAGES[:2], test_labels=[4, 0]),
             {},
-            "test_labels reach 4, but there are 4 classes",
+            "test images have the label '4', but no training image has; give such training images",
+        ),
+        (
+            dict(
+                images=IMAGES,
+                labels=LABELS,
+                test_images=IMAGES[:2],
+                test_labels=[4, 0],
+                classes=list("abcd"),
+            ),
+            {},
+            "labels reach 4, but there are 4 classes",
+        ),
+        (
+            dict(images=IMAGES, labels=LABELS, test_images=IMAGES[:2], test_labels=["a", "b"]),
+            {},
+            "labels of training and test images must both be numbers or both be text",
+        ),
+        (
+            dict(images=IMAGES, labels=np.array(list("abcd"))[LABELS], classes=["a", "b", "c"]),
+            {},
+            "the labels d are not among classes",
         ),
         (
             dict(images=IMAGES, labels=LABELS * 0),
@@ -144,7 +190,7 @@ def test_own_statistics(load):
     ],
 )
 def test_mistakes_end_in_one_line(load, arrays, settings, message):
-    if "labels" in arrays and np.ndim(arrays["labels"]) and arrays["labels"].max() == 0:
+    if "labels" in arrays and arrays["labels"].tolist() == [0] * 40:
         arrays["test_images"] = IMAGES[:2]
         arrays["test_labels"] = LABELS[:2] * 0
     with pytest.raises(SettingError, match=message) as caught:
@@ -163,7 +209,8 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(SettingError, match=r"a.npz is not a readable .npz file"):
         datasets.load("array", dir=str(path))
     np.save(tmp_path / "b.npy", IMAGES)
-    with pytest.raises(SettingError, match="holds a single array"):
+    (tmp_path / "b.npy").write_bytes((tmp_path / "b.npy").read_bytes()[:-1])
+    with pytest.raises(SettingError, match="b.npy is not a readable .npy file .its size does not"):
         datasets.load("array", dir=str(tmp_path / "b.npy"))
     with pytest.raises(SettingError, match="no such file or folder"):
         datasets.load("array", dir=str(tmp_path / "c.npz"))
@@ -243,7 +290,7 @@ LONG = b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little")
             {"images.npy": array(IMAGES) + b"more"},
             "images has 3,732 bytes, but its header says 3,728; save it again",
         ),
-        ({"images.npy": (HUGE, PACKED), "labels.npy": array([0.5] * 3000)}, "labels are float64"),
+        ({"images.npy": (HUGE, PACKED), "labels.npy": array([0.5j] * 3000)}, "labels are compl"),
         (
             {"images.npy": (HUGE, PACKED), "labels.npy": array([0] * 7)},
             r"labels have shape \(7,\) for 3000 images",
@@ -253,7 +300,7 @@ LONG = b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little")
             {"images.npy": (HUGE, PACKED), "test_images.npy": array(IMAGES)},
             "give both the same shape",
         ),
-        ({"images.npy": (array(np.zeros((900, 32, 32))), PACKED)}, "images are float64"),
+        ({"images.npy": (array(np.zeros((900, 32, 32), "M8[s]")), PACKED)}, "images are dateti"),
         (
             {"images.npy": (array(np.zeros(2**20, np.uint8)), PACKED)},
             r"images have shape \(1048576,\)",
@@ -278,7 +325,7 @@ def test_files_are_refused_by_their_headers(tmp_path, monkeypatch, members, mess
 
 
 def test_files_that_the_memory_cannot_hold(load, monkeypatch):
-    monkeypatch.setattr(arrays, "memory", lambda: 4000)
+    monkeypatch.setattr(array_files, "memory", lambda: 4000)
     load(images=IMAGES)
     with pytest.raises(
         SettingError,

@@ -1,6 +1,7 @@
 """Each transform against Pillow or the textbook."""
 
 import colorsys
+import dataclasses
 import itertools
 
 import dm_pix
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter1d
 
+from ssl_jax.data import augment
 from ssl_jax.data.augment import (
     _DRAWS,
     View,
@@ -315,3 +317,105 @@ def test_clean_images_are_whole():
 def test_refusals(settings, message):
     with pytest.raises(ValueError, match=message):
         View(size=8, **settings)
+
+
+OFF = (View(size=6, count=1, blur=0.5, sigma=(0.1, 0.5), solarize=0.2), View(size=4, count=2))
+# Of commit 0a1c6f9, before vertical flips and quarter turns: pixel (1, 2) of two images in each
+# view, and numbers 0, 22 and 35 of the first image in each group of views.
+EARLIER_PIXELS = [
+    [[-0.832570, -1.336092, -0.392861], [0.527360, 0.082713, 1.063309]],
+    [[0.135930, -0.421754, -0.451381], [1.263228, 0.694058, 0.860220]],
+    [[0.545951, -0.212320, 0.118744], [-0.155236, -0.218649, 0.054234]],
+]
+EARLIER_NUMBERS = [
+    [0.1888641119003296, 0.07867515087127686, 0.1618283987045288],
+    [0.24500691890716553, 0.9352695941925049, 0.9008311033248901],
+]
+
+
+def numbers_drawn(monkeypatch, views, key):
+    """The random numbers of the first image in each group of `views`."""
+    drawn = []
+
+    def zeros(u, image, view):
+        jax.debug.callback(lambda x: drawn.append(np.asarray(x)), u, ordered=False)
+        return jnp.zeros((view.size, view.size, 3))
+
+    monkeypatch.setattr("ssl_jax.data.augment.draw_view", zeros)
+    for i, view in enumerate(views):
+        keys = jax.random.split(jax.random.fold_in(key, i), (view.count, 2))
+        augment._draw_by_key(view, keys[0, 0], np.zeros((12, 12, 3), np.uint8))
+    jax.effects_barrier()
+    return drawn
+
+
+def test_without_turns_every_number_and_pixel_is_as_before_they_existed(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
+    views = draw_views(jax.random.key(7), images, OFF, (0.5,) * 3, (0.25,) * 3)
+    for view, expected in zip(views, EARLIER_PIXELS):
+        np.testing.assert_allclose(view[:, 1, 2], expected, atol=2e-6)
+    off = numbers_drawn(monkeypatch, OFF, jax.random.key(7))
+    assert [x[[0, 22, 35]].tolist() for x in off] == EARLIER_NUMBERS
+    assert [len(x) for x in off] == [36, 36]
+    turning = [dataclasses.replace(view, flip_vertical=0.5, quarter_turns=0.5) for view in OFF]
+    on = numbers_drawn(monkeypatch, turning, jax.random.key(7))
+    for before, after in zip(off, on):  # crops and colours stay as they are
+        np.testing.assert_array_equal(after[:36], before)
+        assert len(set(after[36:].tolist()) - set(before.tolist())) == 3
+
+
+WHOLE = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_turns_are_numpys(flip, count):
+    image = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    view = View(size=8, count=1, flip_vertical=0.5, quarter_turns=0.5, **WHOLE)
+    u = np.full(_DRAWS + 3, 0.25, np.float32)
+    u[-3:] = (0.25 if flip else 0.75, 0.25 if count else 0.75, (count - 0.5) / 3)
+    expected = np.rot90(np.flipud(image) if flip else image, count)
+    upright = draw_view(u[:-3], image, View(size=8, count=1, **WHOLE))
+    np.testing.assert_allclose(upright, image / 255, atol=1e-6)
+    turned = draw_view(u, image, view)
+    np.testing.assert_allclose(turned, expected / 255, atol=1e-6)
+    exact = np.rot90(np.flipud(upright) if flip else upright, count)
+    np.testing.assert_array_equal(turned, exact)
+
+
+def test_turns_are_as_frequent_as_set_and_cost_one_trace(key):
+    image = np.zeros((4, 4, 1), np.uint8)
+    image[0, 0] = 255
+    image[0, 1] = 100
+    image = image.repeat(3, axis=2)
+    traces = []
+
+    def first_views(key, flip, turns):
+        traces.append(flip)
+        view = View(size=4, count=1, flip_vertical=flip, quarter_turns=turns, **WHOLE)
+        images = jnp.broadcast_to(jnp.asarray(image), (4000, 4, 4, 3))
+        return draw_views(key, images, (view,), (0.0,) * 3, (1.0,) * 3)[0]
+
+    draw = jax.jit(first_views, static_argnums=(1, 2))
+
+    def shares(flip, turns):
+        """How often each of the eight orientations occurs: four turns, then those of the mirror."""
+        pixels = np.asarray(draw(jax.random.fold_in(key, len(traces)), flip, turns))
+        kinds = [
+            np.rot90(x, k) / np.float32(255) for x in (image, np.flipud(image)) for k in range(4)
+        ]
+        same = [np.all(np.abs(pixels - kind) < 1e-6, axis=(1, 2, 3)) for kind in kinds]
+        assert np.sum(same, axis=0).tolist() == [1] * 4000
+        return np.mean(same, axis=1)
+
+    np.testing.assert_allclose(shares(0.3, 0.0), [0.7, 0, 0, 0, 0.3, 0, 0, 0], atol=0.03)
+    np.testing.assert_allclose(shares(0.0, 0.6), [0.4, 0.2, 0.2, 0.2, 0, 0, 0, 0], atol=0.03)
+    np.testing.assert_allclose(shares(0.5, 0.75), [0.125] * 8, atol=0.03)
+    shares(0.5, 0.75)
+    assert len(traces) == 3
+
+
+@pytest.mark.parametrize("name", ["flip_vertical", "quarter_turns"])
+def test_turns_are_probabilities(name):
+    with pytest.raises(ValueError, match=f"{name}=1.5: between 0 and 1"):
+        View(size=8, **{name: 1.5})

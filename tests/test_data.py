@@ -273,14 +273,17 @@ def test_any_data_set_without_labels():
 
 def test_unknown_data_sets_and_limits():
     with pytest.raises(
-        SettingError, match="choose one of: digits, cifar10, cifar100, folder, array, tfds:<name>"
+        SettingError,
+        match="one of: digits, cifar10, cifar100, folder, array, table, webdataset, tfds:<name>",
     ):
         datasets.load("mnist")
     for settings, message in (
         (dict(labels="super"), "data.labels='super': choose fine, coarse or none"),
         (dict(labels="coarse"), "digits has no coarse labels"),
+        (dict(bands=1), "data.bands=1: the images of digits have channels of 8 bits that are read"),
+        (dict(range=(0.0, 9.0)), r"data.range=\(0.0, 9.0\): the images of digits have channels"),
         (dict(download=True), "digits cannot be downloaded, only cifar10 and cifar100"),
-        (dict(std=(0.1, 0.2)), "the images have 1 channels; give 1 numbers"),
+        (dict(std=(0.1, 0.2)), "the images have 1 channel; give 1 number"),
         (dict(mean=("a",)), r"data.mean\[0\]='a' has the wrong type"),
         (dict(dri="x"), "data.dri is not a setting; did you mean 'dir'"),
         (dict(limit=-1), "data.limit=-1: at least 0"),

@@ -323,7 +323,7 @@ def test_worker_processes(images, load, decoded):
         (
             "digits",
             dict(store="stream", dir=""),
-            "data.store='stream': digits is loaded whole; only folder and tfds:<name>",
+            "data.store='stream': digits is loaded whole; only folder, table",
         ),
         (
             "folder",

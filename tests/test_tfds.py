@@ -86,7 +86,7 @@ def test_without_labels(load):
         ("tiny_boxes", {}, "has no uint8 feature 'image', only x"),
         ("tiny_grey:1.0.1", {}, "is not prepared; choose one of the versions 1.0.0"),
         ("tiny_shapes", {"labels": "coarse"}, "has no coarse labels"),
-        ("tiny_grey", {"mean": (0.5, 0.5, 0.5)}, "the images have 1 channels"),
+        ("tiny_grey", {"mean": (0.5, 0.5, 0.5)}, "the images have 1 channel;"),
         ("../x", {}, "give tfds:<name>"),
         ("", {}, "give tfds:<name>"),
     ],

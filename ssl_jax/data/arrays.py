@@ -1,292 +1,273 @@
-"""Images that are already arrays, in one .npz file."""
+"""Images that are already arrays: a .npz file, or .npy files."""
 
-import contextlib
+import dataclasses
 import functools
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import IO
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import npy
-from ssl_jax.data.source import UNLABELLED, Dataset, Images, Source, held_out, statistics
-from ssl_jax.settings.machine import memory
-from ssl_jax.settings.paths import user_path
+from ssl_jax.data import array_forms, cache
+from ssl_jax.data.array_contents import Contents, contents, title
+from ssl_jax.data.array_files import IMAGES, Arrays, opened
+from ssl_jax.data.array_forms import Form
+from ssl_jax.data.decode import CorruptError, Work
+from ssl_jax.data.source import Dataset, Images, Source, held_out, statistics
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
-_KEYS = ("images", "labels", "test_images", "test_labels", "classes")
-_LABELLING = ("labels", "test_labels", "classes")
-_MAX_KEY_TEXT = 200  # characters of the file's keys in a message
-_KERAS = {
-    "x_train": "images",
-    "y_train": "labels",
-    "x_test": "test_images",
-    "y_test": "test_labels",
-}
-_Headers = Mapping[str, tuple[zipfile.ZipInfo, npy.Header]]
+_FLAT = 0.001  # the least standard deviation of a channel, see `statistics`
+_BRIGHT = 2  # a value above is not in 0..1, even with some slack
+_DARK = 64  # uint8 images below this look nearly black
+_SAMPLE = 100  # images that a given range is checked with
+_MOST = 0.95  # of all values; a window on some tissue may leave out most
+_SPOILT = "it holds values that are not finite"
 
 
 def arrays(source: Source) -> Dataset:
-    """The arrays of the .npz file `data.dir`, or of the only .npz file in that folder.
+    """The arrays of a .npz file, of .npy files in a folder, or of one .npy file of images.
 
-    Keys: `images` uint8 [N, H, W] or [N, H, W, C] with 1 or 3 channels; optionally `labels` [N]
-    (integers, -1: unlabelled), `test_images`, `test_labels`, and `classes` (strings [C]; default
-    "0", "1", ...). Keras' names x_train, y_train, x_test and y_test also work. Labelled data
-    without test images hold out `data.test_share`. Names, dtypes, shapes and sizes are checked
-    before anything but the headers is read. Images keep their order.
+    Keys: `images`; optionally `labels`, `test_images`, `test_labels`, `val_images`, `val_labels`
+    and `classes` (strings [C]), or other words for these, such as Keras' and MedMNIST's. Images are
+    [N, H, W], [N, H, W, C] or [N, C, H, W] (see `array_forms.is_channels_first`) of any real type;
+    those other than uint8, or with `data.range`, are scaled to 0..255 (see
+    `array_forms.limits_of`). Labels are whole numbers, text or one-hot. Labelled data without test
+    images hold out `data.test_share`. Images keep their order.
+
+    Names, types, shapes, sizes and labels are checked before any image is read. The arrays of a
+    .npz file are held in memory. A .npy file is memory-mapped; if its images are not plain uint8,
+    or a share is held out, they are converted once, into the cache.
 
     Raises:
         SettingError: no such file, or contents other than these.
     """
-    path = _file(source)
-    with _readable(path), open(path, "rb") as raw, _archive(path, raw) as archive:
-        headers = _headers(path, archive, _members(path, archive, source.labelled))
-        _check(path, headers)
-        contents = {key: _array(archive, info) for key, (info, _) in headers.items()}
-    images = _four_axes(contents["images"])
-    labels = _labels(path, contents, "labels", len(images))
-    classes = _classes(path, contents, labels)
-    parts = (range(len(images)),)
-    test_count = 0
-    if "test_images" in contents:
-        test_images = _four_axes(contents["test_images"])
-        test_count = len(test_images)
-        test_labels = _labels(path, contents if classes else {}, "test_labels", test_count)
-        _check_range(path, "test_labels", test_labels, classes)
+    with opened(source.dir, source.labelled) as file:
+        data = contents(source, file)
+        parts = (np.arange(file.headers[IMAGES].shape[0]), np.arange(0))
+        if data.classes and not data.test:
+            parts = held_out(data.labels[0], source.test_share)
+        load = _mapped if file.files else _in_memory
+        dataset = load(source, file, data, parts)
+    if source.range and dataset.range and max(dataset.std) <= _FLAT:
+        raise SettingError(
+            f"{source.range_words}={dataset.range}: all values of {title(file, IMAGES)} lie on one "
+            "side of it or close together, so no image would show anything; give data.range, the "
+            "range of these values"
+        )
+    return dataclasses.replace(dataset, notes=(*data.notes, *dataset.notes))
+
+
+def _in_memory(
+    source: Source, file: Arrays, data: Contents, parts: Sequence[np.ndarray]
+) -> Dataset:
+    """The arrays of an archive."""
+    stored = file.read(IMAGES)
+    form, notes = _with_limits(source, file, data.form, stored, parts[0])
+    images = _converted(file, IMAGES, stored, form)
+    del stored
+    labels, test_labels = data.labels
+    if data.test:
         train = Images(images, labels)
-        test = Images(test_images, test_labels)
-    elif classes:
-        parts = held_out(labels, source.test_share)
-        train, test = (Images(images[rows], labels[rows]) for rows in parts)
+        stored = file.read(data.test)
+        _check_test(source, file, data.test, stored, form)
+        test = Images(_converted(file, data.test, stored, form), test_labels)
     else:
-        train = Images(images, labels)
-        test = Images(images[:0], labels[:0])
+        whole = not len(parts[1])
+        train = Images(images if whole else images[parts[0]], labels[parts[0]])
+        test = Images(images[parts[1]], labels[parts[1]])
     mean, std = statistics(images)
-    names = functools.partial(_names, parts, test_count)
-    return Dataset(train, test, classes, mean, std, listed=names)
+    names = functools.partial(_names, parts, data.test, len(test))
+    return Dataset(
+        train, test, data.classes, mean, std, notes=notes, range=form.limits, listed=names
+    )
 
 
-def _names(parts: Iterable[Iterable[int]], test_count: int) -> list[str]:
-    names = [f"images[{i}]" for rows in parts for i in rows]
-    return names + [f"test_images[{i}]" for i in range(test_count)]
-
-
-def _file(source: Source) -> Path:
-    if not source.dir:
-        raise SettingError(
-            "data.dir is empty: give the .npz file of the arrays, as in --config.data.dir=FILE.npz"
-        )
-    path = user_path(source.dir, "data.dir")
-    shown = printable(source.dir)
-    if path.is_dir():
-        files = sorted(p for p in path.glob("*.npz") if not p.name.startswith(".") and p.is_file())
-        if len(files) != 1:
-            raise SettingError(
-                f"data.dir={shown} holds {len(files)} .npz files; give one of them, or a folder "
-                "with exactly one"
-            )
-        return files[0]
-    if not path.is_file():
-        raise SettingError(f"data.dir={shown}: no such file or folder; give a .npz file")
-    return path
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns errors of reading in the block into one line that names the file."""
-    try:
-        yield
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise SettingError(
-            f"{path} is not a readable .npz file ({printable(error)}); save it again"
-        ) from error
-
-
-def _archive(path: Path, raw: IO[bytes]) -> zipfile.ZipFile:
-    if raw.read(6) == np.lib.format.MAGIC_PREFIX:
-        raise SettingError(f"{path} holds a single array; save it with np.savez(FILE, images=...)")
-    return zipfile.ZipFile(raw)
-
-
-def _members(path: Path, archive: zipfile.ZipFile, labelled: bool) -> dict[str, zipfile.ZipInfo]:
-    """The members to read, by our names."""
-    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    renamed = {_KERAS.get(key, key): info for key, info in members.items()}
-    duplicates = len(renamed) < len(archive.infolist())
-    if "images" not in renamed or set(renamed) - set(_KEYS) or duplicates:
-        keys = ", ".join(info.filename.removesuffix(".npy") for info in archive.infolist())
-        shown = printable(keys)
-        if len(shown) > _MAX_KEY_TEXT:
-            shown = f"{shown[:_MAX_KEY_TEXT]}..."
-        raise SettingError(
-            f"{path} has the keys {shown}; expected images and optionally {', '.join(_KEYS[1:])}; "
-            f"or {', '.join(_KERAS)}"
-        )
-    return {key: info for key, info in renamed.items() if labelled or key not in _LABELLING}
-
-
-def _headers(
-    path: Path, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]
-) -> _Headers:
-    """Each member with the header of its array.
-
-    Only headers are inflated, so members of any size are checked quickly.
+def _converted(file: Arrays, role: str, stored: np.ndarray, form: Form) -> np.ndarray:
+    """Stored images as uint8 [N, H, W, C].
 
     Raises:
-        SettingError: a member is encrypted, compressed as numpy never does, not an array, an array
-            of Python objects, or not as long as its header says; or the arrays together exceed
-            this machine's memory.
+        SettingError: values that are not finite.
     """
-    headers = {}
-    for key, info in members.items():
-        if info.flag_bits & 1:
-            raise SettingError(f"{path}: {key} is encrypted; save it again with np.savez")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    if form.plain:
+        return form.selected(stored)
+    rows = np.arange(len(stored))
+    for block in array_forms.blocks(stored, rows):
+        spoilt = array_forms.spoilt(stored[block])
+        if spoilt.any():
             raise SettingError(
-                f"{path}: {key} has a compression that numpy never writes; save it again with "
-                "np.savez_compressed"
+                f"{title(file, role)}[{block[spoilt][0]}] cannot be read ({_SPOILT}); replace them "
+                "(np.nan_to_num), or remove the image"
             )
-        with archive.open(info) as member:
-            try:
-                header = npy.read_header(member)
-            except ValueError as error:
-                raise SettingError(
-                    f"{path}: {key} cannot be read ({error}); save it again with np.savez"
-                ) from error
-        if header.dtype.hasobject:
-            raise SettingError(
-                f"{path}: {key} holds Python objects; save plain numbers (np.asarray(..., dtype))"
-            )
-        if header.nbytes != info.file_size:
-            raise SettingError(
-                f"{path}: {key} has {info.file_size:,} bytes, but its header says "
-                f"{header.nbytes:,}; save it again"
-            )
-        headers[key] = info, header
-    total = sum(header.nbytes for _, header in headers.values())
-    available = memory()
-    if total > available:
-        raise SettingError(
-            f"{path} holds {total:,} bytes of arrays, but this machine has {available:,} bytes of "
-            "memory; save fewer images, or save them as files for data.name=folder with "
-            "data.store=stream"
-        )
-    return headers
+    return array_forms.converted(stored, form)
 
 
-def _check(path: Path, headers: _Headers) -> None:
-    """Rejects arrays by dtype and shape."""
-    images = _image_shape(path, headers, "images")
-    if "labels" in headers:
-        _check_labels(path, headers, "labels", images[0])
-    if "test_images" in headers:
-        test = _image_shape(path, headers, "test_images")
-        if test[1:] != images[1:]:
-            raise SettingError(
-                f"{path}: images are {images[1:]} but test_images are {test[1:]}; give both the "
-                "same shape"
-            )
-        if "labels" in headers and "test_labels" in headers:
-            _check_labels(path, headers, "test_labels", test[0])
-    if "classes" in headers:
-        _, names = headers["classes"]
-        if len(names.shape) != 1 or names.dtype.kind != "U":
-            raise SettingError(
-                f"{path}: classes are {names.dtype} of shape {names.shape}; save one string per "
-                "class"
-            )
+def _with_limits(
+    source: Source, file: Arrays, form: Form, stored: np.ndarray, rows: np.ndarray
+) -> tuple[Form, tuple[str, ...]]:
+    """The form with the values that become 0 and 255, and a note on them.
+
+    Args:
+        source: the settings.
+        file: holds the images.
+        form: without limits.
+        stored: all images of the role "images".
+        rows: [R] of those to train on.
+    """
+    key = printable(file.keys[IMAGES])
+    if stored.dtype == np.uint8:
+        limits = _eight_bit_limits(source, form, stored, rows)
+        if not limits:
+            return form, () if source.range else _dark_note(key, form, stored, rows)
+    else:
+        limits = tuple(float(value) for value in source.range)
+    why = source.range_words
+    if limits:
+        _check_range(source, limits, file, form, stored)
+    else:
+        low, high = _ends(source, file, form, stored, rows)
+        limits = array_forms.limits_of(low, high)
+        is_data = limits not in array_forms.KNOWN
+        why = "the training images' range; data.range sets it" if is_data else "data.range sets it"
+    note = f"{key} are {stored.dtype}; {limits[0]:g} to {limits[1]:g} become black to white ({why})"
+    return dataclasses.replace(form, limits=limits), (note,)
 
 
-def _image_shape(path: Path, headers: _Headers, key: str) -> tuple[int, ...]:
-    """[N, H, W, C] of the images under `key`, which must be uint8 and not empty."""
-    _, header = headers[key]
-    shape = header.shape
-    dtype = header.dtype
-    if dtype.kind == "f":
-        raise SettingError(
-            f"{path}: {key} are {dtype}; save uint8 in 0..255; from 0..1: "
-            "(255 * images).round().astype('uint8')"
-        )
-    if dtype != np.uint8:
-        raise SettingError(f"{path}: {key} are {dtype}; save uint8 in 0..255")
-    four_axes = (*shape, 1) if len(shape) == 3 else shape
-    if len(four_axes) != 4 or four_axes[-1] not in (1, 3):
-        raise SettingError(
-            f"{path}: {key} have shape {shape}; save [N, H, W] or [N, H, W, C] with C 1 or 3"
-        )
-    if 0 in four_axes:
-        raise SettingError(f"{path}: {key} have shape {shape}, so no pixels; save some images")
-    return four_axes
+def _eight_bit_limits(
+    source: Source, form: Form, stored: np.ndarray, rows: np.ndarray
+) -> tuple[float, ...]:
+    """The values of uint8 images that become 0 and 255; empty if they stay as they are.
 
-
-def _check_labels(path: Path, headers: _Headers, key: str, count: int) -> None:
-    _, header = headers[key]
-    if header.dtype.kind not in "iu":
-        raise SettingError(
-            f"{path}: {key} are {header.dtype}; save integers from 0 up, -1 for unlabelled"
-        )
-    if header.shape not in ((count,), (count, 1)):
-        raise SettingError(
-            f"{path}: {key} have shape {header.shape} for {count} images; save one per image"
-        )
-
-
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(info) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
-
-
-def _four_axes(images: np.ndarray) -> np.ndarray:
-    """`images` as [N, H, W, C]."""
-    return images[..., None] if images.ndim == 3 else images
-
-
-def _labels(path: Path, contents: Mapping[str, np.ndarray], key: str, count: int) -> np.ndarray:
-    """Labels int32 [count]; all -1 if the file has none."""
-    if key not in contents:
-        return np.full(count, UNLABELLED, np.int32)
-    labels = contents[key].reshape(count)
-    if labels.min() < UNLABELLED or labels.max() >= 2**31:
-        raise SettingError(
-            f"{path}: {key} run from {labels.min()} to {labels.max()}; number the classes from 0 up"
-        )
-    return labels.astype(np.int32)
-
-
-def _classes(path: Path, contents: Mapping[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
-    """The names of the classes; empty if no image has a label."""
-    count = int(labels.max()) + 1
-    if not count:
+    They follow `data.range`. The range of a run may be that of other types: they follow it only if
+    their values could have it, not from 0..1 or of 16 bits where these reach 255.
+    """
+    limits = tuple(float(value) for value in source.range)
+    if not limits or limits == array_forms.KNOWN[1]:
         return ()
-    if "classes" not in contents:
-        if count > len(labels):
-            raise SettingError(
-                f"{path}: labels reach {count - 1} with {len(labels)} images; number the classes "
-                "from 0 up"
-            )
-        return tuple(str(i) for i in range(count))
-    try:
-        classes = tuple(contents["classes"].tolist())
-    except (ValueError, SystemError) as error:  # SystemError: numpy, for the largest code points
-        raise SettingError(f"{path}: classes hold invalid Unicode; save strings") from error
-    _check_range(path, "labels", labels, classes)
-    return classes
+    if source.of_run:
+        most = 2 * limits[1]
+        if limits[1] > np.iinfo(np.uint8).max or array_forms.peak(stored, rows, form, most) > most:
+            return ()
+    return limits
 
 
-def _check_range(path: Path, key: str, labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    if labels.max() >= max(len(classes), 1):
+def _dark_note(key: str, form: Form, stored: np.ndarray, rows: np.ndarray) -> tuple[str, ...]:
+    """A note on uint8 images that use few of their values, such as masks of 0 and 1."""
+    largest = array_forms.peak(stored, rows, form, _DARK)
+    if not 0 < largest < _DARK:  # no range would show anything in zeros
+        return ()
+    return (
+        f"{key} are uint8 with no value above {largest:g}, so nearly black; "
+        f"data.range=0,{largest:g} makes the largest white",
+    )
+
+
+def _check_range(
+    source: Source, limits: tuple[float, ...], file: Arrays, form: Form, stored: np.ndarray
+) -> None:
+    """Rejects a given range beyond which nearly all values lie, such as that of another run."""
+    rows = np.unique(np.linspace(0, len(stored) - 1, min(len(stored), _SAMPLE)).astype(int))
+    values = form.selected(stored[rows])
+    share = np.mean((values < limits[0]) | (values > limits[1]))
+    if share > _MOST:
         raise SettingError(
-            f"{path}: {key} reach {labels.max()}, but there are {len(classes)} classes; number "
-            "the classes from 0 up"
+            f"{source.range_words}={limits}: {share:.0%} of the values of {title(file, IMAGES)} "
+            "lie outside of it, so images would be black or white; give data.range, the range of "
+            "these values"
         )
+
+
+def _check_test(source: Source, file: Arrays, role: str, stored: np.ndarray, form: Form) -> None:
+    """Rejects test images in 0..255 beside training images in 0..1, and the reverse.
+
+    Args:
+        source: the settings; with `data.range` nothing is checked.
+        file: holds the images.
+        role: of the test images.
+        stored: these.
+        form: of the training images.
+    """
+    if source.range or form.limits not in array_forms.KNOWN:
+        return
+    low, high = array_forms.ends(stored, np.arange(len(stored)), form)
+    if (high > _BRIGHT) != (form.limits[1] > _BRIGHT):
+        raise SettingError(
+            f"{title(file, role)} run from {low:g} to {high:g}, but {printable(file.keys[IMAGES])} "
+            f"are in {form.limits[0]:g}..{form.limits[1]:g}; save both with the same range, or set "
+            "data.range"
+        )
+
+
+def _ends(
+    source: Source, file: Arrays, form: Form, stored: np.ndarray, rows: np.ndarray
+) -> tuple[float, float]:
+    """Smallest and largest value of the training images; kept in the cache for .npy files."""
+    if stored.dtype == np.bool_:
+        return 0.0, 1.0
+    if not file.files:
+        return array_forms.ends(stored, rows, form)
+    doing = f"looking for the range of {len(rows):,} images of {file.path}"
+
+    def ends() -> np.ndarray:
+        with cache.progress(1, doing):
+            return np.array(array_forms.ends(stored, rows, form)).view(np.int32)
+
+    facts = [_stamps(file, [IMAGES]), len(rows), source.test_share, dataclasses.asdict(form)]
+    low, high = cache.kept(source, "ranges", facts, ends, doing, 4).view(np.float64).tolist()
+    return low, high
+
+
+def _mapped(source: Source, file: Arrays, data: Contents, parts: Sequence[np.ndarray]) -> Dataset:
+    """.npy files: in place if they are plain, else converted in the cache."""
+    roles = [IMAGES, data.test] if data.test else [IMAGES]
+    stored = [file.read(role) for role in roles]
+    form, notes = _with_limits(source, file, data.form, stored[0], parts[0])
+    test_count = len(stored[1]) if data.test else 0
+    if data.test:
+        _check_test(source, file, data.test, stored[1], form)
+    names = functools.partial(_names, parts, data.test, test_count)
+    in_order = not any(file.headers[role].fortran for role in roles)
+    if form.plain and in_order and not len(parts[1]):
+        maps = [images.reshape(len(images), *data.shape) for images in stored]
+        train = Images(maps[0], data.labels[0])
+        test = Images(maps[1] if data.test else maps[0][:0], data.labels[1])
+        mean, std = statistics(maps[0])
+        return Dataset(train, test, data.classes, mean, std, notes=notes, listed=names)
+    rows = [(0, row) for part in parts for row in part.tolist()]
+    rows += [(1, row) for row in range(test_count)]
+    labels = np.concatenate([data.labels[0][np.concatenate(parts)], data.labels[1]])
+    train_count = len(parts[0])
+
+    def read(i: int) -> np.ndarray:
+        which, row = rows[i]
+        image = stored[which][row : row + 1]
+        if array_forms.spoilt(image).any():
+            raise CorruptError(_SPOILT)
+        return form(image)[0]
+
+    def work() -> Work:
+        return Work(names(), labels, train_count, data.shape, read, data.classes)
+
+    facts = [
+        _stamps(file, roles),
+        labels.tolist(),
+        [len(part) for part in parts],
+        parts[1].tolist(),
+        data.classes,
+        dataclasses.asdict(form),
+    ]
+    dataset = cache.dataset(source, "arrays", facts, str(file.path), work)
+    return dataclasses.replace(dataset, notes=(*notes, *dataset.notes), range=form.limits)
+
+
+def _stamps(file: Arrays, roles: Iterable[str]) -> list[Any]:
+    """What changes when the files of some arrays change."""
+    stamps = []
+    for role in roles:
+        status = file.files[role].stat()
+        stamps.append([role, str(file.files[role]), status.st_size, status.st_mtime_ns])
+    return stamps
+
+
+def _names(parts: Iterable[Iterable[int]], test: str, test_count: int) -> list[str]:
+    names = [f"images[{i}]" for rows in parts for i in rows]
+    return names + [f"{test}[{i}]" for i in range(test_count) if test]

@@ -20,6 +20,7 @@ _TRIES = 10  # crops that torchvision tries before its fallback
 # blur, sigma, solarise.
 _PARTS = (2 * _TRIES + 2, 3, 8, 3)
 _DRAWS = sum(_PARTS)
+_TURNS = 3  # further numbers for one view: vertical flip; quarter turn, and which of the three
 _GREY = (0.2989, 0.587, 0.114)
 
 
@@ -32,7 +33,11 @@ class View:
         count: views drawn this way.
         scale: range of the crop's area, as a share of the image's.
         ratio: range of the crop's aspect ratio, log-uniform.
-        flip: probability of a horizontal flip.
+        flip: probability of a horizontal flip, left to right.
+        flip_vertical: probability of a vertical flip, top to bottom: for pictures without an
+            upright, such as those of satellites and microscopes.
+        quarter_turns: probability of a turn by 90, 180 or 270 degrees, equally likely; for the same
+            pictures. At 0.75 all four orientations are equally likely.
         jitter: probability of a colour jitter: four transforms in random order.
         brightness: x of the brightness factor, drawn from [max(0, 1 - x), 1 + x].
         contrast: x of the contrast factor, drawn from [max(0, 1 - x), 1 + x].
@@ -53,6 +58,8 @@ class View:
     scale: tuple[float, ...] = (0.08, 1.0)
     ratio: tuple[float, ...] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    flip_vertical: float = 0.0
+    quarter_turns: float = 0.0
     jitter: float = 0.8
     brightness: float = 0.4
     contrast: float = 0.4
@@ -87,7 +94,8 @@ class View:
         if self.kernel and (self.kernel < 0 or self.kernel % 2 == 0):
             raise ValueError(f"kernel={self.kernel}: give an odd number of taps, or 0")
         ranges.count(0, 2**15, kernel=self.kernel)
-        for name in ("flip", "jitter", "grayscale", "blur", "solarize", "threshold"):
+        probabilities = ("flip", "flip_vertical", "quarter_turns", "jitter", "grayscale", "blur")
+        for name in (*probabilities, "solarize", "threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: between 0 and 1")
         if self.blur and self.taps // 2 >= self.size:
@@ -99,6 +107,11 @@ class View:
     def taps(self) -> int:
         """Taps of the blur, also where `kernel` is 0."""
         return self.kernel or 2 * math.ceil(3 * self.sigma[1]) + 1
+
+    @property
+    def turns(self) -> bool:
+        """Whether views may be upside down or on their side."""
+        return self.flip_vertical > 0 or self.quarter_turns > 0
 
 
 def draw_views(
@@ -128,7 +141,11 @@ def draw_views(
 
 
 def _draw_by_key(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
-    return draw_view(jax.random.uniform(key, (_DRAWS,)), image, view)
+    u = jax.random.uniform(key, (_DRAWS,))
+    if view.turns:  # of a key of their own, so that all other numbers stay as they are
+        turns_u = jax.random.uniform(jax.random.fold_in(key, 0), (_TURNS,))
+        u = jnp.concatenate([u, turns_u])
+    return draw_view(u, image, view)
 
 
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -151,16 +168,18 @@ def draw_view(u: jax.Array, image: jax.Array | np.ndarray, view: View) -> jax.Ar
     """One view [size, size, C] in 0..1 of an image [H, W, C] uint8.
 
     Args:
-        u: [36] uniform numbers, the only source of randomness.
+        u: [36] uniform numbers, the only source of randomness; [39] if `view.turns`.
         image: [H, W, C] uint8.
         view: settings of the view.
     """
-    crop, (flip, jitter, grey), colours, (blur, sigma, solar) = jnp.split(
-        u, list(itertools.accumulate(_PARTS))[:-1]
+    crop, (flip, jitter, grey), colours, (blur, sigma, solar), turns = jnp.split(
+        u, list(itertools.accumulate(_PARTS))
     )
     box = crop_box(crop, image.shape[:2], view.scale, view.ratio)
     x = jnp.asarray(image, jnp.float32) / 255.0
     x = resized_crop(x, box, view.size, flip=flip < view.flip)
+    if view.turns:
+        x = turned(turns, x, view.flip_vertical, view.quarter_turns)
     strengths = (view.brightness, view.contrast, view.saturation, view.hue)
     if view.jitter and any(strengths):
         x = jnp.where(jitter < view.jitter, colour_jitter(colours, x, *strengths), x)
@@ -245,6 +264,23 @@ def _resize_weights(
     inside = (pixel >= start) & (pixel < start + length)
     weights = jnp.maximum(1.0 - distance, 0.0) * inside[None]
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+def turned(u: jax.Array, image: jax.Array, flip_vertical: float, quarter_turns: float) -> jax.Array:
+    """An image [S, S, C], perhaps upside down, and perhaps turned by a multiple of 90 degrees.
+
+    Args:
+        u: [3] uniform numbers: vertical flip; whether to turn; by which of the three angles.
+        image: [S, S, C].
+        flip_vertical: probability of a vertical flip, which comes first.
+        quarter_turns: probability of a turn, counterclockwise.
+    """
+    flip, turn, angle = u
+    image = jnp.where(flip < flip_vertical, image[::-1], image)
+    quarters = jnp.where(turn < quarter_turns, 1 + jnp.floor(3 * angle), 0)
+    for count in (1, 2, 3):
+        image = jnp.where(quarters == count, jnp.rot90(image, count), image)
+    return image
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array | float, taps: int) -> jax.Array:

@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def dataset(
         if not source.skip_corrupt:
             raise cache_files.corrupt(origin, *skipped[0])
         name, reason = skipped[0]
-        first = printable(f"{origin}/{name} ({reason})")
+        first = printable(f"{os.path.join(origin, name)} ({reason})")
         total = len(images) + len(skipped)
         count = f"{len(skipped):,} of {total:,} images"
         notes = (f"{count} cannot be read and are skipped; the first: {first}",)
@@ -81,12 +81,20 @@ def dataset(
         mean=tuple(index["mean"]),
         std=tuple(index["std"]),
         notes=notes,
+        left_out={"unreadable": len(skipped)} if skipped else {},
         listed=lambda: cache_files.names(folder),
     )
 
 
 def kept(
-    source: Source, kind: str, facts: Any, make: Callable[[], np.ndarray], doing: str, count: int
+    source: Source,
+    kind: str,
+    facts: Any,
+    make: Callable[[], np.ndarray],
+    doing: str,
+    count: int,
+    *,
+    optional: bool = False,
 ) -> np.ndarray:
     """An int32 array [count] that is slow to make: from the cache, else from `make()`.
 
@@ -99,19 +107,32 @@ def kept(
         make: computes the array.
         doing: what `make` does, shown to processes that wait for it.
         count: length of the array.
+        optional: where the cache cannot be written, make the array each time.
 
     Raises:
-        SettingError: the cache cannot be written.
+        SettingError: the cache cannot be written, unless `optional`.
     """
     path = root(source) / kind / f"{_hash(facts)}.npy"
     array = _loaded(path, count)
-    if array is None:
-        with _locked(source, path, doing):
-            array = _loaded(path, count)
-            if array is None:
-                array = make()
+    if array is not None:
+        return array
+    if optional and not _is_writable(path.parent):
+        return make()
+    with _locked(source, path, doing):
+        array = _loaded(path, count)
+        if array is None:
+            array = make()
+            with suppress(SettingError) if optional else nullcontext():
                 _store(source, path, array)
     return array
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _loaded(path: Path, count: int) -> np.ndarray | None:

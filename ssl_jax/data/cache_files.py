@@ -18,7 +18,8 @@ from typing import IO, Any
 import numpy as np
 
 from ssl_jax.data import npy
-from ssl_jax.data.decode import CorruptError, Work, in_order
+from ssl_jax.data.decode import CorruptError, Work
+from ssl_jax.data.parallel import in_order
 from ssl_jax.data.source import UNLABELLED, statistics
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
@@ -202,7 +203,8 @@ def corrupt(origin: str, name: str, why: object) -> SettingError:
     """The error for a bad image."""
     return SettingError(
         printable(
-            f"{origin}/{name} cannot be read ({why}); data.skip_corrupt=True skips such files"
+            f"{os.path.join(origin, name)} cannot be read ({why}); data.skip_corrupt=True skips "
+            "such files"
         )
     )
 

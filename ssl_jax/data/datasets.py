@@ -10,14 +10,19 @@ import numpy as np
 from ssl_jax.data.arrays import arrays
 from ssl_jax.data.cifar import cifar10, cifar100
 from ssl_jax.data.folder import folder
+from ssl_jax.data.hf import hf
 from ssl_jax.data.source import UNLABELLED, Dataset, Images, Source, check_classes
 from ssl_jax.data.streaming import StreamedImages
+from ssl_jax.data.table import table
 from ssl_jax.data.tfds import tfds
+from ssl_jax.data.webdataset import webdataset
 from ssl_jax.settings.resolve import SettingError, choose, fill
 
 __all__ = ["LOADERS", "UNLABELLED", "Dataset", "Images", "Source", "load"]
 _TFDS = "tfds:"
-_COARSE = ("cifar100", _TFDS)  # prefixes of names that may have coarse labels
+_HF = "hf:"
+_COARSE = ("cifar100", _TFDS, _HF)  # prefixes of names that may have coarse labels
+_STREAMED = ("folder", "table", "webdataset")
 _DOWNLOADABLE = ("cifar10", "cifar100")
 
 
@@ -25,8 +30,8 @@ def load(name: str, **settings: Any) -> Dataset:
     """The data set `name`.
 
     Args:
-        name: a key of `LOADERS`, "tfds:" and a name of tensorflow_datasets, or the dotted name of
-            your own module.
+        name: a key of `LOADERS`, "tfds:" and a name of tensorflow_datasets, "hf:" and a folder,
+            or the dotted name of your own module.
         **settings: fields of `Source`.
 
     Raises:
@@ -73,14 +78,21 @@ def check(source: Source) -> None:
         raise SettingError(
             f"data.labels='coarse': {name} has no coarse labels; choose fine or none"
         )
-    if source.store == "stream" and name != "folder" and not name.startswith(_TFDS):
+    streamed = name in _STREAMED or name.startswith((_TFDS, _HF))
+    if source.store == "stream" and not streamed:
         raise SettingError(
-            f"data.store='stream': {name} is loaded whole; only folder and tfds:<name> can be "
-            "streamed; set data.store=cache"
+            f"data.store='stream': {name} is loaded whole; only {', '.join(_STREAMED)}, "
+            "tfds:<name> and hf:<folder> can be streamed; set data.store=cache"
         )
     if source.unlabelled and not name.startswith(_TFDS):
         raise SettingError(
             f"data.unlabelled={source.unlabelled!r}: only tfds:<name> data sets have extra splits"
+        )
+    if not reads_bands(name) and (source.bands or source.range):
+        setting = f"bands={source.bands}" if source.bands else f"range={source.range}"
+        raise SettingError(
+            f"data.{setting}: the images of {name} have channels of 8 bits that are read as they "
+            "are; leave it out"
         )
     if source.download and name not in _DOWNLOADABLE:
         raise SettingError(
@@ -88,17 +100,29 @@ def check(source: Source) -> None:
         )
 
 
+def reads_bands(name: str) -> bool:
+    """Whether the data set `name` follows `data.bands` and `data.range`, as far as is known."""
+    return makes_squares(name) or name == "array" or "." in name
+
+
+def makes_squares(name: str) -> bool:
+    """Whether all images of the data set `name` become squares of `data.size` pixels a side."""
+    return name in _STREAMED or name.startswith(_HF)
+
+
 def _loader(name: str) -> Callable[[Source], Dataset]:
     """The function that loads the data set `name`; for a dotted name, that module's `load`."""
     if name.startswith(_TFDS):
         return functools.partial(tfds, name.removeprefix(_TFDS))
+    if name.startswith(_HF):
+        return functools.partial(hf, name.removeprefix(_HF))
     if name in LOADERS:
         return LOADERS[name]
     if "." in name:
         return choose("", name, "data.name", "load")
     raise SettingError(
-        f"data.name={name!r} is not known; choose one of: {', '.join(LOADERS)}, tfds:<name>, or "
-        "the dotted name of your own module"
+        f"data.name={name!r} is not known; choose one of: {', '.join(LOADERS)}, tfds:<name>, "
+        "hf:<folder>, or the dotted name of your own module"
     )
 
 
@@ -147,4 +171,6 @@ LOADERS = {
     "cifar100": cifar100,
     "folder": folder,
     "array": arrays,
+    "table": table,
+    "webdataset": webdataset,
 }

@@ -1,38 +1,51 @@
 """A folder of image files, with class folders or without."""
 
-import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+import stat
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import cache, streaming
-from ssl_jax.data.decode import SUFFIXES, Work, read
-from ssl_jax.data.source import UNLABELLED, Dataset, Source, check_classes, held_out
-from ssl_jax.data.walk import Walk, is_folder
+from ssl_jax.data import formats, pictures, streaming
+from ssl_jax.data.decode import contents
+from ssl_jax.data.errors import LabelError
+from ssl_jax.data.layout import (
+    Layout,
+    check_no_splits,
+    check_single,
+    class_of,
+    is_unlabelled,
+    layout_notes,
+    layout_of,
+)
+from ssl_jax.data.source import UNLABELLED, Dataset, Source, held_out
+from ssl_jax.data.walk import Walk
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
-_TESTS = ("val", "valid", "validation", "test")
-
 
 def folder(source: Source) -> Dataset:
-    """The images below `data.dir` as squares [size, size, 3], cut as in `decode.square`.
+    """The images below `data.dir` as squares [size, size, C], cut as in `decode.square`.
 
-    Layouts: DIR/train/<class>/ with DIR/val/<class>/ (or valid, validation, test: the first that
-    exists); DIR/<class>/, of which `data.test_share` is held out; or images directly in DIR or
-    DIR/train, which are unlabelled and have no test split. Class folders are read to any depth,
-    hidden files and folders are ignored. With data.labels=none, everything below DIR (or DIR/train
-    and DIR/val) is read, in any layout. Training images are in a fixed random order, so the first
-    `data.limit` are a fair sample. Links are followed, but each split reads a folder only once: the
-    notes of the data set name links that are left out, and those that lead out of DIR.
+    Layouts: DIR/train/<class>/ (or training) with DIR/val/<class>/ (or valid, validation, test,
+    testing: the first with images); DIR/<class>/, of which `data.test_share` is held out; or images
+    directly in DIR or DIR/train, or in a single folder there, which are unlabelled. Images of a
+    class folder called unlabelled (unlabeled, unsup, unsupervised), also beside train/, join the
+    training images without a label. These names may be in upper or lower case. Class folders are
+    read to any depth; hidden files and folders are ignored, and files with other endings counted in
+    `left_out`. With data.labels=none, everything below DIR (or DIR/train and DIR/val) is read, in
+    any layout. Training images are in a fixed random order, so the first `data.limit` are a fair
+    sample. Links are followed, but each split reads a folder only once: the notes of the data set
+    name links that are left out, and those that lead out of DIR.
 
     Raises:
-        SettingError: no folder, no images, a mix of layouts, only one class, a class only in the
-            test split, a bad file, or a cache that cannot be written.
+        SettingError: no folder, no images, a mix of layouts, a class only in the test split, a bad
+            file, or a cache that cannot be written.
     """
     if not source.dir:
         raise SettingError(
@@ -44,67 +57,72 @@ def folder(source: Source) -> Dataset:
             f"data.dir={printable(source.dir)} is not a folder; give the folder that holds the "
             "images"
         )
-    source.check_channels(3)
-    tops = _tops(root)
-    walks = [_walk(root, top) for top in tops if top is not None]
-    train = walks[0].files
-    test = walks[1].files if len(walks) == 2 else []
-    if not train:
-        raise SettingError(
-            f"no images to train on in data.dir={printable(source.dir)}; file names must end in "
-            f"{' '.join(SUFFIXES)}"
-        )
-    names, labels, count, classes = _ordered(source, tops, train, test)
-    notes = _notes(root, walks, tops, classes)
-    del walks, train, test  # millions of strings
+    source.check_channels(source.bands or 3)
+    layout = layout_of(source, root)
+    walks = [_walk(root, top) for top in layout.tops]
+    left_out = sum((walk.others for walk in walks), layout.left_out)
+    if not walks[0].files:
+        raise _no_images(source, left_out)
+    names, labels, count, classes, notes = _ordered(source, layout, walks)
+    notes = (
+        *layout_notes(layout),
+        *notes,
+        *_link_notes(root, walks, layout, classes),
+        *formats.remedies(left_out),
+    )
+    del walks  # millions of strings
     names = streaming.Names(names)
-    image = functools.partial(_image, root, names, source.size)
-    work = Work(names, labels, count, (source.size, source.size, 3), image, classes)
-    if source.store == "stream":
-        dataset = streaming.dataset(source, str(root), work)
-        return dataclasses.replace(dataset, notes=notes)
-    names = list(names)
-    stamps = [_stamp(root / name) for name in names]
-    facts = [names, stamps, labels.tolist(), count, classes, source.size]
-    dataset = cache.dataset(source, "folders", facts, str(root), lambda: work)
-    return dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
+    files = pictures.Pictures(
+        names=names,
+        labels=labels,
+        train=count,
+        classes=classes,
+        origin=str(root),
+        contents=_Files(root, names),
+        stamps=_stamps(root, names),
+        left_out=dict(sorted(left_out.items())),
+        notes=notes,
+    )
+    return pictures.dataset(source, "folders", files)
 
 
-def _image(root: Path, names: Sequence[str], size: int, i: int) -> np.ndarray:
-    return read(root / names[i], size)
+class _Files:
+    """The bytes of files, by their paths below `root`."""
+
+    def __init__(self, root: Path, names: Sequence[str]):
+        self._root = str(root)
+        self._names = names
+
+    def __call__(self, i: int) -> bytes:
+        return contents(os.path.join(self._root, self._names[i]))
+
+    def head(self, i: int) -> bytes:
+        return contents(os.path.join(self._root, self._names[i]), 64)
 
 
-def _tops(root: Path) -> tuple[str, str | None]:
-    """The folders with training and test images, below `root`: "" is `root`, None is no folder."""
-    folders = _subfolders(root)
-    if "train" not in folders:
-        return "", None
-    flat = not _subfolders(root / "train")
-    if flat and folders - {"train", *_TESTS}:
-        return "", None  # a class called "train"
-    return "train", next((name for name in _TESTS if name in folders), None)
-
-
-def _subfolders(path: Path) -> set[str]:
-    try:
-        with os.scandir(path) as entries:
-            return {e.name for e in entries if is_folder(e) and not e.name.startswith(".")}
-    except OSError as error:
-        raise SettingError(f"{printable(path)} cannot be read ({error.strerror})") from error
+def _no_images(source: Source, left_out: Counter[str]) -> SettingError:
+    """The error for a folder without images, with what it has instead."""
+    total = left_out.total()
+    files = "1 file" if total == 1 else f"{total:,} files"
+    holds = f"; it has {files} ({formats.counted(left_out)})" if left_out else ""
+    return SettingError(
+        f"no images to train on in data.dir={printable(source.dir)}{holds}; file names must end in "
+        f"{' '.join([*formats.suffixes()])}{''.join(f'; {x}' for x in formats.remedies(left_out))}"
+    )
 
 
 def _walk(root: Path, top: str) -> Walk:
     try:
-        return Walk(root, top, SUFFIXES)
+        return Walk(root, top, formats.suffixes())
     except OSError as error:
         raise SettingError(
             f"{printable(error.filename)} cannot be read ({error.strerror})"
         ) from error
 
 
-def _notes(
-    root: Path, walks: Sequence[Walk], tops: Sequence[str | None], classes: tuple[str, ...]
-) -> tuple[str, ...]:
+def _link_notes(
+    root: Path, walks: Sequence[Walk], layout: Layout, classes: tuple[str, ...]
+) -> list[str]:
     """Sentences on links that are left out, classes emptied by that, and links out of `root`."""
     notes = []
     left_out = [link for walk in walks for link in walk.left_out]
@@ -114,7 +132,7 @@ def _notes(
         if len(left_out) > 1:
             note += f"{len(left_out):,} such links are "
         note += "left out"
-        emptied = _emptied(walks, tops) if classes else []
+        emptied = _emptied(walks, layout) if classes else []
         if emptied:
             note += f"; no image is left in the class folder {', '.join(emptied[:3])}"
         if len(emptied) > 3:
@@ -128,70 +146,118 @@ def _notes(
         notes.append(
             f"{links} out of data.dir and {are} followed, the first: {root / link} to {target}"
         )
-    return tuple(printable(note) for note in notes)
+    return [printable(note) for note in notes]
 
 
-def _emptied(walks: Sequence[Walk], tops: Sequence[str | None]) -> list[str]:
+def _emptied(walks: Sequence[Walk], layout: Layout) -> list[str]:
     """Class folders, as paths below the root, whose images are all behind links left out."""
     emptied = []
-    for walk, top in zip(walks, tops):
-        full = {_class_of(name, top) for name in walk.files}
-        linked = {_class_of(os.path.join(link, ""), top) for link, *_ in walk.left_out}
+    for walk, top in zip(walks, layout.tops):
+        full = {class_of(name, top) for name in walk.files}
+        linked = {class_of(os.path.join(link, ""), top) for link, *_ in walk.left_out}
         emptied += [os.path.join(top, name) for name in sorted(linked - full)]
     return emptied
 
 
 def _ordered(
-    source: Source, tops: tuple[str, str | None], train: list[str], test: list[str]
-) -> tuple[list[str], np.ndarray, int, tuple[str, ...]]:
+    source: Source, layout: Layout, walks: Sequence[Walk]
+) -> tuple[list[str], np.ndarray, int, tuple[str, ...], list[str]]:
     """The images in their final order, training images first.
 
     Returns:
-        names [N], labels int32 [N], number of training images, class names.
+        names [N], labels int32 [N], number of training images, class names, notes.
     """
-    train_classes, test_classes = (
-        [_class_of(name, top) for name in names] for names, top in zip((train, test), tops)
-    )
+    parts = [walk.files for walk in walks]
+    test = parts.pop(1) if layout.test else []
+    train = parts[0] + [name for part in parts[1:] for name in part]
+    train_classes = [class_of(name, layout.train) for name in parts[0]]
+    test_classes = [class_of(name, layout.test) for name in test] if layout.test else []
     shuffled = np.random.default_rng(0).permutation
-    classes = sorted(set(train_classes) - {""}) if source.labelled else []
+    classes, notes = _classes(source, layout, parts[0] + test, train_classes, test_classes)
     if not classes:
         names = [train[i] for i in shuffled(len(train))] + test
-        return names, np.full(len(names), UNLABELLED, np.int32), len(train), ()
-    names = train + test
-    class_of = train_classes + test_classes
-    stray = next((name for name, class_name in zip(names, class_of) if not class_name), None)
-    if stray:
-        raise SettingError(
-            f"{printable(Path(source.dir, stray))} is outside the class folders; move it into one, "
-            "or set data.labels=none to read all images as unlabelled"
-        )
-    only_test = sorted(set(test_classes) - set(classes))
-    if only_test:
-        raise SettingError(
-            f"{printable(Path(source.dir, tops[1], only_test[0]))} is a class that {tops[0]}/ "
-            "lacks; give it training images, or remove it"
-        )
+        return names, np.full(len(names), UNLABELLED, np.int32), len(train), (), notes
     numbers = {name: i for i, name in enumerate(classes)}
-    labels = np.array([numbers[name] for name in class_of], np.int32)
-    check_classes(labels[: len(train)], classes, printable(source.dir))
+    labels = np.full(len(train) + len(test), UNLABELLED, np.int32)
+    labels[: len(parts[0])] = [numbers.get(name, UNLABELLED) for name in train_classes]
+    labels[len(train) :] = [numbers[name] for name in test_classes]
+    unlabelled = int((labels == UNLABELLED).sum())
+    if unlabelled:
+        inside = {os.path.join(layout.train, x) for x in train_classes if is_unlabelled(x)}
+        where = ", ".join(f"{x}/" for x in [*sorted(inside), *layout.unlabelled])
+        have = "1 image of {} has" if unlabelled == 1 else f"{unlabelled:,} images of {{}} have"
+        notes.append(printable(f"{have.format(where)} no label"))
+    names = train + test
     train_rows = np.arange(len(train))
     test_rows = np.arange(len(train), len(labels))
     if not test:
         train_rows, test_rows = held_out(labels, source.test_share)
     order = np.concatenate([shuffled(train_rows), test_rows])
-    return [names[i] for i in order], labels[order], len(train_rows), tuple(classes)
+    return [names[i] for i in order], labels[order], len(train_rows), tuple(classes), notes
 
 
-def _class_of(name: str, top: str) -> str:
-    """The class folder of the file `name` below `top`; "" if it is in none."""
-    parts = name.split(os.sep)[1 if top else 0 :]
-    return parts[0] if len(parts) > 1 else ""
+def _classes(
+    source: Source,
+    layout: Layout,
+    names: Sequence[str],
+    train_classes: Sequence[str],
+    test_classes: Sequence[str],
+) -> tuple[list[str], list[str]]:
+    """The names of the classes, sorted, none for images without labels; and notes.
+
+    Args:
+        source: the settings.
+        layout: the parts of the folder.
+        names: images of the training folder, then those of the test folder.
+        train_classes, test_classes: their class folders.
+
+    Raises:
+        SettingError: an image outside the class folders, a class only in the test split, or class
+            folders that are one level too deep, or are splits by their names.
+    """
+    classes = sorted(x for x in set(train_classes) if x and not is_unlabelled(x))
+    if not classes or not source.labelled:
+        return [], []
+    class_folders = [*train_classes, *test_classes]
+    stray = next((name for name, folder in zip(names, class_folders) if not folder), None)
+    if stray:
+        raise LabelError(
+            f"{printable(Path(source.dir, stray))} is outside the class folders; move it into one, "
+            "or set data.labels=none to read all images as unlabelled"
+        )
+    only_test = sorted(set(test_classes) - set(classes))
+    if only_test:
+        raise LabelError(
+            f"{printable(Path(source.dir, layout.test or '', only_test[0]))} is a class that "
+            f"{layout.train}/ lacks; give it training images, or remove it"
+        )
+    if len(classes) > 1:
+        return classes, check_no_splits(source, layout, classes)
+    check_single(source, [x for x, folder in zip(names, train_classes) if folder == classes[0]])
+    single = printable(os.path.join(layout.train, classes[0]))
+    return [], [
+        f"{single}/ is the only class folder, so all images are read without labels; for labels, "
+        "put the images of each class into a folder of their own"
+    ]
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and modification time in ns of a file."""
+def _stamps(root: Path, names: Sequence[str]) -> Callable[[Sequence[int]], list[Any]]:
+    """A function that returns the stamps of some of the files; each is looked at only once."""
+
+    @functools.cache
+    def stamp(i: int) -> tuple[int, int] | None:
+        return _stamp(os.path.join(root, names[i]))
+
+    return lambda rows: [stamp(i) for i in rows]
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    """Size in bytes and modification time in ns of a file; None if it cannot be read."""
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise SettingError(f"{printable(path)} cannot be read ({error.strerror})") from error
+    except OSError:
+        return None
+    # Few files need the second call.
+    if not status.st_mode & stat.S_IROTH and not os.access(path, os.R_OK):
+        return None
     return status.st_size, status.st_mtime_ns

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.data.errors import LabelError
 from ssl_jax.settings import ranges
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import counted
 
 UNLABELLED = -1
 _STATISTICS_FROM = 2000  # most images that the channel statistics are computed from
@@ -42,6 +44,9 @@ class Dataset:
         mean, std: C channel statistics of pixels in 0..1.
         notes: sentences for the user.
         joined: number of test images appended to `train`, in test order.
+        range: the values of the source that pixels 0 and 255 stand for; empty for 8-bit images.
+        left_out: files that were not read: their number by ending (".txt", "" without one), and
+            that of unreadable ones under "unreadable".
         listed: reads the names of all images in the source, training images first; see `names`.
     """
 
@@ -52,6 +57,8 @@ class Dataset:
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
     joined: int = 0
+    range: tuple[float, ...] = ()
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     listed: Callable[[], Sequence[str]] | None = None
 
     def names(self) -> list[str]:
@@ -69,12 +76,13 @@ class Dataset:
 
     def facts(self) -> dict[str, Any]:
         """The facts that a trained encoder depends on, as JSON; `stand_in` reads them."""
-        return dict(
+        facts = dict(
             shape=self.train.images.shape,
             classes=self.classes,
             mean=[float(x) for x in self.mean],
             std=[float(x) for x in self.std],
         )
+        return facts | ({"range": [float(x) for x in self.range]} if self.range else {})
 
     def fingerprint(self) -> str:
         """A short hash of the data: shapes, classes, labels, and up to 64 images of each split."""
@@ -106,6 +114,7 @@ def stand_in(facts: Mapping[str, Any]) -> Dataset:
         classes=tuple(facts["classes"]),
         mean=tuple(facts["mean"]),
         std=tuple(facts["std"]),
+        range=tuple(facts.get("range", ())),
     )
 
 
@@ -119,12 +128,14 @@ class Source:
     """The settings of `config.data`.
 
     Attributes:
-        name: the data set: digits, cifar10, cifar100, folder, array, tfds:<name>, or the dotted
-            name of your own module.
+        name: the data set: digits, cifar10, cifar100; folder, array, table or webdataset, for
+            data of your own; hf:<folder>; tfds:<name>; or the dotted name of your own module.
         dir: folder or file to read the data set from.
         limit: keep the first `limit` training images; 0 keeps all.
-        labels: which labels to use: "fine"; "coarse", for CIFAR-100; or "none", which ignores all.
-        size: side in pixels of the squares that folder and tfds images are stored as.
+        labels: which labels to use: "fine"; "coarse", for CIFAR-100 and data sets of tfds and hf
+            that have them; or "none", which ignores all.
+        size: side in pixels of the squares that pictures are stored as (folder, table, webdataset,
+            hf and tfds).
         whole: also train on the test images, as deep clustering does. kNN and linear scores are
             then on images that were trained on, without their labels, and clusterings are scored on
             all images.
@@ -132,15 +143,25 @@ class Source:
             ("unlabelled" of stl10).
         test_share: share of each class to hold out if a labelled data set has no test split.
         skip_corrupt: skip files that cannot be read.
+        bands: channels to read: 0 reads pictures in colour, with transparent parts white, and
+            arrays with all their channels; 1 makes grey; 3 colour; otherwise the first bands of the
+            file as they are, such as 4 for red, green, blue and near infrared.
+        range: two values, which become black and white, of pictures with more than 8 bits and of
+            arrays; empty: arrays of uint8 stay as they are, others take the smallest and largest
+            value of the training split, or arrays 0 and 1 or 0 and 255 if these fit. Trained runs
+            keep theirs.
         download: fetch missing files (cifar10 and cifar100).
         cache: folder for decoded images and downloads; empty: ssl_jax in $XDG_CACHE_HOME or
             ~/.cache.
-        store: how folder and tfds images are stored. "cache" decodes all of them once, before the
-            first step, into a file that later runs share. "stream" decodes each image whenever it
-            is used, to the same pixels: no disk space, and no first pass over millions of files.
+        store: how pictures are stored (folder, table, webdataset, hf and tfds). "cache" decodes all
+            of them once, before the first step, into a file that later runs share. "stream" decodes
+            each image whenever it is used, to the same pixels: no disk space, and no first pass
+            over millions of files.
         workers: processes that decode streamed training images; 0 uses one thread per CPU.
         mean: mean of each channel, for pixels in 0..1; empty: the data set's own.
         std: standard deviation of each channel, for pixels in 0..1; empty: the data set's own.
+        of_run: no setting: `range` was not given but is that of the trained run that the images
+            are read for.
     """
 
     name: str = "digits"
@@ -152,12 +173,20 @@ class Source:
     unlabelled: str = ""
     test_share: float = 0.1
     skip_corrupt: bool = False
+    bands: int = 0
+    range: tuple[float, ...] = ()
     download: bool = False
     cache: str = ""
     store: str = "cache"
     workers: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    of_run: bool = False
+
+    @property
+    def range_words(self) -> str:
+        """What `range` is called in notes and errors."""
+        return "the range of the run" if self.of_run else "data.range"
 
     @property
     def labelled(self) -> bool:
@@ -192,6 +221,13 @@ class Source:
         ranges.count(0, ranges.MANY, workers=self.workers)
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share={self.test_share}: strictly between 0 and 1")
+        ranges.count(0, ranges.MANY, bands=self.bands)
+        if self.range and not (
+            len(self.range) == 2
+            and all(abs(value) <= ranges.FLOAT32 for value in self.range)
+            and self.range[0] < self.range[1]
+        ):
+            raise ValueError(f"range={self.range}: give (darkest, brightest), the first smaller")
         if not all(0 <= value <= 1 for value in self.mean):
             raise ValueError(f"mean={self.mean}: between 0 and 1, as pixels are scaled to 0..1")
         if not all(0 < value <= 1 for value in self.std):
@@ -203,8 +239,8 @@ class Source:
             value = getattr(self, key)
             if len(value) not in (0, channels):
                 raise SettingError(
-                    f"data.{key}={value}: the images have {channels} channels; give {channels} "
-                    "numbers"
+                    f"data.{key}={value}: the images have {counted(channels, 'channel')}; give "
+                    f"{counted(channels, 'number')}"
                 )
 
 
@@ -220,11 +256,11 @@ def check_classes(
         which: the images that were checked, for the message.
 
     Raises:
-        SettingError: only one class.
+        LabelError: only one class.
     """
     present = np.unique(labels[labels != UNLABELLED])
     if len(present) == 1:
-        raise SettingError(
+        raise LabelError(
             f"{which} {len(labels):,} training images of {where} are of one class, "
             f"{classes[present[0]]!r}; give images of at least two classes, or set "
             "data.labels=none to train without labels"

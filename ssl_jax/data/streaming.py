@@ -4,14 +4,15 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ssl_jax.data.decode import CorruptError, Work, cpus
+from ssl_jax.data.decode import CorruptError, Work
+from ssl_jax.data.parallel import cpus
 from ssl_jax.data.source import Dataset, Images, Source, statistics
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
@@ -31,6 +32,12 @@ class Names(Sequence):
     def __getitem__(self, i: int) -> str:
         i = range(len(self))[i]
         return os.fsdecode(self._text[self._ends[i] : self._ends[i + 1]])
+
+    def __iter__(self) -> Iterator[str]:  # three times as fast as by rows
+        start = 0
+        for end in self._ends[1:].tolist():
+            yield os.fsdecode(self._text[start:end])
+            start = end
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +63,7 @@ class Files:
         try:
             return self.read(i)
         except CorruptError as error:
-            name = printable(f"{self.origin}/{self.names[i]} cannot be read ({error})")
+            name = printable(f"{os.path.join(self.origin, self.names[i])} cannot be read ({error})")
             raise SettingError(
                 f"{name}; replace it and rerun the same command to resume; data.store=cache with "
                 "data.skip_corrupt=True skips such files"

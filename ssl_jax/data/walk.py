@@ -2,10 +2,14 @@
 
 import functools
 import os
+from collections import Counter
 from pathlib import Path
+
+from ssl_jax.data.formats import ending
 
 _AGAIN = "which is already read"
 _LOOP = "which contains the link"
+_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
 _MAX_LINKS = 40  # the kernel follows no longer chain
 
 
@@ -26,6 +30,7 @@ class Walk:
         left_out: (path below `root`, path of the target, reason) of links left out, sorted.
         outside: (path below `root`, path of the target) of links that are followed out of `root`,
             sorted.
+        others: number of files with other endings, by `formats.ending`.
 
     Raises:
         OSError: a folder cannot be read.
@@ -35,6 +40,7 @@ class Walk:
         self.files = []
         self.left_out = []
         self.outside = []
+        self.others: Counter[str] = Counter()
         self._root = os.fspath(root)
         self._suffixes = suffixes
         self._real = functools.lru_cache(os.path.realpath)
@@ -78,7 +84,7 @@ class Walk:
         with os.scandir(self._path(folder)) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith("."):
+                if is_ignored(name):
                     continue
                 if is_folder(entry):
                     (self._links if entry.is_symlink() else folders).append(prefix + name)
@@ -86,6 +92,8 @@ class Walk:
                     self.files.append(prefix + name)
                     if entry.is_symlink():
                         self._note_outside(prefix + name)
+                else:
+                    self.others[ending(name)] += 1
         return folders
 
     def _follow(self, link: str) -> None:
@@ -103,7 +111,7 @@ class Walk:
 
     def _note_outside(self, link: str) -> None:
         target = self._end(self._path(link))
-        if not _within(target, self._real(self._root)):
+        if not _within(target, self._real(self._root)) and os.path.exists(target):
             self.outside.append((link, target))
 
     def _end(self, path: str) -> str:
@@ -116,6 +124,11 @@ class Walk:
             except OSError:  # not a link, or it does not exist
                 break
         return path
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder is hidden, or made by macOS or a file server beside the user's."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def is_folder(entry: os.DirEntry) -> bool:

@@ -20,6 +20,11 @@ def _escaped(code: int) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, such as "1 channel" and "3 channels"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def print_page(text: str) -> None:
     """Prints `text`; a reader that closes the pipe early, such as `head`, causes no error."""
     try:
