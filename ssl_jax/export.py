@@ -43,9 +43,10 @@ def main() -> None:
     )
     stage = run.plan.stages[-1]
     channels = tensors["conv1.weight"].shape[1]
-    print(snippets.images(stage.views[0].size, channels, stage.mean, stage.std))
+    limits = run.plan.dataset.range
+    print(snippets.images(stage.views[0].size, channels, stage.mean, stage.std, limits))
     print("\nhere:\n")
-    print(*snippets.here(out, channels), sep="\n")
+    print(*snippets.here(out, channels, limits), sep="\n")
     print("\nin PyTorch, with torchvision:\n")
     backbone = stage.method.network.backbone
     print(*snippets.torchvision(out, backbone, channels, head=HEAD.value), sep="\n")

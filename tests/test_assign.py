@@ -254,17 +254,12 @@ def test_a_flat_folder_by_k_means(byol, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [
-        (
-            dict(),
-            {},
-            "--clusters is missing: the data have no classes to take the number from",
-        ),
         (dict(count=13), {}, "--clusters=13: between 2 and the 12 images"),
         (dict(by="own"), {}, "--by='own': this encoder has no prototypes"),
         (
             dict(count=2),
-            dict(name="digits", dir=""),
-            "data.name='digits' has 1 channel, the run was trained on 3",
+            dict(bands=4),
+            "data.name='folder' has 4 channels, the run was trained on 3; data.bands=3 reads",
         ),
         (dict(count=2), dict(dir="cache"), "no images to train on in data.dir="),
     ],
@@ -275,13 +270,6 @@ def test_pictures_that_do_not_fit(settings, change, message, byol, pictures, tmp
         change = dict(dir=str(tmp_path / change["dir"]))
     with pytest.raises(SettingError, match=message):
         labelled(byol, pictures | change, **settings)
-
-
-def test_grey_runs_take_no_pictures(swav, pictures):
-    with pytest.raises(
-        SettingError, match="data.name='folder' has 3 channels, the run was trained on 1"
-    ):
-        labelled(swav, pictures)
 
 
 def reports():
@@ -382,7 +370,7 @@ def test_nothing_is_replaced_without_being_told(tmp_path, monkeypatch):
     assert set(files(tmp_path)) == {*before, "c/cluster_2.png"}
     OutputFiles(out, overwrite=True).write(report, most=0)
     assert set(files(tmp_path)) == {"c.csv"}
-    (tmp_path / "c").mkdir()
+    OutputFiles(out, overwrite=True).write(report, most=1)
     (tmp_path / "c" / "mine.png").write_bytes(b"")
     with pytest.raises(
         SettingError, match=r"which holds other files \(mine.png\); give another name"

@@ -134,7 +134,7 @@ def test_files_that_lack_what_an_encoder_needs(run, tmp_path):
         tmp_path / "b.safetensors", tensors
     )  # without notes: ImageNet's three channels
     with pytest.raises(
-        WeightsError, match="is for images of 1 channels; give mean and std of 1 numbers each"
+        WeightsError, match="is for images of 1 channel; give mean and std of 1 number each"
     ):
         load_encoder(tmp_path / "b.safetensors")
     assert load_encoder(tmp_path / "b.safetensors", mean=(0.5,), std=(0.5,)).channels == 1

@@ -6,6 +6,7 @@ images[clusters.labels == 3]
 """
 
 import dataclasses
+import math
 from functools import cached_property
 
 import jax
@@ -18,6 +19,8 @@ from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
 
 ITERATIONS = 100
+FEWEST = 10  # clusters to look at, if nobody says how many
+MOST = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,6 +123,12 @@ def choice(encoder: Encoder, clusters: int, by: str) -> str:
     return by or ("own" if has_prototypes and not clusters else "kmeans")
 
 
+def few_clusters(images: int) -> int:
+    """A number of clusters to look at: 10 to 20, by the number of images; fewer below 20 images."""
+    wanted = round(math.sqrt(images / 2))
+    return max(2, min(max(wanted, FEWEST), MOST, images // 2))
+
+
 def check(by: str, clusters: int, images: int) -> None:
     """Checks the numbers of images and clusters.
 
@@ -130,6 +139,8 @@ def check(by: str, clusters: int, images: int) -> None:
         raise ValueError("there are no images")
     if by == "kmeans" and not clusters:
         raise ValueError("clusters=0: k-means needs a number of clusters")
+    if by == "kmeans" and images == 1:
+        raise ValueError(f"clusters={clusters}: there is only one image, k-means needs two")
     if by == "kmeans" and not 2 <= clusters <= images:
         raise ValueError(f"clusters={clusters}: between 2 and the {images:,} images")
 

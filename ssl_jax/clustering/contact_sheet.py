@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ssl_jax.data.channels import shown
+
 COLUMNS = 6  # of a sheet
 ROWS = 4
 SIDE = 112  # pixels of an image's longer side
@@ -31,7 +33,8 @@ def sheet(
     """A page of images in reading order.
 
     Args:
-        pictures: [n, H, W, C] uint8, or a list of n arrays [H, W, C], n >= 1; C is 1 or 3.
+        pictures: [n, H, W, C] uint8, or a list of n arrays [H, W, C], n >= 1; of more than three
+            channels the first three are shown.
         captions: [n] a short text below each.
         title, subtitle: above them.
         note: below the subtitle: what the captions are.
@@ -106,8 +109,7 @@ def _place(
 
 def _fitted(picture: np.ndarray) -> Image.Image:
     """The image with its longer side at SIDE; a very small one enlarged by an integer factor."""
-    picture = np.asarray(picture)
-    image = Image.fromarray(np.repeat(picture, 3 // picture.shape[-1], axis=-1))
+    image = Image.fromarray(np.ascontiguousarray(shown(picture)))
     longest = max(image.size)
     if longest < SHARP:
         factor = SIDE // longest

@@ -186,8 +186,21 @@ def _quoted(cell: object) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
+def _sheets_folder(out: Path) -> Path:
+    """The folder for the sheets of a table."""
+    folder = out.with_suffix("")
+    if folder.is_dir():
+        names = [path.name for path in folder.iterdir()]
+        if names and not any(_SHEET_NAME.fullmatch(name) for name in names):
+            return out.with_name(f"{folder.name}_sheets")
+    return folder
+
+
 class OutputFiles:
     """A table `out` (.csv), and a folder of contact sheets named `out` without its suffix.
+
+    If a folder of that name holds other things only, such as a run, the sheets' folder ends in
+    "_sheets".
 
     Each is written completely or not at all. A kill between the last two renames can leave the new
     sheets beside the old table.
@@ -195,7 +208,7 @@ class OutputFiles:
 
     def __init__(self, out: Path, overwrite: bool):
         self.out = out
-        self.folder = out.with_suffix("")
+        self.folder = _sheets_folder(out)
         self._overwrite = overwrite
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from ssl_jax.build import build, fresh_state
 from ssl_jax.inference.embed import embed
+from ssl_jax.inference.images import prepared
 from ssl_jax.models import torch_weights, weight_files
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
@@ -23,8 +24,9 @@ from ssl_jax.ops.types import Numbers
 from ssl_jax.ops.vectors import dot
 from ssl_jax.runs.restore import Run, open_run
 from ssl_jax.settings.paths import check_writable, user_path
+from ssl_jax.settings.ranges import FLOAT32
 from ssl_jax.settings.resolve import SettingError
-from ssl_jax.settings.text import printable
+from ssl_jax.settings.text import counted, printable
 
 _LARGEST = 10_000  # maximum image side in pixels that the notes of a file may ask for
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -42,6 +44,8 @@ class Encoder:
         channels: channels of an image.
         mean, std: statistics of each channel, for pixels in 0..1.
         method, state: a method and its train state, or `Pretrained` and its weights.
+        range: the values that were black and white in training, for encoders of images with more
+            than 8 bits; else empty.
     """
 
     names: tuple[str, ...]
@@ -51,6 +55,7 @@ class Encoder:
     std: tuple[float, ...]
     method: Any
     state: Any
+    range: tuple[float, ...] = ()
 
     def __repr__(self) -> str:
         """Without the weights: method or backbone, shape of the images, and features."""
@@ -79,16 +84,15 @@ class Encoder:
     def __call__(self, images: Any, name: str = "backbone") -> Float[Array, "N ..."]:
         """The feature `name` [N, D] of images [N, H, W, C] uint8, of any size.
 
+        An encoder of one channel also takes colour images, as grey (ITU-R 601, as Pillow's
+        `convert("L")`), one of three channels also grey images, as three equal channels. An encoder
+        with a `range` also takes images of other types, [N, H, W, C] of integers or floats like
+        those it was trained on, and scales them as in training.
+
         Raises:
             ValueError: unknown feature, or images of another shape or type.
         """
-        images = images if hasattr(images, "ndim") else np.asarray(images)
-        usable = images.ndim == 4 and images.dtype == np.uint8 and images.shape[-1] == self.channels
-        if not usable or not len(images):
-            raise ValueError(
-                f"images of shape {images.shape}, {images.dtype}: give uint8 "
-                f"[N, H, W, {self.channels}], N >= 1"
-            )
+        images = prepared(images, self.channels, self.range)
         if name not in self.names:
             raise ValueError(f"no feature {name!r}; choose one of: {', '.join(self.names)}")
         with jax.set_mesh(make_mesh()):
@@ -115,7 +119,7 @@ def load_encoder(path: str | Path, *, checkpoint: str | int = "latest", **given:
             ResNet-10, -18, -34 or -50, with or without SwAV's projection head and prototypes.
         checkpoint: for a run: "latest", "best" or a step.
         given: `size`, `mean` and `std` of the images, for files that do not record them; default
-            ImageNet's.
+            ImageNet's; and the `range` of images with more than 8 bits.
 
     Raises:
         SettingError: not a run folder, or no such checkpoint.
@@ -158,7 +162,16 @@ def of_run(run: Run) -> Encoder:
         for name in ("backbone", "embedding", "query", "scores")
         if _has_feature(stage.method, run.state, image, name)
     ]
-    return Encoder(tuple(names), size, channels, stage.mean, stage.std, stage.method, run.state)
+    return Encoder(
+        names=tuple(names),
+        size=size,
+        channels=channels,
+        mean=stage.mean,
+        std=stage.std,
+        method=stage.method,
+        state=run.state,
+        range=run.plan.dataset.range,
+    )
 
 
 def _has_feature(method: Any, state: Any, image: jax.ShapeDtypeStruct, name: str) -> bool:
@@ -199,23 +212,30 @@ class Pretrained:
 
 
 def of_file(
-    path: str | Path, *, size: int = 0, mean: Sequence[float] = (), std: Sequence[float] = ()
+    path: str | Path,
+    *,
+    size: int = 0,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    range: Sequence[float] = (),
 ) -> Encoder:
     """The encoder of a weight file; see `load_encoder`."""
     tensors = weight_files.read(path)
     tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
     backbone = backbone_of(tensors, path)
-    given = dict(size=size, mean=tuple(mean), std=tuple(std))
+    given = dict(size=size, mean=tuple(mean), std=tuple(std), range=list(map(float, range)))
     given = {name: value for name, value in given.items() if value}
     notes = {name: x for name, x in weight_files.notes(path).items() if name not in given}
     _check_notes(notes, path)
-    image: dict[str, Any] = dict(size=32 if backbone.stem == "cifar" else 224)
+    if "range" in given and not _is_range(given["range"]):
+        raise WeightsError(f"range={range}: give (darkest, brightest), the first smaller")
+    image: dict[str, Any] = dict(size=32 if backbone.stem == "cifar" else 224, range=())
     image |= IMAGENET | notes | given
     channels = tensors["conv1.weight"].shape[1]
     if {len(image["mean"]), len(image["std"])} != {channels}:
         raise WeightsError(
-            f"{path} is for images of {channels} channels; give mean and std of {channels} numbers "
-            "each"
+            f"{path} is for images of {counted(channels, 'channel')}; give mean and std of "
+            f"{counted(channels, 'number')} each"
         )
     state, head = _weights(tensors, backbone, channels, path)
     names = ["backbone"]
@@ -229,6 +249,7 @@ def of_file(
         std=tuple(image["std"]),
         method=Pretrained(Network(backbone, head or Head(1))),
         state=jax.device_put(state),
+        range=tuple(map(float, image["range"])),
     )
 
 
@@ -251,7 +272,7 @@ def _weights(
 
 
 def _check_notes(notes: Mapping[str, Any], path: str | Path) -> None:
-    """Checks the `size`, `mean` and `std` of images in the notes of a file.
+    """Checks the `size`, `mean`, `std` and `range` of images in the notes of a file.
 
     Raises:
         WeightsError: no images can have them.
@@ -264,6 +285,8 @@ def _check_notes(notes: Mapping[str, Any], path: str | Path) -> None:
         valid["std"] = all(value > 0 for value in notes["std"])
     if "size" in notes:
         valid["size"] = type(notes["size"]) is int and 0 < notes["size"] <= _LARGEST
+    if "range" in notes:
+        valid["range"] = _is_range(notes["range"])
     for name in valid:
         if not valid[name]:
             value = printable(repr(notes[name]))[:80]
@@ -276,6 +299,13 @@ def _check_notes(notes: Mapping[str, Any], path: str | Path) -> None:
 def _is_number(value: Any) -> bool:
     """Whether a value from JSON is a plausible channel statistic; NaN is not."""
     return type(value) in (int, float) and abs(value) < 1e6
+
+
+def _is_range(value: Any) -> bool:
+    """Whether a list can be the range of images; NaN cannot."""
+    if not isinstance(value, list) or [type(x) in (int, float) for x in value] != [True, True]:
+        return False
+    return -FLOAT32 <= value[0] < value[1] <= FLOAT32
 
 
 def backbone_of(tensors: Mapping[str, np.ndarray], source: str | Path) -> ResNet:
@@ -353,7 +383,8 @@ def writable(out: Path, overwrite: bool) -> None:
 def export(run: Run, path: str | Path, *, head: bool = False) -> dict[str, np.ndarray]:
     """Writes the run's backbone to a `.safetensors` file under torchvision's names.
 
-    The notes of the file record size and channel statistics of the images, for `load_encoder`.
+    The notes of the file record size, channel statistics and range of the images, for
+    `load_encoder`.
 
     Args:
         run: an opened run.
@@ -384,6 +415,8 @@ def export(run: Run, path: str | Path, *, head: bool = False) -> dict[str, np.nd
         except WeightsError as error:
             raise SettingError(f"--head: {error}") from error
     notes = dict(size=stage.views[0].size, mean=list(stage.mean), std=list(stage.std))
+    if run.plan.dataset.range:
+        notes["range"] = list(run.plan.dataset.range)
     try:
         weight_files.write(path, tensors, notes=json.dumps(notes))
     except OSError as error:

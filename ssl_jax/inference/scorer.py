@@ -1,6 +1,6 @@
 """Scores of a run: one embedding pass for all evaluators, and the baselines to compare with."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +9,10 @@ import numpy as np
 
 from ssl_jax.build import Plan
 from ssl_jax.data.augment import View, clean
+from ssl_jax.evaluation.metrics import Accuracy, largest_share
 from ssl_jax.inference.embed import draw, embed
 from ssl_jax.interface import Draw, Split, no_progress
+from ssl_jax.runs.scores import scored_split
 from ssl_jax.runtime import processes
 from ssl_jax.runtime.sharding import device_memory
 from ssl_jax.stages import Stage
@@ -25,6 +27,10 @@ class Scorer:
     Args:
         plan: provides evaluators and data set.
         images, test_images: [N, H, W, C] uint8, on the device or on the host.
+
+    Attributes:
+        accuracies: the latest accuracies that evaluators yielded under the name "top1", by the
+            evaluators' names.
     """
 
     def __init__(self, plan: Plan, images: Any, test_images: Any):
@@ -33,6 +39,7 @@ class Scorer:
         self._test_images = test_images
         needs = {name for evaluator in plan.evaluators.values() for name in evaluator.needs}
         self._names = tuple(sorted(needs))
+        self.accuracies: dict[str, Accuracy] = {}
 
     def encoder(
         self, prefix: str, stage: Stage, state: Any, report: Report = no_progress
@@ -86,6 +93,26 @@ class Scorer:
         return self._run("pixels", splits, None, report, keys)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self._plan.dataset.classes
+
+    @property
+    def tests(self) -> int:
+        """Number of labelled test images."""
+        return int((np.asarray(self._plan.dataset.test.labels) >= 0).sum())
+
+    def largest_class(self, names: Iterable[str]) -> dict[str, float]:
+        """The share of the largest class among the images that each accuracy in `names` is of."""
+        data = self._plan.dataset
+        shares = {
+            "test": largest_share(data.test.labels),
+            "trained": largest_share(data.train.labels),
+        }
+        splits = {name: scored_split(name) for name in names}
+        return {name: shares[split] for name, split in splits.items() if split}
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """Names of the evaluators."""
         return tuple(self._plan.evaluators)
@@ -106,6 +133,10 @@ class Scorer:
                     f"{type(evaluator).__name__}.run yields {score!r}; yield (name, value) pairs"
                 )
             name, value = score
+            if isinstance(value, Accuracy):
+                if name == "top1":
+                    self.accuracies[key] = value
+                value = float(value)
             yield f"{key}/{name}", value
 
     def _run(
@@ -118,6 +149,7 @@ class Scorer:
     ) -> dict[str, float]:
         """Runs evaluators on every host; all hosts return the first one's scores."""
         keys = self.keys if keys is None else keys
+        self.accuracies.clear()
         if state is not None:  # evaluators read nothing else of it
             state = state.replace(method=processes.whole(state.method))
         with processes.alone():

@@ -4,15 +4,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_jax.models.resnet import STAGES, ResNet
+from ssl_jax.settings.text import counted
 
 
-def images(size: int, channels: int, mean: Sequence[float], std: Sequence[float]) -> str:
-    """A sentence on the images that an encoder takes."""
-    kind = f"{size}x{size} pixels and {channels} channel{'s' if channels > 1 else ''}"
-    return (
-        f"it takes images of {kind} in 0..1, normalised with mean {_listed(mean)} and "
-        f"std {_listed(std)}"
-    )
+def images(
+    size: int,
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    limits: Sequence[float] = (),
+) -> str:
+    """A sentence on the images that an encoder takes.
+
+    Args:
+        size: side in pixels.
+        channels: of an image.
+        mean, std: statistics of each channel.
+        limits: the values that become 0 and 1, for images of more than 8 bits.
+    """
+    kind = f"{size}x{size} pixels and {counted(channels, 'channel')} in 0..1"
+    if limits:
+        kind += f" (values of {limits[0]:g} and below are 0, of {limits[1]:g} and above 1)"
+    return f"it takes images of {kind}, normalised with mean {_listed(mean)} and std {_listed(std)}"
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -21,12 +34,15 @@ def _listed(values: Sequence[float]) -> str:
     return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
 
 
-def here(out: Path | str, channels: int) -> list[str]:
-    """Lines of Python that load the file with ssl_jax."""
+def here(out: Path | str, channels: int, limits: Sequence[float] = ()) -> list[str]:
+    """Lines of Python that load the file with ssl_jax; arguments as in `images`."""
+    kinds = "uint8"
+    if limits:
+        kinds = f"uint8, or values where {limits[0]:g} is black and {limits[1]:g} white,"
     return [
         "import ssl_jax",
         f"encoder = ssl_jax.load_encoder({str(out)!r})",
-        f"features = encoder(images)  # uint8 [N, H, W, {channels}] of any size",
+        f"features = encoder(images)  # {kinds} [N, H, W, {channels}] of any size",
     ]
 
 

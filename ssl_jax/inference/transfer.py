@@ -6,12 +6,15 @@ from typing import Any
 
 import jax
 
-from ssl_jax.build import check_features, completed, evaluators_of, load_data
+from ssl_jax.build import check_features, completed, evaluators_of
+from ssl_jax.data.channels import converted
 from ssl_jax.data.source import Dataset
+from ssl_jax.inference.images import load_images, notes_on
 from ssl_jax.inference.scorer import Scorer
 from ssl_jax.interface import no_progress
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.runs.restore import Run
+from ssl_jax.runs import by_class
+from ssl_jax.runs.restore import Run, with_range
 from ssl_jax.runs.run_folder import FINGERPRINT, read_config
 from ssl_jax.runtime.sharding import replicated
 from ssl_jax.settings.resolve import SettingError
@@ -28,6 +31,7 @@ class Evaluation:
             run keeps per image means nothing.
         data: name of the data set.
         settings: the sections `data` and `evals`.
+        notes: sentences for the user on the data.
     """
 
     run: Run
@@ -35,11 +39,18 @@ class Evaluation:
     state: Any
     data: str
     settings: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def by_class(self) -> dict[str, Any]:
+        """The scores of each class, see `by_class.by_class`, of the evaluators that have run."""
+        return by_class.by_class(self.scorer.accuracies, self.scorer.classes)
 
     def __call__(
         self, report: Callable[[str], Any] = no_progress
     ) -> Iterator[tuple[str, dict[str, float] | Exception]]:
         """Yields each evaluator's name, with its scores or the exception that ended it.
+
+        Beside an accuracy "top1" comes "balanced", the mean recall of the classes.
 
         Args:
             report: takes progress lines.
@@ -47,13 +58,19 @@ class Evaluation:
         splits = self.scorer.splits(self.run.plan.stages[-1], self.run.state, report)
         for key in self.scorer.keys:
             try:
-                yield key, dict(self.scorer.one(key, splits, self.state, report))
+                scores = dict(self.scorer.one(key, splits, self.state, report))
+                if accuracy := self.scorer.accuracies.get(key):
+                    scores[f"{key}/balanced"] = accuracy.balanced
+                yield key, scores
             except Exception as error:  # a failure must not stop the other evaluators
                 yield key, error
 
 
 def evaluation_of(run: Run, config: Mapping[str, Any]) -> Evaluation:
     """The evaluators of a config, on its data, for a run.
+
+    Grey images are scored by a run of colour images, and the other way round, with a note. Data of
+    more than 8 bits are scaled by the run's range, unless the config sets `data.range`.
 
     Args:
         run: provides the encoder.
@@ -62,10 +79,13 @@ def evaluation_of(run: Run, config: Mapping[str, Any]) -> Evaluation:
     Raises:
         SettingError: data or evaluators that do not fit each other or the run.
     """
-    settings = completed(config)
+    settings, with_its_range = with_range(completed(config), run.plan.dataset)
     name = settings["data"]["name"]
-    dataset = load_data(settings)
-    _check_data(name, dataset, run, settings["evals"])
+    channels = run.plan.dataset.train.images.shape[-1]
+    dataset = load_images(settings, channels, of_run=with_its_range)
+    notes = notes_on(dataset, run.plan.dataset)
+    dataset = converted(dataset, channels)
+    _check_labels(name, dataset, settings["evals"])
     evaluators = evaluators_of(settings["evals"], dataset)
     plan = dataclasses.replace(run.plan, dataset=dataset, evaluators=evaluators)
     check_features(plan)
@@ -88,17 +108,12 @@ def evaluation_of(run: Run, config: Mapping[str, Any]) -> Evaluation:
         state=run.state if is_own_data else None,
         data=name,
         settings=dict(data=settings["data"], evals=settings["evals"]),
+        notes=notes,
     )
 
 
-def _check_data(name: str, dataset: Dataset, run: Run, evals: Mapping[str, Any]) -> None:
-    """Checks the channels of a data set, and that it can be scored."""
-    channels = dataset.train.images.shape[-1]
-    trained_on = run.plan.dataset.train.images.shape[-1]
-    if channels != trained_on:
-        raise SettingError(
-            f"data.name={name!r} has {channels} channels, the run was trained on {trained_on}"
-        )
+def _check_labels(name: str, dataset: Dataset, evals: Mapping[str, Any]) -> None:
+    """Checks that a data set can be scored."""
     if not dataset.classes or not (dataset.test.labels >= 0).any():
         raise SettingError(
             f"data.name={name!r} has no labelled test images, which {', '.join(evals)} need"

@@ -1,6 +1,7 @@
 """Reads a run folder back: its config, its method, and the train state of a checkpoint."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax.build import Plan, build
-from ssl_jax.data.source import Source, stand_in
+from ssl_jax.data.datasets import reads_bands
+from ssl_jax.data.source import Dataset, Source, stand_in
 from ssl_jax.interface import TrainState
 from ssl_jax.runs import run_folder
 from ssl_jax.runs.checkpoint_reader import CheckpointReader
@@ -22,6 +24,7 @@ from ssl_jax.settings.resolve import SettingError, choose
 from ssl_jax.settings.sections import settings_of
 
 PARTS = ("params", "batch_stats", "method", "step")  # what features and evaluators read
+_PUBLISHED = ("digits", "cifar10", "cifar100")  # the same images, wherever `data.dir` is
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,20 +78,50 @@ def config_for(workdir: Path | str, evals: Sequence[str]) -> ConfigDict:
 def other_data(settings: dict[str, Any], given: dict[str, Any], own: Source) -> dict[str, Any]:
     """`settings` with a fresh section `data` if `given` names other images than the run's.
 
-    A limit on the run's images, say, does not apply to others; only name, size and cache are kept.
-    Other images are another `data.name`, or another folder of pictures. A known data set at another
-    place (`data.dir`) is the same images.
+    A limit on the run's images, say, does not apply to others; only name, size, bands and cache are
+    kept. Other images are another `data.name`, or another `data.dir`, except that a published data
+    set (digits, cifar10, cifar100, tfds:<name>) is the same wherever it is.
 
     Args:
         settings: the run's, with what is given.
         given: settings of `data` from the command line, by name.
         own: the data of the run.
     """
-    name = given.get("name", own.name)
-    if name == own.name and not (name == "folder" and "dir" in given):
+    same_name = given.get("name", own.name) == own.name
+    moves_freely = own.name in _PUBLISHED or own.name.startswith("tfds:")
+    if same_name and (moves_freely or _same_place(given.get("dir", own.dir), own.dir)):
         return settings
-    kept = {name: settings["data"][name] for name in ("name", "size", "cache")}
+    names = ["name", "size", "cache"]
+    if reads_bands(given.get("name", own.name)):
+        names.append("bands")
+    kept = {name: settings["data"][name] for name in names}
     return settings | {"data": settings_of(Source) | kept | given}
+
+
+def _same_place(place: str, other: str) -> bool:
+    """Whether two values of `data.dir` lead to the same file or folder."""
+    if place == other:
+        return True
+    paths = [user_path(text, "data.dir") for text in (place, other)]
+    return os.path.realpath(paths[0]) == os.path.realpath(paths[1])
+
+
+def with_range(settings: dict[str, Any], dataset: Dataset) -> tuple[dict[str, Any], bool]:
+    """`settings` of data for a run trained on more than 8 bits: values mean what they meant there.
+
+    Unless `data.range` is given, the values that were black and white in training are so again.
+
+    Args:
+        settings: complete settings, whose data may be others than the run's.
+        dataset: the run's.
+
+    Returns:
+        the settings, and whether the run's range was put there.
+    """
+    data = settings["data"]
+    if data["range"] or not dataset.range or not reads_bands(data["name"]):
+        return settings, False
+    return settings | {"data": data | {"range": dataset.range}}, True
 
 
 def _evaluator_settings(name: str, recorded: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +144,7 @@ def open_run(workdir: Path | str, mesh: Mesh, which: str | int = "latest") -> Ru
     """
     workdir = user_path(workdir, "--workdir")
     facts = run_folder.read_config(workdir).get(run_folder.FACTS)
-    plan = build(config_of(workdir), stand_in(facts) if facts else None)
+    plan = build(config_of(workdir), stand_in(facts) if facts else None, recorded=True)
     source = CheckpointReader(workdir, _step(which, workdir, plan.settings.best), setting="workdir")
     shardings = state_shardings(mesh, plan.shapes)
     source.check(plan.shapes, PARTS, shardings)
