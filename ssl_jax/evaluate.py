@@ -4,13 +4,17 @@
     python -m ssl_jax.evaluate --workdir=RUN --data.name=cifar100 --data.dir=DIR
 
 Flags set any setting of an evaluator, as in --config.evals.knn.k=50; --data.NAME is short for
---config.data.NAME. The scores are printed and appended to RUN/evaluations.jsonl, one line per call.
+--config.data.NAME. For other data, name, size, bands and cache are taken from the run, and values
+of more than 8 bits are scaled as in training; all other settings of `data` start from their
+defaults. A run of grey images takes colour images, as grey, and a run of colour images takes grey
+ones. The scores are printed as tables, with the recall of each class, and appended to
+RUN/evaluations.jsonl, one line per call.
 """
 
 import datetime
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -40,9 +44,7 @@ def main() -> None:
     from ssl_jax.build import completed
     from ssl_jax.inference.transfer import evaluation_of
     from ssl_jax.ops.mesh import make_mesh
-    from ssl_jax.runs.console import table_width
     from ssl_jax.runs.restore import open_run, other_data
-    from ssl_jax.runs.scores import FEATURES, score_table, shown_scores
     from ssl_jax.runtime import compilation
 
     compilation.enable_cache()
@@ -56,7 +58,8 @@ def main() -> None:
         path = run.folder / "evaluations.jsonl"
         append(path, "")
         message = printable(f"{run.folder} at epoch {run.epoch:g}, on {evaluation.data}")
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
+        for line in (message, *evaluation.notes):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         scores, failed, stopped = _evaluate(evaluation, console)
     if stopped and not scores:
         raise stopped
@@ -64,13 +67,13 @@ def main() -> None:
         step=run.step,
         data=evaluation.data,
         scores=scores,
+        largest_class=evaluation.scorer.largest_class(scores),
+        by_class=evaluation.by_class(),
         failed=failed,
         settings=evaluation.settings,
         date=str(datetime.date.today()),
     )
-    rows = {FEATURES["eval"]: scores}
-    if shown_scores(rows):
-        console.print(score_table(printable(run.folder), rows), width=table_width(console))
+    _show(console, printable(run.folder), record, evaluation.scorer.tests)
     append(path, json.dumps(record) + "\n")
     if stopped:
         raise stopped
@@ -78,12 +81,42 @@ def main() -> None:
         command_line.fail("; ".join(f"{name} failed ({why})" for name, why in failed.items()), 1)
 
 
+def _show(console: "Console", title: str, record: dict[str, Any], tests: int) -> None:
+    """Prints the tables of an evaluation.
+
+    Args:
+        console: where to print.
+        title: of the first table.
+        record: the line of evaluations.jsonl.
+        tests: number of labelled test images.
+    """
+    from ssl_jax.runs.console import print_plain, table_width
+    from ssl_jax.runs.score_tables import class_table, every_score
+    from ssl_jax.runs.scores import FEATURES, LARGEST_CLASS, few_images, score_table, shown_scores
+
+    scores = record["scores"]
+    rows = {FEATURES["eval"]: scores}
+    shown = shown_scores(rows)
+    floor = {name: x for name, x in record["largest_class"].items() if name in shown}
+    if floor:
+        rows = {FEATURES[LARGEST_CLASS]: floor, **rows}
+    tables = every_score(scores)
+    if shown:
+        tables = [score_table(title, rows), *tables]
+    if record["by_class"]:
+        tables.append(class_table(record["by_class"]))
+    for table in tables:
+        console.print(table, width=table_width(console))
+    if note := few_images(tests):
+        print_plain(console, note)
+
+
 def _evaluate(
     evaluation: "Evaluation", console: "Console"
 ) -> tuple[dict[str, float], dict[str, str], KeyboardInterrupt | None]:
     """Scores by name, reasons of failures by evaluator, and the interrupt that ended it, if any."""
     from ssl_jax.runs.console import Status
-    from ssl_jax.runs.scores import format_scores
+    from ssl_jax.runs.scores import format_scores, shown_scores
 
     scores = {}
     failed = {}
@@ -94,8 +127,11 @@ def _evaluate(
                     failed[name] = command.reason(values)
                     continue
                 scores |= values
-                logged = {f"eval/{key}": value for key, value in values.items()}
-                progress.note(format_scores(logged, every=True))
+                if shown_scores({"": values}) == list(values):
+                    line = format_scores({f"eval/{key}": x for key, x in values.items()})
+                else:
+                    line = f"{name}: {len(values)} scores"
+                progress.note(line)
     except KeyboardInterrupt as stopped:
         done = {name.partition("/")[0] for name in scores} | set(failed)
         for name in evaluation.scorer.keys:

@@ -47,10 +47,11 @@ CHECKPOINT = flags.DEFINE_enum(
 )
 
 
-def default_workdir() -> Path:
-    """runs/<config>[-<variant>][-<hash of overrides>]; only overrides that affect training count.
+def default_workdir() -> tuple[Path, bool]:
+    """runs/<config>[-<variant>][-<hash of overrides>], and whether it has a hash.
 
-    `data.dir` counts only for a user's own data: for a known data set it is merely a location.
+    Only overrides that affect training count. `data.dir` counts only for a user's own data: for a
+    known data set it is merely a location.
     """
     stem, variant, overrides = command_line.config_name()
     has_own_data = command_line.CONFIG.value.data.name not in ("digits", "cifar10", "cifar100")
@@ -62,7 +63,7 @@ def default_workdir() -> Path:
     if counted:
         text = json.dumps(counted, sort_keys=True, default=str)
         name += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
-    return Path("runs") / name
+    return Path("runs") / name, bool(counted)
 
 
 def _exit_together(message: object, code: int) -> NoReturn:
@@ -92,12 +93,18 @@ def main() -> None:
         compilation.enable_cache()
     try:
         with failure.exit_together():
+            if WORKDIR.value:
+                workdir = user_path(WORKDIR.value, "--workdir")
+                hashed = False
+            else:
+                workdir, hashed = default_workdir()
             train.run(
                 command_line.CONFIG.value,
-                user_path(WORKDIR.value, "--workdir") if WORKDIR.value else default_workdir(),
+                workdir,
                 given=tuple(command_line.config_name()[2]),
                 checkpoint=CHECKPOINT.value,
                 may_exit=True,
+                hashed=hashed,
             )
     except (train.NotFinite, processes.Agreed) as error:
         line = " ".join(str(error).split())

@@ -39,8 +39,11 @@ def flat(found):
 def test_scores_are_those_of_the_run(run):
     evaluated = [r for r in records(run) if "eval/knn/top1" in r]
     for which, record in (("latest", evaluated[-1]), (8, evaluated[0])):
-        for name, value in flat(scores(run, which)).items():
-            assert value == pytest.approx(record[name], abs=1e-6), name
+        evaluated_again = flat(scores(run, which))
+        assert {f"eval/{name}/balanced" for name in ("knn", "linear")} <= evaluated_again.keys()
+        for name, value in evaluated_again.items():
+            if not name.endswith("/balanced"):  # in evaluations alone
+                assert value == pytest.approx(record[name], abs=1e-6), name
     best = max(evaluated, key=lambda r: r["eval/knn/top1"])
     assert flat(scores(run, "best"))["eval/knn/top1"] == pytest.approx(
         best["eval/knn/top1"], abs=1e-6
@@ -74,9 +77,28 @@ def test_other_data_do_not_take_the_settings_of_the_runs_own(run):
     data = other_data(settings, dict(name="folder", dir="there", test_share=0.5), own)["data"]
     kept = {k: data[k] for k in ("name", "dir", "test_share", "limit", "size")}
     assert kept == dict(name="folder", dir="there", test_share=0.5, limit=0, size=40)
-    settings["data"].update(name="folder", limit=30)
-    data = other_data(settings, dict(dir="other pictures"), Source(name="folder", limit=30))["data"]
-    assert (data["dir"], data["limit"]) == ("other pictures", 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["folder", "array", "table", "hf:photos", "webdataset", "my_package.my_data"]
+)
+def test_another_place_is_other_data(name, run, tmp_path):
+    own = Source(name=name, dir=str(tmp_path / "a"), limit=30, bands=4)
+    settings = config_of(run)
+    settings["data"].update(name=name, limit=30, bands=4)
+    data = other_data(settings, dict(dir=str(tmp_path / "b")), own)["data"]
+    assert (data["dir"], data["limit"], data["bands"]) == (str(tmp_path / "b"), 0, 4)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for same in (dict(dir=str(tmp_path / "link")), dict(dir=f"{tmp_path}/a/"), dict(whole=True)):
+        assert other_data(settings, same, own) == settings
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100", "tfds:mnist"])
+def test_a_published_data_set_may_move(name, run):
+    settings = config_of(run)
+    own = Source(name=name, dir="here", limit=30)
+    assert other_data(settings, dict(dir="there"), own) == settings
 
 
 def test_lines_of_scores(tmp_path):
@@ -143,14 +165,15 @@ def test_a_failed_evaluator_does_not_lose_the_others(run, monkeypatch):
             dict(labels="none"),
             "data.name='digits' has no labelled test images, which knn, linear need",
         ),
-        (dict(name="array", dir="COLOURS", limit=0), "has 3 channels, the run was trained on 1"),
+        (
+            dict(name="folder", dir="PICTURES", bands=4),
+            "has 4 channels, the run was trained on 1; data.bands=1 reads grey, if the data have",
+        ),
         (dict(limit=4), r"evals.knn.k=5: between 1 and the 4 training images"),
     ],
 )
 def test_data_that_do_not_go_together(change, message, run, tmp_path):
-    images = np.zeros((20, 8, 8, 3), np.uint8)
-    np.savez(tmp_path / "c.npz", images=images, labels=np.arange(20) % 2)
-    change = {k: str(tmp_path / "c.npz") if v == "COLOURS" else v for k, v in change.items()}
+    change = {k: str(tmp_path) if v == "PICTURES" else v for k, v in change.items()}
     with pytest.raises(SettingError, match=message):
         scores(run, **change)
 
@@ -158,9 +181,11 @@ def test_data_that_do_not_go_together(change, message, run, tmp_path):
 def test_runs_that_cannot_be_read(run, tmp_path):
     with pytest.raises(SettingError, match="is not a run folder: it has no config.json"):
         config_of(tmp_path)
-    (tmp_path / "config.json").write_text((run / "config.json").read_text())
-    with pytest.raises(SettingError, match=f"none does not exist; .* has {tmp_path.name}"):
-        config_of(tmp_path.with_name("none"))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "config.json").write_text((run / "config.json").read_text())
+    with pytest.raises(SettingError, match="none does not exist; .* has copy"):
+        config_of(tmp_path / "none")
     with pytest.raises(SettingError, match="--evals='knnn' is not known; .*; did you mean 'knn'"):
         config_for(run, ["knnn"])
     for which, message in (
@@ -169,7 +194,7 @@ def test_runs_that_cannot_be_read(run, tmp_path):
         ("last", "checkpoint='last': give latest, best or a step"),
     ):
         with pytest.raises(SettingError, match=message), jax.set_mesh(make_mesh()):
-            open_run(tmp_path, make_mesh(), which)
+            open_run(copy, make_mesh(), which)
     with pytest.raises(SettingError, match=r"holds no checkpoint of step 5, only of \[8, 16\]"):
         open_run(run, make_mesh(), 5)
 
@@ -207,8 +232,21 @@ def test_the_command_appends_to_the_run(run):
     record = json.loads((run / "evaluations.jsonl").read_text().splitlines()[-1])
     assert record["settings"]["evals"]["knn"]["k"] == 3
     grid = [f"knn_grid/top1_k{k}_t{t}" for t in (0.07, 0.1) for k in (3, 5)]
-    assert list(record["scores"]) == ["knn/top1", *grid]
+    assert list(record["scores"]) == ["knn/top1", "knn/balanced", *grid]
     assert f"{record['scores']['knn/top1']:.4f}" in done.stdout
+    assert record["largest_class"] == dict.fromkeys(["knn/top1", *grid], 37 / 360)
+    by_class = record["by_class"]
+    assert by_class["classes"] == list("0123456789")
+    assert sum(by_class["images"]) == 360
+    assert np.mean(by_class["recall"]["knn"]) == pytest.approx(record["scores"]["knn/balanced"])
+    right = np.dot(by_class["images"], by_class["recall"]["knn"]) / 360
+    assert right == pytest.approx(record["scores"]["knn/top1"])
+    lines = [line.split() for line in done.stdout.replace("\u2502", " ").splitlines()]
+    for k in (3, 5):  # a row for each k, a column for each temperature
+        row = [f"{record['scores'][f'knn_grid/top1_k{k}_t{t}']:.4f}" for t in (0.07, 0.1)]
+        assert [str(k), *row] in lines
+    assert ["largest", "class", "0.1028", "-"] in lines
+    assert max(map(len, done.stdout.splitlines())) <= 80
     bad = subprocess.run(
         [*call[:3], "--evals=knn"], env=environment(), capture_output=True, text=True, timeout=300
     )

@@ -93,7 +93,8 @@ def test_features_are_those_that_it_gave(old_run):
 def test_scores_are_those_that_it_gave(old_run):
     (expected,) = lines(old_run / "evaluations.jsonl")
     found = {name: value for values in scores(old_run).values() for name, value in values.items()}
-    assert found.keys() == expected["scores"].keys()
+    later = {"knn/balanced", "linear/balanced"}
+    assert found.keys() == expected["scores"].keys() | later
     for name, value in expected["scores"].items():
         assert found[name] == pytest.approx(value, abs=0.02), name
 
@@ -112,7 +113,8 @@ def test_it_resumes_under_todays_config(old_run):
     found = train.run(config, old_run, console=quiet())
     assert sorted(p.name for p in (old_run / "checkpoints").iterdir()) == [str(SAVED), str(LAST)]
     expected = lines(old_run / "uninterrupted.jsonl")
-    ours = records(old_run)
+    ours = [r for r in records(old_run) if "largest_class/knn/top1" not in r]
+    assert len(ours) == len(records(old_run)) - 1  # which the earlier version did not record
     assert [r["step"] for r in ours] == [r["step"] for r in expected]
     losses = [[r["train/loss"] for r in rows if "train/loss" in r] for rows in (ours, expected)]
     np.testing.assert_allclose(*losses, rtol=1e-3)
@@ -125,7 +127,7 @@ def test_it_resumes_under_todays_config(old_run):
     if old_run.name == "conr":
         assert (
             "keeps its original behaviour: positives.boundary.cluster_unlabelled=True"
-            in console.file.getvalue()
+            in " ".join(console.file.getvalue().split())
         )
         with pytest.raises(
             SettingError,

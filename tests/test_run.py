@@ -278,7 +278,7 @@ def test_a_notebook_shows_one_line_that_changes(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython.display", fake)
     bar = ProgressBar(Console(force_jupyter=True, file=io.StringIO()), epochs=2, steps=20, start=0)
     for step in (5, 10, 20):
-        bar.update(step, step / 10, "loss 1.0", line=step != 5)
+        bar.update(step, "loss 1.0", line=step != 5)
     bar.close()
     assert len(shown) == 1
     assert shown[0].startswith("epoch 2/2  loss 1.0")

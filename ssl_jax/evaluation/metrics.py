@@ -19,10 +19,46 @@ def _labelled(
     return labels[keep], predicted[keep]
 
 
-def accuracy(labels: Int[Numbers, " N"], predicted: Int[Numbers, " N"]) -> float:
+class Accuracy(float):
+    """Share of rows whose predicted class is their label; a float that keeps the predictions.
+
+    `ssl_jax.evaluate` and reports derive balanced accuracy and the scores of each class from it.
+
+    Attributes:
+        labels, predicted: [n] int, of the labelled rows.
+    """
+
+    labels: Int[np.ndarray, " n"]
+    predicted: Int[np.ndarray, " n"]
+
+    def __new__(cls, labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"]) -> "Accuracy":
+        value = super().__new__(cls, np.mean(labels == predicted))
+        value.labels = labels
+        value.predicted = predicted
+        return value
+
+    @property
+    def balanced(self) -> float:
+        """Mean recall of the classes that occur among the labels."""
+        right = self.labels == self.predicted
+        recalls = [right[self.labels == label].mean() for label in np.unique(self.labels)]
+        return float(np.mean(recalls))
+
+
+def accuracy(labels: Int[Numbers, " N"], predicted: Int[Numbers, " N"]) -> Accuracy:
     """Share of rows whose predicted class is their label."""
-    labels, predicted = _labelled(labels, predicted)
-    return float(np.mean(labels == predicted))
+    return Accuracy(*_labelled(labels, predicted))
+
+
+def largest_share(labels: Int[Numbers, " N"]) -> float:
+    """Share of the largest class among the labelled rows; 0 if there are none.
+
+    It is the accuracy of a classifier that always names this class, and the clustering accuracy of
+    a single cluster.
+    """
+    labels = np.asarray(labels)
+    labelled = labels[labels >= 0]
+    return float(np.bincount(labelled).max() / len(labelled)) if len(labelled) else 0.0
 
 
 def clustering_accuracy(labels: Int[Numbers, " N"], predicted: Int[Numbers, " N"]) -> float:

@@ -101,7 +101,8 @@ def _scores(runs: Sequence[Record]) -> Section:
         text = "The images have no labels, so there are no scores."
     else:
         text = "The runs have no scores of a trained encoder yet."
-    section = Section("Scores", text, [table])
+    section = Section("Scores", text, [table, tables.signs(runs)])
+    section.tables += [tables.classes(run) for run in runs]
     for run in runs:
         later = tables.evaluations(run)
         if later:
@@ -109,7 +110,11 @@ def _scores(runs: Sequence[Record]) -> Section:
                 dataclasses.replace(later, note=f"Later evaluations of {run.name}")
             )
             title = f"All scores and settings of the later evaluations of {run.name}"
-            section.folded.append((title, json.dumps(run.evaluations, indent=2)))
+            shown = [
+                {key: value for key, value in evaluation.items() if key != "by_class"}
+                for evaluation in run.evaluations
+            ]
+            section.folded.append((title, json.dumps(shown, indent=2)))
     return section
 
 

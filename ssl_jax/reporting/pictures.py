@@ -54,7 +54,10 @@ def picture(figure: Any, alt: str, caption: str, kind: str = "svg") -> Picture:
 
 def training(runs: Sequence[Record]) -> Picture:
     """Loss and scores over the epochs, of all runs."""
-    figure = figures.training_curves({run.name: run.records for run in runs})
+    names = curves.NAMES
+    if any(run.evaluated is None for run in runs):
+        names = (*names, *curves.SIGNS)
+    figure = figures.training_curves({run.name: run.records for run in runs}, names)
     alt = f"Training loss and scores over the epochs of {', '.join(run.name for run in runs)}"
     captions = []
     scored = [run for run in runs if run.evaluated]

@@ -5,8 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ssl_jax.reporting.record import Record
+from ssl_jax.runs import by_class, provenance
+from ssl_jax.runs.in_use import SIGNS, means, shown_signs
 from ssl_jax.runs.scores import FEATURES, score_label, shown_scores
+from ssl_jax.settings.text import encodable, printable
 
 OWN = FEATURES["eval"]
 _SAME = 1e-6  # baselines that differ by less are shown once
@@ -136,6 +141,40 @@ def _number(value: float | None) -> str:
     return _NO_VALUE if value is None else f"{value:.4f}"
 
 
+def signs(runs: Sequence[Record]) -> Table | None:
+    """Loss, spread and prototypes or clusters in use of runs without scores, in their last epoch.
+
+    None if there is no such run.
+    """
+    values = {run.name: means(run.records) for run in runs if not run.evaluated}
+    shown = {name: shown_signs(metrics) for name, metrics in values.items() if metrics}
+    if not shown:
+        return None
+    labels = [label for label in SIGNS.values() if any(label in row for row in shown.values())]
+    rows = [
+        ("own", [name, f"{values[name]['loss']:.4f}", *(row.get(x, _NO_VALUE) for x in labels)])
+        for name, row in shown.items()
+    ]
+    return Table(["", "loss", *labels], rows, note="Means over the last epoch")
+
+
+def classes(run: Record) -> Table | None:
+    """The recall of each class at the last evaluation of a run; None if it is not on record."""
+    scores = by_class.read(run.folder, run.evaluated["step"]) if run.evaluated else {}
+    if not scores:
+        return None
+    head, rows, selection = by_class.table(scores)
+    recalls = {name: float(np.mean(values)) for name, values in scores["recall"].items()}
+    averages = ", ".join(
+        f"{score_label(f'{name}/balanced')} {value:.4f}" for name, value in recalls.items()
+    )
+    note = f"Recall of each class in {run.name}; {averages}"
+    rows = [[printable(encodable(cell)) for cell in row] for row in rows]
+    return Table(
+        head, [("", row) for row in rows], note=f"{note}; {selection}" if selection else note
+    )
+
+
 def evaluations(run: Record) -> Table | None:
     """The evaluations that ssl_jax.evaluate appended to a run, one row per call."""
     if not run.evaluations:
@@ -201,19 +240,13 @@ def environments(runs: Sequence[Record]) -> Table | None:
                 str(start.get("began", "")).replace("T", " ").replace("+00:00", " UTC"),
                 duration(start.get("seconds", 0.0)),
                 f"{start.get('first_step', 0)} to {start.get('last_step', 0)}",
-                ", ".join(f"{count} \u00d7 {_device(kind)}" for kind, count in devices),
+                ", ".join(f"{count} \u00d7 {provenance.device(kind)}" for kind, count in devices),
                 start.get("system", ""),
                 ", ".join(f"{name} {x}" for name, x in start.get("versions", {}).items()),
             ]
             rows.append(("", cells))
     head = ["run", "began", "trained for", "steps", "devices", "system", "versions"]
     return Table(head, rows, words=True) if rows else None
-
-
-def _device(kind: str) -> str:
-    """A device's "platform: name" as "name (platform)", or just the name if it says both."""
-    platform, _, name = kind.partition(": ")
-    return name if name.lower().startswith(platform) else f"{name} ({platform})"
 
 
 def duration(seconds: float) -> str:

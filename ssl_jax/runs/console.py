@@ -52,7 +52,8 @@ class Status:
 class ProgressBar:
     """Epoch, time left, loss, last score, images per second.
 
-    A live bar in a terminal, one line updated in place in a notebook, plain lines elsewhere.
+    A live bar in a terminal, one line updated in place in a notebook, plain lines elsewhere. The
+    time left follows from the steps after the first, which is compiled.
 
     Args:
         console: where to print.
@@ -65,8 +66,8 @@ class ProgressBar:
         self._console = console
         self._epochs = epochs
         self._steps = steps
-        self._start = start
-        self._start_time = time.monotonic()
+        self._first_step = 0  # the first step that was finished, and when
+        self._first_time = 0.0
         self._notebook_line = None
         self._bar = None
         if console.is_terminal:
@@ -79,23 +80,35 @@ class ProgressBar:
                 console=console,
             )
             self._task = self._bar.add_task(
-                "", total=steps, completed=start, epoch=f"0/{epochs}", text="compiling"
+                "", total=steps, completed=start, epoch=self._label(start), text="compiling"
             )
             self._bar.start()
 
-    def update(self, step: int, epoch: float, text: str, *, line: bool) -> None:
+    def update(self, step: int, text: str, *, line: bool) -> None:
         """Shows `text` for `step`; without a terminal only if `line` is set."""
-        label = f"{int(epoch)}/{self._epochs}"
+        if not self._first_step:
+            self._first_step = step
+            self._first_time = time.monotonic()
         if self._bar:
-            self._bar.update(self._task, completed=step, epoch=label, text=text)
+            self._bar.update(self._task, completed=step, epoch=self._label(step), text=text)
         elif line:
-            seconds_per_step = (time.monotonic() - self._start_time) / max(step - self._start, 1)
-            left = seconds_per_step * (self._steps - step)
-            text = f"epoch {label}  {text}  {left:.0f} s left"
+            text = f"epoch {self._label(step)}  {text}{self._left(step)}"
             if self._console.is_jupyter:
                 self._update_notebook(text)
             else:
                 print_plain(self._console, text)
+
+    def _label(self, step: int) -> str:
+        """The finished epochs after `step`, of all."""
+        return f"{step * self._epochs // self._steps}/{self._epochs}"
+
+    def _left(self, step: int) -> str:
+        """The time left after `step`; empty at the first step, when no time is known."""
+        steps = step - self._first_step
+        if not steps:
+            return ""
+        seconds_per_step = (time.monotonic() - self._first_time) / steps
+        return f"  {seconds_per_step * (self._steps - step):.0f} s left"
 
     def _update_notebook(self, text: str) -> None:
         """Replaces the notebook's previous line."""

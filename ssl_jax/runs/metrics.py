@@ -11,7 +11,16 @@ from ssl_jax.runs.events import EventWriter
 from ssl_jax.runtime.atomic_file import write_atomically
 
 METRICS = "metrics.jsonl"
-_MEASURED = ("train/", "speed/", "refresh/", "eval/", "pixels/", "untrained/", "adopted/")
+_MEASURED = (
+    "train/",
+    "speed/",
+    "refresh/",
+    "eval/",
+    "pixels/",
+    "untrained/",
+    "adopted/",
+    "largest_class/",
+)
 
 
 class MetricsWriter:

@@ -71,6 +71,12 @@ def here() -> dict[str, Any]:
     }
 
 
+def device(kind: str) -> str:
+    """A device's "platform: name" as "name (platform)", or just the name if it says both."""
+    platform_name, _, name = kind.partition(": ")
+    return name if name.lower().startswith(platform_name) else f"{name} ({platform_name})"
+
+
 def read(folder: Path | str) -> list[dict[str, Any]]:
     """The starts of a run folder; empty if environment.json is missing or unreadable."""
     path = Path(folder) / FILE

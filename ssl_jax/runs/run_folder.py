@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import json
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ssl_jax.runs.metrics import write_atomically
 from ssl_jax.runtime import file_lock
+from ssl_jax.settings import automatic
 from ssl_jax.settings.defaults import only_observes
 from ssl_jax.settings.old_records import BESIDE, earlier_values, with_later_settings
 from ssl_jax.settings.paths import user_path
@@ -48,7 +50,7 @@ def claim(
             raise SettingError(
                 f"another process is training in {folder}; choose another folder with --workdir"
             )
-        new = json.loads(json.dumps(settings)) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
+        new = as_json(settings) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
         _check_files(folder)
         if path.exists():
             old = _read_record(path)
@@ -57,6 +59,11 @@ def claim(
                 new[KEPT] = kept
         write_atomically(path, json.dumps(new, indent=2) + "\n")
         yield
+
+
+def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as config.json holds them, with lists in place of tuples."""
+    return json.loads(json.dumps(settings))
 
 
 def steps_in(folder: Path | str) -> list[int]:
@@ -163,7 +170,8 @@ def with_kept_settings(
     A run older than a setting keeps its original behaviour, whatever today's config says.
 
     Args:
-        settings: of a complete config; changed in place.
+        settings: of a complete config; may be changed in place. Automatic ones are those that were
+            chosen when the run started.
         folder: a run folder, or where one will be.
         given: names of settings given by hand, which are not replaced.
 
@@ -171,7 +179,10 @@ def with_kept_settings(
         SettingError: config.json is damaged, or a setting given by hand is not the run's.
     """
     path = Path(folder) / "config.json"
-    kept = _kept_settings(_read_record(path)) if path.exists() else {}
+    old = _read_record(path) if path.exists() else None
+    kept = _kept_settings(old) if old else {}
+    if old:
+        settings = automatic.as_recorded(settings, with_later_settings(old))
     changed = []
     for name, value in kept.items():
         *sections, last = name.split(".")
@@ -198,26 +209,54 @@ def _kept_settings(old: dict[str, Any]) -> dict[str, Any]:
     return values | earlier_values(old)
 
 
+def check_shape(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
+    """Checks that a data set has the shape and the classes of the one that a run was trained on.
+
+    Before the numbers of the run, such as its batch size, are compared with other images.
+
+    Args:
+        folder: a run folder, or where one will be.
+        name: of the data set.
+        facts: of the data set.
+
+    Raises:
+        SettingError: config.json is damaged, or it is another data set.
+    """
+    path = folder / "config.json"
+    recorded = (_read_record(path) if path.exists() else {}).get(FACTS) or {}
+    new = as_json(facts)
+    if any(recorded.get(key, new[key]) != new[key] for key in ("shape", "classes")):
+        raise _different_images(folder, name)
+
+
+def _different_images(folder: Path, name: str) -> SettingError:
+    return SettingError(
+        f"{folder} was trained on different images than data.name={name!r} holds now; choose "
+        "another folder with --workdir"
+    )
+
+
 def _check_same_training(new: dict[str, Any], old: dict[str, Any], path: Path) -> None:
     if old.get(FINGERPRINT, new[FINGERPRINT]) != new[FINGERPRINT]:
-        raise SettingError(
-            f"{path.parent} was trained on different images than data.name={new['data']['name']!r} "
-            "holds now; choose another folder with --workdir"
-        )
-    differences = _differences(with_later_settings(new), with_later_settings(old))
-    for name, new_value, old_value in differences:
+        raise _different_images(path.parent, new["data"]["name"])
+    changes = differences(with_later_settings(new), with_later_settings(old))
+    for name, new_value, old_value in changes:
         if name.split(".")[0] not in BESIDE and not only_observes(name):
             raise _conflict(path.parent, name, old_value, new_value)
 
 
 def _conflict(folder: Path, name: str, old_value: Any, new_value: Any) -> SettingError:
-    return SettingError(
-        f"{folder} was trained with {name}={old_value!r}, not {new_value!r}; "
-        "choose another folder with --workdir"
-    )
+    message = f"{folder} was trained with {name}={old_value!r}, not {new_value!r}; "
+    if name == "epochs" and steps_in(folder) and old_value < new_value:
+        source = shlex.quote(str(folder))
+        return SettingError(
+            f"{message}to continue it for longer, add --config.init_from={source} and choose "
+            "another folder with --workdir"
+        )
+    return SettingError(f"{message}choose another folder with --workdir")
 
 
-def _differences(
+def differences(
     new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yields (whole name, new value, old value) of each setting that differs."""
@@ -226,6 +265,6 @@ def _differences(
         new_value = new.get(key)
         old_value = old.get(key)
         if isinstance(new_value, dict) and isinstance(old_value, dict):
-            yield from _differences(new_value, old_value, f"{name}.")
+            yield from differences(new_value, old_value, f"{name}.")
         elif new_value != old_value:
             yield name, new_value, old_value

@@ -1,7 +1,7 @@
 """Scores of a run: their names, the latest on record, and how they are shown."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -10,7 +10,9 @@ from rich.table import Table
 from ssl_jax.runs.metrics import read_records
 
 # Prefix of the scores in metrics.jsonl -> display name of the features that were scored.
+LARGEST_CLASS = "largest_class"
 FEATURES = {
+    LARGEST_CLASS: "largest class",  # no features: accuracy of always naming the largest class
     "pixels": "raw pixels",
     "untrained": "untrained encoder",
     "adopted": "before this run",
@@ -20,7 +22,9 @@ FEATURES = {
 SCORES = {
     "knn/top1": "kNN",
     "knn_live/top1": "live kNN",
+    "knn/balanced": "balanced kNN",
     "linear/top1": "linear",
+    "linear/balanced": "balanced linear",
     "clustering/acc": "cluster ACC",
     "clustering/nmi": "NMI",
     "clustering/ari": "ARI",
@@ -33,8 +37,12 @@ SCORES = {
     "purity/contextual_10": "in context",
     "probe/top1": "probe",
     "augmented/top1": "augmented",
+    "augmented/balanced": "balanced augmented",
 }
+WIDE = 6  # a table with more scores than this has a row for each, to fit into 80 columns
 MANY = 3  # of an evaluator with more scores than this only those in SCORES are shown
+
+FEW_IMAGES = 100  # below this many test images, a table says what one image counts
 
 Scores = Mapping[str, float]
 """Scores by name, such as "knn/top1"."""
@@ -72,16 +80,39 @@ def format_scores(scores: Scores, *, every: bool = False) -> str:
 
 
 def score_table(title: str, rows: Mapping[str, Scores]) -> Table:
-    """A table with a row for each kind of features, the best score of each column in bold."""
-    table = Table(title=escape(title), title_justify="left", title_style="")
-    table.add_column("features")
+    """A table of scores by kind of features, the best score of each kind in bold.
+
+    A row for each kind of features; or, of many scores, a row for each score.
+    """
     names = shown_scores(rows)
     best = {name: max(row.get(name, float("-inf")) for row in rows.values()) for name in names}
-    for name in names:
-        table.add_column(score_label(name), justify="right")
-    for label, row in rows.items():
-        table.add_row(label, *(_cell(row.get(name), best[name]) for name in names))
-    return table
+    cells = {
+        label: [_cell(row.get(name), best[name]) for name in names] for label, row in rows.items()
+    }
+    labels = [escape(score_label(name)) for name in names]
+    if len(names) <= WIDE:
+        return table(title, ["features", *labels], [[label, *row] for label, row in cells.items()])
+    body = [[label, *row] for label, row in zip(labels, zip(*cells.values()))]
+    return table(title, ["score", *cells], body)
+
+
+def table(
+    title: str, head: Sequence[str], body: Iterable[Sequence[str]], words: Collection[str] = ()
+) -> Table:
+    """A table for the console, with numbers to the right.
+
+    Args:
+        title: plain text.
+        head: column titles, in rich's markup.
+        body: rows of cells, in rich's markup.
+        words: titles of columns of text besides the first, which are aligned to the left.
+    """
+    result = Table(title=escape(title), title_justify="left", title_style="")
+    for i, name in enumerate(head):
+        result.add_column(name, justify="left" if i == 0 or name in words else "right")
+    for row in body:
+        result.add_row(*row)
+    return result
 
 
 def _cell(score: float | None, best: float) -> str:
@@ -91,8 +122,11 @@ def _cell(score: float | None, best: float) -> str:
 
 
 def compare_scores(rows: Mapping[str, Scores]) -> list[str]:
-    """Sentences that compare the last row with each of the others, score by score."""
-    *others, last = rows
+    """Sentences that compare the last row with each of the others, score by score.
+
+    The largest class is left out: it is a floor, which says nothing of features.
+    """
+    *others, last = (label for label in rows if label != FEATURES[LARGEST_CLASS])
     sentences = []
     for other in others:
         gaps = {
@@ -118,6 +152,30 @@ def compare_scores(rows: Mapping[str, Scores]) -> list[str]:
 def _with_gap(name: str, gap: float) -> str:
     """The display name of a score, with its gap unless that is zero."""
     return f"{score_label(name)} ({gap:+.4f})" if gap else score_label(name)
+
+
+def scored_split(name: str) -> str:
+    """The split whose labels an accuracy such as "knn/top1" is of; empty for other scores.
+
+    Names that start with "top1" are accuracies of classifiers on the split "test"; "acc" is the
+    accuracy of a clustering of the split "trained".
+    """
+    score = name.rpartition("/")[2]
+    if score.partition("_")[0] == "top1":
+        return "test"
+    return "trained" if score == "acc" else ""
+
+
+def few_images(tests: int) -> str:
+    """What one image counts in the scores on a small test set; empty for others.
+
+    Args:
+        tests: number of labelled test images.
+    """
+    if not 0 < tests < FEW_IMAGES:
+        return ""
+    images = "1 test image" if tests == 1 else f"{tests} test images"
+    return f"on {images} one image is {1 / tests:.2g} of a score"
 
 
 def latest_scores(folder: Path | str) -> dict[str, dict[str, float]]:

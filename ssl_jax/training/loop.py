@@ -24,7 +24,7 @@ from ssl_jax.runtime import preemption, processes
 from ssl_jax.runtime.sharding import put, replicated
 from ssl_jax.runtime.storage import StorageError, storage_failure
 from ssl_jax.stages import Stage
-from ssl_jax.training import refresh
+from ssl_jax.training import first_screen, refresh
 from ssl_jax.training.batches import Batches
 from ssl_jax.training.logger import RunLogger
 
@@ -49,6 +49,7 @@ class Loop:
         start_from: another run's checkpoint to start from, or None.
         may_exit: a signal may end this process during an evaluation or refresh that takes too long,
             with everything saved.
+        hashed: the name of the run folder ends in a hash of the changed settings.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Loop:
         stop: preemption.StopRequest,
         start_from: warm_start.WarmStart | None = None,
         may_exit: bool = False,
+        hashed: bool = False,
     ):
         self.plan = plan
         self.folder = folder
@@ -71,6 +73,7 @@ class Loop:
         self.stop = stop
         self.warm_start = start_from
         self.may_exit = may_exit
+        self.hashed = hashed
         self.best_scores, self.scored = _scores_on_record(folder, plan.settings.best)
         self.checkpoints = checkpoint.Checkpoints(
             folder, self.best_scores, plan.settings.keep_checkpoints
@@ -83,7 +86,7 @@ class Loop:
         if plan.stages[0].resident:
             test_images = put(test_images, replicated(mesh))
         self.scorer = Scorer(plan, self.batches.images, test_images)
-        self.logger = RunLogger(plan, folder, console, self.batches)
+        self.logger = RunLogger(plan, folder, console, self.batches, self.scorer)
 
     def run(self) -> dict[str, float]:
         """Trains to the end, from the last checkpoint if there is one; returns the last scores."""
@@ -96,6 +99,8 @@ class Loop:
         self.logger.recall(start)
         if start >= self.plan.total_steps and not self.unscored(saved):
             self.checkpoints.close()
+            for note in first_screen.notes(self.plan):
+                self.logger.say(note)
             self.logger.say(f"{self.folder} is finished ({start} steps)")
             return self.logger.conclude()
         state = processes.agree(lambda: self.restore(saved) if saved else self.fresh())
@@ -121,8 +126,13 @@ class Loop:
 
     def begin(self, state: TrainState, saved: int, start: int) -> None:
         """Prints where the run starts, and scores what is due before the first step."""
+        self.logger.introduce(resumes=bool(saved), hashed=self.hashed)
         if saved:
-            self.logger.say(f"resuming {self.folder} at step {start} of {self.plan.total_steps}")
+            epoch = start / self.plan.steps_per_epoch
+            self.logger.say(
+                f"resuming {self.folder} at step {start} of {self.plan.total_steps} "
+                f"(epoch {epoch:.4g} of {self.plan.settings.epochs})"
+            )
         elif self.warm_start:
             source = self.plan.settings.init_from
             self.logger.say(f"starting from {source} at step {start} of {self.plan.total_steps}")
@@ -130,7 +140,7 @@ class Loop:
             try:
                 with self.stop.leaving(self.leave if self.may_exit else None):
                     kind = "adopted" if self.warm_start else "untrained"
-                    self.logger.introduce(kind, self.scorer, state, start, self.heed)
+                    self.logger.score_baselines(kind, state, start, self.heed)
                 self.heed()
             except preemption.Interrupted as interrupted:
                 self.checkpoints.close()
