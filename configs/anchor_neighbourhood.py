@@ -1,6 +1,9 @@
 """Anchor Neighbourhood Discovery (AND, Huang et al. 2019).
 
     python -m ssl_jax.main --config=configs/anchor_neighbourhood.py         # digits, no download
+    python -m ssl_jax.main --config=configs/anchor_neighbourhood.py:folder \
+        --config.data.dir=PICTURES
+    python -m ssl_jax.main --config=configs/anchor_neighbourhood.py:array --config.data.dir=FILE.npz
     python -m ssl_jax.main --config=configs/anchor_neighbourhood.py:cifar10 --config.data.download
     python -m ssl_jax.main --config=configs/anchor_neighbourhood.py:svhn    # prepared tfds data
 
@@ -40,6 +43,23 @@ def digits(config: ConfigDict) -> None:
     config.eval_epochs = config.checkpoint_epochs = 16
     config.model.width = 16
     config.head.dim = 32
+
+
+def folder(config: ConfigDict) -> None:
+    """Your own pictures, any number from a few dozen on; docs/methods.md says what is chosen.
+
+    Not a published recipe: five rounds of 40 epochs (the number of epochs must be a multiple of
+    five), with CIFAR-10's rate and weight decay, flips, weaker colours, and a cosine in each round.
+    """
+    defaults.own_images(config, large=defaults.view(1, count=1, scale=(0.2, 1.0)))
+    config.head.dim = 128
+    config.method.neighbours = 0
+
+
+def array(config: ConfigDict) -> None:
+    """`folder` for a file of arrays, `--config.data.dir=FILE.npz`: docs/data.md."""
+    folder(config)
+    config.data.name = "array"
 
 
 def cifar10(config: ConfigDict) -> None:
@@ -146,6 +166,8 @@ def _alexnet(config: ConfigDict) -> None:
 
 VARIANTS = defaults.by_name(
     digits,
+    folder,
+    array,
     cifar10,
     cifar100,
     svhn,

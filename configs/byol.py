@@ -2,6 +2,8 @@
 
     python -m ssl_jax.main --config=configs/byol.py                       # digits, no download
     python -m ssl_jax.main --config=configs/byol.py:cifar10 --config.data.download
+    python -m ssl_jax.main --config=configs/byol.py:folder --config.data.dir=PICTURES
+    python -m ssl_jax.main --config=configs/byol.py:array --config.data.dir=FILE.npz
     python -m ssl_jax.main --config=configs/byol.py:imagenet --config.data.dir=IMAGENET
 
 Digits: about two minutes on two CPU cores. Expect cluster ACC 0.746, 0.802, 0.819 and kNN 0.939,
@@ -35,6 +37,24 @@ def digits(config: ConfigDict) -> None:
     config.method.update(predictor=(128,), momentum=0.97)
     config.optim.update(name="sgd", learning_rate=0.1, weight_decay=5e-4)
     config.optim.schedule.warmup_epochs = 5.0
+
+
+def folder(config: ConfigDict) -> None:
+    """Your own pictures, any number from a few dozen on; docs/methods.md says what is chosen.
+
+    Not a published recipe: `cifar10` with the momentum of the paper's shorter runs. The rate is
+    that of a batch of 512, the largest chosen, and not lowered for smaller ones: fewer images also
+    mean fewer steps.
+    """
+    defaults.own_images(config, large=defaults.view(1, scale=(0.2, 1.0)))
+    config.method.update(momentum=0.99, predictor_std=0.01)
+    config.optim.update(name="sgd", learning_rate=0.1, weight_decay=5e-4)
+
+
+def array(config: ConfigDict) -> None:
+    """`folder` for a file of arrays, `--config.data.dir=FILE.npz`: docs/data.md."""
+    folder(config)
+    config.data.name = "array"
 
 
 def cifar10(config: ConfigDict) -> None:
@@ -103,4 +123,4 @@ def imagenet(config: ConfigDict) -> None:
     config.evals.knn.update(k=20, feature="backbone")
 
 
-VARIANTS = defaults.by_name(digits, cifar10, cifar20, imagenet)
+VARIANTS = defaults.by_name(digits, folder, array, cifar10, cifar20, imagenet)

@@ -2,6 +2,8 @@
 
     python -m ssl_jax.main --config=configs/conr.py                        # digits, no download
     python -m ssl_jax.main --config=configs/conr.py --config.base=simsiam  # or byol (paper), moco
+    python -m ssl_jax.main --config=configs/conr.py:folder --config.data.dir=PICTURES
+    python -m ssl_jax.main --config=configs/conr.py:array --config.data.dir=FILE.npz
     python -m ssl_jax.main --config=configs/conr.py:paper_cifar10 --config.data.download
 
 Paper: arXiv 2312.07806. A base method trains until epoch `stages.pretrain.until_epoch`; from then
@@ -52,8 +54,8 @@ def get_config(variant: str = "digits", base: str = "") -> ConfigDict:
     base = base or chosen or "byol"
     if base not in BASES:
         raise SettingError(f"base={base!r} is not known; choose one of: {', '.join(BASES)}")
-    if variant == "digits":
-        base_variant = "digits"
+    if variant in ("digits", "folder", "array"):
+        base_variant = variant
     else:
         base_variant = "cifar10" if base == "byol" else "cifar10_propos"
     path = Path(__file__).with_name(f"{base}.py")
@@ -85,6 +87,21 @@ def digits(config: ConfigDict) -> None:
     """
     config.positives.boundary.start = "unchecked"
     config.stages.pretrain.until_epoch = config.get_oneway_ref("epochs").to_float() * 0.5
+
+
+def folder(config: ConfigDict) -> None:
+    """Your own pictures, any number from a few dozen on; docs/methods.md says what is chosen.
+
+    Not a published recipe: that of the base, whose last fifth is trained with neighbours, as in the
+    paper. Images without classes are clustered into 2 to 20 clusters.
+    """
+    config.positives.update(k=0, k1=0, k2=0)
+    del config.evals.purity  # the few images of a class would limit its neighbours
+
+
+def array(config: ConfigDict) -> None:
+    """`folder` for a file of arrays, `--config.data.dir=FILE.npz`: docs/data.md."""
+    folder(config)
 
 
 def paper_cifar10(config: ConfigDict) -> None:
@@ -203,6 +220,8 @@ def _large(config: ConfigDict, size: int) -> None:
 
 VARIANTS = defaults.by_name(
     digits,
+    folder,
+    array,
     paper_cifar10,
     paper_cifar20,
     released_cifar10,

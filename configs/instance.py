@@ -2,6 +2,8 @@
 
     python -m ssl_jax.main --config=configs/instance.py                   # digits, no download
     python -m ssl_jax.main --config=configs/instance.py:cifar10 --config.data.download
+    python -m ssl_jax.main --config=configs/instance.py:folder --config.data.dir=PICTURES
+    python -m ssl_jax.main --config=configs/instance.py:array --config.data.dir=FILE.npz
     python -m ssl_jax.main --config=configs/instance.py:imagenet_resnet18 \
         --config.data.dir=IMAGENET
 
@@ -33,6 +35,22 @@ def digits(config: ConfigDict) -> None:
     config.batch_size = 64
     config.model.width = 16
     config.head.dim = 32
+
+
+def folder(config: ConfigDict) -> None:
+    """Your own pictures, any number from a few dozen on; docs/methods.md says what is chosen.
+
+    Not a published recipe: CIFAR-10's rate, weight decay and temperature, with flips, weaker
+    colours and a cosine. The batch is at most CIFAR-10's 128.
+    """
+    defaults.own_images(config, large=defaults.view(1, count=1, scale=(0.2, 1.0)))
+    config.head.dim = 128
+
+
+def array(config: ConfigDict) -> None:
+    """`folder` for a file of arrays, `--config.data.dir=FILE.npz`: docs/data.md."""
+    folder(config)
+    config.data.name = "array"
 
 
 def cifar10(config: ConfigDict) -> None:
@@ -132,6 +150,8 @@ def imagenet_resnet50(config: ConfigDict) -> None:
 
 VARIANTS = defaults.by_name(
     digits,
+    folder,
+    array,
     cifar10,
     cifar100,
     svhn,

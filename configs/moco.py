@@ -2,6 +2,8 @@
 
     python -m ssl_jax.main --config=configs/moco.py                       # digits, no download
     python -m ssl_jax.main --config=configs/moco.py:cifar10 --config.data.download
+    python -m ssl_jax.main --config=configs/moco.py:folder --config.data.dir=PICTURES
+    python -m ssl_jax.main --config=configs/moco.py:array --config.data.dir=FILE.npz
     python -m ssl_jax.main --config=configs/moco.py:imagenet --config.data.dir=IMAGENET
 
 Digits: about 90 seconds on two CPU cores. Expect cluster ACC 0.819, 0.829, 0.847 and kNN 0.964,
@@ -33,6 +35,26 @@ def digits(config: ConfigDict) -> None:
     config.head.update(dim=64, hidden=(128,))
     config.method.update(queue_length=256, temperature=0.1, momentum=0.97)
     config.optim.update(name="sgd", learning_rate=0.03, weight_decay=5e-4)
+
+
+def folder(config: ConfigDict) -> None:
+    """Your own pictures, any number from a few dozen on; docs/methods.md says what is chosen.
+
+    Not a published recipe: `cifar10` with a hidden layer in the head. The rate is that of a batch
+    of 512, the largest chosen, and not lowered for smaller ones: fewer images also mean fewer
+    steps.
+    """
+    defaults.own_images(config, large=defaults.view(1, scale=(0.2, 1.0)))
+    config.model.bn_groups = 0
+    config.head.hidden = (512,)
+    config.method.update(queue_length=0, temperature=0.1, momentum=0.99)
+    config.optim.update(name="sgd", learning_rate=0.06, weight_decay=5e-4)
+
+
+def array(config: ConfigDict) -> None:
+    """`folder` for a file of arrays, `--config.data.dir=FILE.npz`: docs/data.md."""
+    folder(config)
+    config.data.name = "array"
 
 
 def cifar10(config: ConfigDict) -> None:
@@ -96,4 +118,6 @@ def imagenet(config: ConfigDict) -> None:
     config.evals.knn.update(k=20, feature="backbone")
 
 
-VARIANTS = defaults.by_name(digits, cifar10, cifar10_propos, cifar20_propos, imagenet)
+VARIANTS = defaults.by_name(
+    digits, folder, array, cifar10, cifar10_propos, cifar20_propos, imagenet
+)

@@ -51,7 +51,7 @@ from ssl_jax.positives.instance import Instance
 from ssl_jax.runtime import command
 from ssl_jax.runtime.compilation import convolution_options
 from ssl_jax.runtime.sharding import batch_sharding, replicated, state_shardings
-from ssl_jax.settings import command_line
+from ssl_jax.settings import automatic, command_line
 from ssl_jax.stages import Stage
 from ssl_jax.training.refresh import refresh
 
@@ -82,7 +82,7 @@ def plan_of(config: ConfigDict, folder: Path, examples: int = 0) -> Plan:
         folder: where the images are written.
         examples: how many images; 0 for what the method needs.
     """
-    config = ConfigDict(completed(config))
+    config = ConfigDict(automatic.resolved(completed(config), automatic.MANY)[0])
     size, channels = SHAPES.get(config.data.name, (config.data.size, 3))
     needed = max(2 * config.batch_size, *(config.method.get(name, 0) for name in NEEDED))
     count = examples or needed

@@ -41,7 +41,7 @@ from ssl_jax import train
 from ssl_jax.build import completed
 from ssl_jax.models.resnet import STAGES, convolutions
 from ssl_jax.runtime import command
-from ssl_jax.settings import command_line
+from ssl_jax.settings import automatic, command_line
 from ssl_jax.stages import views_of
 
 PEAK = flags.DEFINE_float("peak", 0.0, "TFLOP/s from a data sheet; 0 measures this machine's.")
@@ -200,7 +200,8 @@ def measured(config: ConfigDict) -> dict[str, PartCost]:
 
 
 def main() -> None:
-    config = ConfigDict(completed(command_line.CONFIG.value))
+    settings, _ = automatic.resolved(completed(command_line.CONFIG.value), automatic.MANY)
+    config = ConfigDict(settings)
     views = " + ".join(f"{v.count}x{v.size}" for v in views_of(config.augment))
     model = config.model
     from_data_sheet = PEAK.value and STREAM.value

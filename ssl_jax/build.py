@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax import interface
-from ssl_jax.data import datasets
+from ssl_jax.data import datasets, view_sizes
 from ssl_jax.data.rng import INIT, key_for
 from ssl_jax.data.source import Images, Source
 from ssl_jax.interface import Batch, RunFacts, TrainState
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.positives.instance import Instance
 from ssl_jax.runtime.sharding import bytes_per_device, device_memory
-from ssl_jax.settings import ranges
+from ssl_jax.settings import automatic, ranges
+from ssl_jax.settings.automatic import ImageFacts
 from ssl_jax.settings.resolve import SettingError, convert, fill, section
 from ssl_jax.settings.run_settings import RunSettings
 from ssl_jax.settings.whole_config import completed, run_settings
-from ssl_jax.stages import Stage, filled, part, stages, views_of
+from ssl_jax.stages import Stage, filled, named_views, part, stages, views_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,26 +81,39 @@ class Plan:
         return step == self.total_steps or every > 0 and step > 0 and step % every == 0
 
 
-def build(config: ConfigDict | Mapping, dataset: datasets.Dataset | None = None) -> Plan:
+def build(
+    config: ConfigDict | Mapping,
+    dataset: datasets.Dataset | None = None,
+    *,
+    recorded: bool = False,
+    check_data: Callable[[datasets.Dataset], None] | None = None,
+) -> Plan:
     """Data, methods, optimisers and evaluators of a config.
 
     Args:
         config: as the files in `configs/` make it.
         dataset: use this instead of reading the config's data.
+        recorded: the config is that of a run that exists, which may be older than some checks of
+            settings against images.
+        check_data: raises SettingError for images that the run must not be trained on; called
+            before settings are compared with the images.
 
     Raises:
         SettingError: one line on the first setting or file that cannot be used.
     """
     settings = completed(config)
+    trains = dataset is None
+    dataset = dataset or load_data(settings, trains=not recorded)
+    if check_data:
+        check_data(dataset)
+    settings, size_notes = fitted(settings, dataset, recorded=recorded)
     run = run_settings(settings)
     source = fill(Source, settings["data"], "data")
-    trains = dataset is None
-    dataset = dataset or load_data(settings)
-    facts = _facts(run, dataset)
+    facts = dataclasses.replace(_facts(run, dataset), recorded=recorded)
     resident = dataset.resident(run.resident_gb)
     parts = stages(settings, facts, mean=dataset.mean, std=dataset.std, resident=resident)
     evaluators = {}
-    notes = dataset.notes
+    notes = dataset.notes + size_notes
     if dataset.classes and (dataset.test.labels >= 0).any():
         evaluators = evaluators_of(settings["evals"], dataset)
     elif settings["evals"]:
@@ -128,21 +142,68 @@ def build(config: ConfigDict | Mapping, dataset: datasets.Dataset | None = None)
     return plan
 
 
-def load_data(settings: Mapping[str, Any]) -> datasets.Dataset:
+def load_data(
+    settings: Mapping[str, Any], *, trains: bool = False, of_run: bool = False
+) -> datasets.Dataset:
     """Reads the data set of complete settings, after checking all other settings.
+
+    Args:
+        settings: complete settings.
+        trains: a new run will be trained on the data, so the views must suit the images; known
+            before they are decoded where that takes long.
+        of_run: see `Source`.
 
     Raises:
         SettingError: one line on the first setting or file that cannot be used.
     """
     check(settings)
-    source = fill(Source, settings["data"], "data")
-    largest = views_of(settings["augment"])[0].size
+    source = fill(Source, settings["data"], "data", of_run=of_run)
+    if trains and datasets.makes_squares(source.name):
+        views = named_views(_with_many_images(settings)["augment"])
+        view_sizes.check(views, source.size, settings)
     dataset = datasets.load_from(source)
+    settings, _ = automatic.resolved(settings, _image_facts(dataset))
+    largest = views_of(settings["augment"])[0].size
     if source.name.startswith("tfds:") and dataset.train.images.shape[1] == source.size < largest:
         raise SettingError(
             f"data.size={source.size} is below the largest view, {largest} pixels; raise it"
         )
     return dataset
+
+
+def fitted(
+    settings: Mapping[str, Any], dataset: datasets.Dataset, *, recorded: bool = False
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Complete settings for training on a data set: automatic ones are chosen, views checked.
+
+    Args:
+        settings: complete settings.
+        dataset: the images.
+        recorded: the settings are those of a run that exists; its views stay as they are.
+
+    Returns:
+        the settings, and sentences for the user.
+
+    Raises:
+        SettingError: the views are tiny beside the images, as those of a recipe for other data.
+    """
+    facts = _image_facts(dataset)
+    chosen, note = automatic.resolved(settings, facts)
+    notes = (note,) if note else ()
+    if recorded:
+        return chosen, notes
+    channels = dataset.train.images.shape[-1]
+    if channels not in (1, 3):
+        notes += (
+            f"images have {channels} channels, so changes of hue, saturation and grey are off",
+        )
+    return chosen, notes + view_sizes.check(named_views(chosen["augment"]), facts.side, chosen)
+
+
+def _image_facts(dataset: datasets.Dataset) -> ImageFacts:
+    """What automatic settings follow from."""
+    shape = dataset.train.images.shape
+    return ImageFacts(count=shape[0], classes=len(dataset.classes), side=min(shape[1:3]))
 
 
 def check(settings: Mapping[str, Any]) -> None:
@@ -152,8 +213,9 @@ def check(settings: Mapping[str, Any]) -> None:
         SettingError: a setting that no data set could make valid.
     """
     source = fill(Source, settings["data"], "data")
+    settings = _with_many_images(settings) | {"automatic": settings["automatic"]}
     largest = views_of(settings["augment"])[0].size
-    if source.name == "folder" and source.size < largest:
+    if datasets.makes_squares(source.name) and source.size < largest:
         raise SettingError(
             f"data.size={source.size} is below the largest view, {largest} pixels; raise it, or "
             "lower the sizes in augment"
@@ -161,6 +223,13 @@ def check(settings: Mapping[str, Any]) -> None:
     stages(settings, RunFacts(), mean=source.mean, std=source.std)
     _evaluators(settings["evals"], RunFacts())
     datasets.check(source)
+
+
+def _with_many_images(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` as for a large data set, before the images are known."""
+    data = settings["data"]
+    side = data["size"] if datasets.makes_squares(data["name"]) else automatic.MANY.side
+    return automatic.resolved(settings, dataclasses.replace(automatic.MANY, side=side))[0]
 
 
 def _facts(run: RunSettings, dataset: datasets.Dataset) -> RunFacts:

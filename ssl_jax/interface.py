@@ -58,6 +58,8 @@ class RunFacts:
         total_steps: of the run.
         first_step: of the part's stage.
         with_label: one bit per image, set if it has a label; empty if all or none have one.
+        recorded: the settings are those of a run that exists, so they were checked when it started;
+            later checks do not apply to it.
     """
 
     examples: int = 0
@@ -68,6 +70,7 @@ class RunFacts:
     total_steps: int = 0
     first_step: int = 0
     with_label: bytes = dataclasses.field(default=b"", repr=False)
+    recorded: bool = False
 
 
 class TrainState(struct.PyTreeNode):
@@ -322,6 +325,10 @@ class Evaluator(Protocol):
         self, splits: Mapping[str, Split], state: TrainState | None, report: Report = no_progress
     ) -> Iterator[tuple[str, float]]:
         """Yields (name, value) from the splits `train`, `test` and `trained`.
+
+        Accuracies on the labelled test images are named "top1" or "top1_...", that of a clustering
+        of the images trained on "acc"; other names are free. A value "top1" that
+        `evaluation.metrics.accuracy` made gives scores by class as well.
 
         Args:
             splits: `trained` holds everything trained on: `train`, plus the test images if

@@ -2,8 +2,9 @@
 
     python -m ssl_jax.preview --config=configs/swav.py:cifar10
 
-Writes a PNG grid with one row per image: the stored image, then its views. Small views are drawn
-small; everything is enlarged by an integer factor until the largest view is easy to see.
+Says what is read, and writes a PNG grid with one row per image: the stored image, then its views.
+Small views are drawn small; everything is enlarged by an integer factor until the largest view is
+easy to see.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,15 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
-from ssl_jax.build import completed, load_data
+from ssl_jax.build import completed, fitted, load_data
+from ssl_jax.data import channels as channels_of
 from ssl_jax.data.augment import View, draw_views
+from ssl_jax.runs import data_record
 from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
 from ssl_jax.settings.paths import check_writable, user_path
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.text import printable
 from ssl_jax.stages import views_of
 
 OUT = flags.DEFINE_string("out", "preview.png", "PNG file to write.")
@@ -38,7 +42,7 @@ def grid(
     """The picture, uint8 [height, width, 3].
 
     Args:
-        images: [n, H, W, C] uint8.
+        images: [n, H, W, C] uint8; of more than three bands, the first three are drawn.
         views: settings of the views, largest first.
         key: random key of the views.
         names: a heading for each view.
@@ -52,7 +56,7 @@ def grid(
     columns = []
     for column in pixels:
         enlarged = column.repeat(factor, 1).repeat(factor, 2)
-        columns.append(enlarged.repeat(3 // channels, 3))
+        columns.append(channels_of.shown(enlarged))
     height = max(column.shape[1] for column in columns) + _GAP
     widths = [column.shape[2] + _GAP for column in columns]
     canvas = np.full((_TOP + len(images) * height, sum(widths) + _GAP, 3), 255, np.uint8)
@@ -80,8 +84,13 @@ def main() -> None:
         raise SettingError(f"--out={out}: give a .png file in an existing folder")
     check_writable(out, "--out")
     config = completed(command_line.CONFIG.value)
+    dataset = load_data(config, trains=True)
+    print(data_record.sentence(dataset, config["data"]["limit"]), flush=True)
+    config, notes = fitted(config, dataset)
+    for note in (*dataset.notes, *notes):
+        print(printable(note), flush=True)
     views = views_of(config["augment"])
-    images = load_data(config).train.images
+    images = dataset.train.images
     rows = np.linspace(0, len(images) - 1, min(IMAGES.value, len(images)), dtype=int)
     names = [f"view {v.size}" for v in views for _ in range(v.count)]
     picture = grid(np.asarray(images[rows]), views, jax.random.key(config["seed"]), names)

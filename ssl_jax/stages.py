@@ -91,11 +91,18 @@ def _early_stages(
         epoch = section(overrides, f"stages.{name}").get("until_epoch", 0)
         epoch = convert(epoch, float, f"stages.{name}.until_epoch")
         until = round(epoch * facts.steps_per_epoch)
-        if not 0 <= epoch < settings["epochs"] or 0 < facts.total_steps <= until:
+        if not 0 <= epoch < settings["epochs"]:
             raise SettingError(
                 f"stages.{name}.until_epoch={epoch}: must lie within the {settings['epochs']} "
                 "epochs; 0 skips the stage"
             )
+        if 0 < facts.total_steps <= until:  # rounded up; the last stage needs a step
+            until = facts.total_steps - 1
+            if not until:
+                raise SettingError(
+                    f"stages.{name}.until_epoch={epoch}: the run has a single step, so it has no "
+                    "room for two stages; raise epochs, or give 0 to skip the stage"
+                )
         merged = _overridden(settings, overrides, f"stages.{name}")
         if epoch:
             early.append((until, name, merged))
@@ -134,10 +141,19 @@ def _merged(values: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str,
 
 def views_of(augment: Mapping[str, Any]) -> tuple[View, ...]:
     """The groups of views in the section `augment`, larger first; equal sizes by name."""
+    return tuple(named_views(augment).values())
+
+
+def named_views(augment: Mapping[str, Any]) -> dict[str, View]:
+    """`views_of` by the names of the groups, in the same order.
+
+    Raises:
+        SettingError: there are none, or a setting of one cannot be used.
+    """
     views = [(name, fill(View, group, f"augment.{name}")) for name, group in augment.items()]
     if not views:
         raise SettingError("augment is empty: name at least one group of views")
-    return tuple(view for _, view in sorted(views, key=lambda item: (-item[1].size, item[0])))
+    return dict(sorted(views, key=lambda item: (-item[1].size, item[0])))
 
 
 def _parts(settings: Mapping[str, Any], facts: RunFacts) -> dict[str, Any]:
@@ -176,11 +192,13 @@ def filled(
 ) -> Any:
     """A part filled from its section, see `fill`; checked against `facts` once the data are read.
 
+    The settings of a run that exists are not checked again.
+
     Raises:
         SettingError: as `fill`, or for settings that do not fit the run.
     """
     instance = fill(cls, values, setting, facts=facts, **given)
-    if facts.examples:
+    if facts.examples and not facts.recorded:
         _check(instance.check, setting, facts)
     return instance
 
@@ -197,7 +215,9 @@ def _method(settings: Mapping[str, Any], facts: RunFacts) -> interface.Method:
     """The method of a stage, with its network and positives."""
     backbone = _backbone(settings["model"])
     groups = convert(settings["model"]["bn_groups"], int, "model.bn_groups")
-    if groups < 1 or settings["batch_size"] % groups:
+    # With automatic settings the batch size, here a stand-in, is known once the data are read.
+    batch_is_known = bool(facts.examples) or not settings["automatic"]
+    if groups < 1 or (batch_is_known and settings["batch_size"] % groups):
         raise SettingError(
             f"model.bn_groups={groups} does not divide batch_size={settings['batch_size']}"
         )
@@ -221,9 +241,12 @@ def _method(settings: Mapping[str, Any], facts: RunFacts) -> interface.Method:
             f"{name}; use 'instance'"
         )
     network = Network(backbone, head)
-    _check(positives.check_config, "positives", settings["batch_size"], settings["epochs"])
+    lengths = (settings["batch_size"], settings["epochs"])
+    if batch_is_known:
+        _check(positives.check_config, "positives", *lengths)
     method = filled(cls, settings["method"], "method", facts, network=network, positives=positives)
-    _check(method.check_config, "method", settings["batch_size"], settings["epochs"])
+    if batch_is_known:
+        _check(method.check_config, "method", *lengths)
     return method
 
 

@@ -15,10 +15,11 @@ from rich.console import Console
 from ssl_jax.build import Plan, build, completed, init_state
 from ssl_jax.data.augment import draw_views
 from ssl_jax.data.rng import LOSS, VIEWS, key_for
+from ssl_jax.data.source import Dataset
 from ssl_jax.interface import Aux, Batch, Method, TrainState
 from ssl_jax.ops.mesh import ROWS, constrain, make_mesh
-from ssl_jax.runs import checkpoint_files, warm_start
-from ssl_jax.runs.run_folder import claim, steps_in, with_kept_settings
+from ssl_jax.runs import checkpoint_files, longer, warm_start
+from ssl_jax.runs.run_folder import check_shape, claim, steps_in, with_kept_settings
 from ssl_jax.runtime import preemption, processes
 from ssl_jax.runtime.compilation import convolution_options
 from ssl_jax.runtime.memory import OutOfMemory, memory_failure
@@ -117,6 +118,7 @@ def run(
     given: Collection[str] = (),
     checkpoint: str = "latest",
     may_exit: bool = False,
+    hashed: bool = False,
 ) -> dict[str, float]:
     """Trains `config` in the folder `workdir`, or resumes it there; returns the last scores.
 
@@ -128,6 +130,7 @@ def run(
         checkpoint: "latest"; or "previous", which first sets a damaged last checkpoint aside.
         may_exit: for commands: a signal may end this process during an evaluation that takes too
             long, with everything saved.
+        hashed: for commands: `workdir` has a default name that ends in a hash of changed settings.
 
     Raises:
         SettingError: something in the config, the data or the folder cannot be used.
@@ -138,7 +141,7 @@ def run(
         processes.Agreed: with several processes, a SettingError of any of them, raised by all.
     """
     try:
-        return _run(config, workdir, console, given, checkpoint, may_exit)
+        return _run(config, workdir, console, given, checkpoint, may_exit, hashed)
     except Exception as error:
         # A SettingError about another folder, such as the cache, already names the full disk.
         elsewhere = isinstance(error, SettingError) and f"workdir {workdir}" not in str(error)
@@ -161,7 +164,7 @@ def _last_good(workdir: Path | str) -> str:
 
 def _out_of_memory(failure: str, config, workdir: Path | str) -> str:
     """One line with the settings that would need less memory, and their present values."""
-    settings = completed(config)
+    settings = with_kept_settings(completed(config), user_path(workdir, "workdir"))[0]
     model = settings["model"]
     return (
         f"out of memory ({failure}); lower batch_size ({settings['batch_size']}), set "
@@ -178,6 +181,7 @@ def _run(
     given: Collection[str],
     checkpoint: str,
     may_exit: bool,
+    hashed: bool,
 ) -> dict[str, float]:
     if not processes.is_first():
         console = Console(quiet=True, force_terminal=False)
@@ -190,11 +194,19 @@ def _run(
     processes.agree(lambda: checkpoint_files.check_path(folder))
     mesh = make_mesh()
     settings, notes = processes.agree(lambda: with_kept_settings(completed(config), folder, given))
-    plan = processes.agree(lambda: build(settings))
+
+    def check_data(dataset: Dataset) -> None:
+        check_shape(folder, settings["data"]["name"], dataset.facts())
+
+    plan = processes.agree(
+        lambda: build(settings, recorded=bool(steps_in(folder)), check_data=check_data)
+    )
     plan = dataclasses.replace(plan, notes=plan.notes + notes)
     start_from = processes.agree(lambda: warm_start.find(plan, folder))
     with contextlib.ExitStack() as stack:
-        _claim(folder, plan, stack)
+        fingerprint = _claim(folder, plan, stack)
+        if hashed and (note := longer.note(folder, plan.record, fingerprint)):
+            plan = dataclasses.replace(plan, notes=(*plan.notes, note))
         if checkpoint == "previous":
             note = processes.agree(
                 lambda: checkpoint_files.set_aside(folder) if processes.is_first() else ""
@@ -205,13 +217,22 @@ def _run(
         shardings = state_shardings(mesh, plan.shapes)
         step_fn = jit_step(mesh, shardings)
         loop = Loop(
-            plan, folder, mesh, shardings, step_fn, console, stop, start_from, may_exit=may_exit
+            plan,
+            folder,
+            mesh,
+            shardings,
+            step_fn,
+            console,
+            stop,
+            start_from,
+            may_exit=may_exit,
+            hashed=hashed,
         )
         return loop.run()
 
 
-def _claim(folder: Path, plan: Plan, stack: contextlib.ExitStack) -> None:
-    """Claims the run folder until `stack` closes.
+def _claim(folder: Path, plan: Plan, stack: contextlib.ExitStack) -> str:
+    """Claims the run folder until `stack` closes; returns the fingerprint of the data.
 
     Also checks that all hosts see the folder and have the same config and data.
     """
@@ -230,3 +251,4 @@ def _claim(folder: Path, plan: Plan, stack: contextlib.ExitStack) -> None:
 
     processes.agree(claim_on_first)
     processes.check_shared(folder)
+    return fingerprint

@@ -82,7 +82,7 @@ CALLS = [
     ),
     ([f"--config={TINY}", "--workdir=/proc/x"], "workdir /proc/x cannot be written"),
     (
-        [f"--config={TINY}", "--config.data.name=folder"],
+        ["--config=swav:folder"],
         "data.dir is empty: give the folder that holds the images",
     ),
     (
@@ -219,7 +219,7 @@ def put(path, value):
         ("data.limit", 9999, "digits has 1437 training images"),
         ("data.size", 0, "data.size=0: at least 1"),
         ("data.test_share", 0.0, "data.test_share=0.0: strictly between 0 and 1"),
-        ("data.mean", (0.5, 0.5, 0.5), "the images have 1 channels; give 1 numbers"),
+        ("data.mean", (0.5, 0.5, 0.5), "the images have 1 channel; give 1 number"),
         ("data.std", (0.0,), r"data.std=\(0.0,\): above 0"),
         ("data.labels", "coarse", "data.labels='coarse': digits has no coarse labels"),
         ("data.download", True, "digits cannot be downloaded, only cifar10 and cifar100"),

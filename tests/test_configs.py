@@ -13,6 +13,7 @@ from ssl_jax.build import build, completed
 from ssl_jax.data.augment import View
 from ssl_jax.data.datasets import Dataset, Images
 from ssl_jax.settings import defaults
+from ssl_jax.settings.automatic import MANY, resolved
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.stages import views_of
 
@@ -62,7 +63,7 @@ def test_a_view_lists_every_setting():
     ("name", "variant"), [(n, v) for n, variants in VARIANTS.items() for v in variants]
 )
 def test_every_field_of_every_view_can_be_overridden(name, variant):
-    config = completed(config_of(name, variant))
+    config, _ = resolved(completed(config_of(name, variant)), MANY)
     for group in config["augment"].values():
         assert set(group) == {f.name for f in dataclasses.fields(View)}
     assert views_of(config["augment"])
@@ -271,9 +272,8 @@ def test_the_rate_scales_with_the_batch(tmp_path):
 def test_prototypes_default_to_ten_per_class(tmp_path):
     plan = plan_of("swav", "digits", tmp_path, model=TINY_MODEL, method={"prototypes": 0})
     assert plan.stages[0].method.clusters == 128
-    changed = plan_of(
-        "swav", "folder", tmp_path, batch_size=64, model=TINY_MODEL, data={"labels": "none"}
-    )
+    unlabelled = dict(model=TINY_MODEL, data={"labels": "none"}, method={"prototypes": 0})
+    changed = plan_of("swav", "cifar10", tmp_path, batch_size=64, **unlabelled)
     assert changed.stages[0].method.clusters == 512
     assert changed.evaluators == {}
     assert "no labels" in changed.notes[-1]
@@ -284,7 +284,8 @@ def test_prototypes_follow_many_classes(tmp_path):
     labels = np.arange(800) % 40
     images = rng.integers(0, 256, (800, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "b.npz", images=images, labels=labels)
-    config = config_of("swav", "folder")
+    config = config_of("swav", "cifar10")
+    config.method.prototypes = 0
     config.data.update(name="array", dir=str(tmp_path / "b.npz"))
     config.model.update(TINY_MODEL)
     assert build(config).stages[0].method.clusters == 400

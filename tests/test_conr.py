@@ -75,7 +75,8 @@ def test_every_preset_works_with_every_base(base, tmp_path):
     ):
         config = config_of("conr", f"{variant}+{base}")
         assert config.method.name == config.base == base
-    plan = plan_of("conr", f"released_cifar10+{base}", tmp_path)
+    changes = dict(method=dict(queue_length=4096)) if base == "moco" else {}
+    plan = plan_of("conr", f"released_cifar10+{base}", tmp_path, **changes)
     assert kinds(plan) == [Instance, Contextual]
 
 

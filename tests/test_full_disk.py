@@ -64,7 +64,7 @@ def test_records_that_cannot_be_written_end_the_run(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_elsewhere_keeps_its_own_line(tmp_path, monkeypatch):
-    def full(config):
+    def full(config, **_):
         raise SettingError("data.cache=/c: No space left on device") from OSError(errno.ENOSPC, "x")
 
     monkeypatch.setattr(train, "build", full)

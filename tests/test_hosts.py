@@ -41,7 +41,7 @@ sys.path.insert(0, {tests!r})
 from helpers.several_processes import short
 run, update, build, happens, plans = train.run, ProgressBar.update, train.build, {{}}, {{}}
 
-def built(config):  # once per config, to save tracing and compiling
+def built(config, **_):  # once per config, to save tracing and compiling
     key = json.dumps(config, sort_keys=True)
     plans[key] = plans.get(key) or build(config)
     return plans[key]

@@ -41,6 +41,21 @@ def test_grey_images_are_drawn(key):
 
 
 @pytest.mark.slow
+def test_what_is_read_is_said(tmp_path):
+    """Users look here first."""
+    images = np.random.default_rng(0).integers(0, 4000, (40, 3, 8, 8), dtype=np.uint16)
+    np.savez(tmp_path / "x.npz", images=images)
+    flags = ["--config=swav:array", f"--config.data.dir={tmp_path / 'x.npz'}"]
+    done = preview(*flags, f"--out={tmp_path / 'views.png'}")
+    assert done.returncode == 0, done.stderr
+    first, *notes, last = done.stdout.splitlines()
+    assert first == "read 40 pictures: 40 to train on, none to test on, no labels"
+    assert "read as [N, C, H, W]" in notes[0]
+    assert "become black to white" in notes[1]
+    assert last.startswith("wrote ")
+
+
+@pytest.mark.slow
 def test_command(tmp_path):
     out = tmp_path / "views.png"
     done = preview(f"--config={TINY}", f"--out={out}", "--images=5")

@@ -33,6 +33,7 @@ PARTS = (
         "seed",
         "epochs",
         "batch_size",
+        "automatic",
         "accumulate",
         "init_from",
         "init_epoch",
@@ -288,6 +289,8 @@ def test_what_lies_beyond_the_end_of_a_run_is_legal(name, variant, path, value):
     config.method.queue_starts_epoch = 0.0
     if name != "swav":
         del config.method.queue_starts_epoch
+    if name == "moco":
+        config.method.queue_length = 4096  # as many keys as images
     config = put(config, path, value)
     images = Images(np.zeros((4096, 8, 8, 3), np.uint8), np.zeros(4096, np.int32) - 1)
     check(completed(config))

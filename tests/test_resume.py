@@ -31,7 +31,7 @@ def build_once(monkeypatch):
     plans = {}
     build = train.build
 
-    def shared(config):
+    def shared(config, **_):
         key = json.dumps(config, sort_keys=True)
         plans[key] = plans.get(key) or build(config)
         return plans[key]

@@ -19,11 +19,16 @@ NAMES = (
     "eval/clustering/nmi",
     "eval/clustering/ari",
 )
+SIGNS = ("train/spread", "train/prototypes_used", "train/clusters_used", "refresh/clusters_used")
 # Title, axis label and factor of each name.
 _MEANING = {
     "train/loss": ("training loss", "loss (method-specific)", 1.0),
     "train/learning_rate": ("learning rate", "rate", 1.0),
     "speed/images_per_second": ("speed", "images per second", 1.0),
+    "train/spread": ("spread of the embeddings", "spread (0: one point)", 1.0),
+    "train/prototypes_used": ("prototypes in use", "share of a batch's most (%)", 100.0),
+    "train/clusters_used": ("clusters in use", "effective share (%)", 100.0),
+    "refresh/clusters_used": ("clusters in use", "effective share (%)", 100.0),
     "eval/knn/top1": ("kNN", "test accuracy (%)", 100.0),
     "eval/linear/top1": ("linear classifier", "test accuracy (%)", 100.0),
     "eval/clustering/acc": ("clustering accuracy", "accuracy (%)", 100.0),

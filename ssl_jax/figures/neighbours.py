@@ -32,7 +32,7 @@ def neighbour_grid(
     of Local Aggregation and CoNR).
 
     Args:
-        images: [N, H, W, C] uint8, C = 1 or 3.
+        images: [N, H, W, C] uint8; of more than three bands, the first three are drawn.
         queries: [Q] rows of `images`.
         neighbours: [Q, k] rows of `images`.
         similarity: [Q, k], such as cosines.
@@ -74,9 +74,9 @@ def neighbour_grid(
 def _check(
     images: np.ndarray, queries: np.ndarray, neighbours: np.ndarray, similarity: np.ndarray
 ) -> None:
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
+    if images.ndim != 4 or images.dtype != np.uint8 or not images.shape[-1]:
         raise ValueError(
-            f"images of shape {images.shape}, {images.dtype}: give uint8 of shape [N, H, W, 1 or 3]"
+            f"images of shape {images.shape}, {images.dtype}: give uint8 of shape [N, H, W, C]"
         )
     same_shape = neighbours.shape == similarity.shape
     if neighbours.ndim != 2 or not same_shape or len(neighbours) != len(queries):
@@ -98,6 +98,7 @@ def matches(queries: np.ndarray, neighbours: np.ndarray, labels: ArrayLike | Non
 
 
 def _cell(axes: Axes, image: np.ndarray, left: float, top: float) -> None:
+    image = image[..., : 3 if image.shape[-1] > 2 else 1]
     if max(image.shape[:2]) > _SIDE:
         scale = _SIDE / max(image.shape[:2])
         size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))

@@ -13,7 +13,7 @@ from ssl_jax import interface
 from ssl_jax.interface import Aux, Batch, Embed, RunFacts, TrainState, laid_out, no_progress
 from ssl_jax.methods.common import collapse, features, memory_bank
 from ssl_jax.models.network import Network
-from ssl_jax.ops.collapse import spread
+from ssl_jax.ops.collapse import evenness, spread
 from ssl_jax.ops.kmeans import KMeans, kmeans, random_rows
 from ssl_jax.ops.losses import aggregation_nll, close_probability
 from ssl_jax.ops.memory import init_bank, update_bank
@@ -226,6 +226,7 @@ class LocalAggregation(interface.Method):
             "cluster_size_min": sizes.min(),
             "cluster_size_median": jnp.median(sizes),
             "cluster_size_max": sizes.max(),
+            "clusters_used": jnp.mean(jax.vmap(evenness)(sizes)),
         }
         return state.replace(method=state.method.replace(labels=jnp.stack(labels))), values
 

@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ssl_jax import interface
-from ssl_jax.interface import Aux, Batch, TrainState
+from ssl_jax.interface import Aux, Batch, RunFacts, TrainState
 from ssl_jax.methods.common import collapse, target_network
 from ssl_jax.methods.common.target_network import TargetNetwork
 from ssl_jax.models.network import Network
@@ -44,7 +44,9 @@ class MoCo(interface.Method):
     Attributes:
         network: set by `train.build`; MoCo v2's head has one hidden layer without BatchNorm.
         positives: which keys of the batch match a query.
-        queue_length: number of keys in the queue, Q; at least the keys of a step.
+        queue_length: number of keys in the queue, Q; a multiple of the keys of a step. It may hold
+            keys of all images at most, or each would be its own negative; with few images, keys of
+            a quarter of them are enough.
         temperature: temperature of the softmax; 0.2 for v2, 0.07 for v1, 0.1 on CIFAR.
         momentum: share of the old key network that stays at each step.
         shuffle: shuffle the batch before the key network and restore its order after it.
@@ -77,6 +79,17 @@ class MoCo(interface.Method):
         if self.queue_length % entering:
             keys = f"the {entering} keys of a step"
             raise ValueError(f"queue_length={self.queue_length}: a multiple of {keys}")
+
+    def check(self, facts: RunFacts) -> None:
+        """Raises ValueError if the queue holds keys of more images than there are."""
+        keys = 2 if self.symmetric else 1  # of an image at each step
+        if self.queue_length > keys * facts.examples:
+            step = max(keys * facts.batch_size, 1)
+            longest = keys * facts.examples // step * step
+            raise ValueError(
+                f"queue_length={self.queue_length}: longer than the {facts.examples} training "
+                f"images fill, so each would be its own negative; give at most {longest}"
+            )
 
     def init(
         self, key: PRNGKeyArray, batch: Batch

@@ -42,7 +42,8 @@ class SwAV(interface.Method):
 
     The queue holds each assignment view's embeddings from before the update. It starts to fill at
     `queue_starts_epoch` and contributes to the codes only once its last row is filled. Its scores
-    are recomputed with the current prototypes at every step.
+    are recomputed with the current prototypes at every step. It may be longer than the data set: it
+    only helps to balance the codes of the batch, and an image in it is never a negative.
 
     Attributes:
         network: set by `train.build`.

@@ -95,6 +95,22 @@ def view(size: int, **changes: Any) -> dict[str, Any]:
     return settings_of(View, size=size, **changes)
 
 
+def own_images(config: ConfigDict, **groups: dict[str, Any]) -> None:
+    """What the recipes `:folder` share: whatever is 0 or empty here follows from the images.
+
+    Args:
+        config: changed in place.
+        **groups: of views, the section `augment`, whose sizes are set to 0.
+    """
+    config.automatic = True
+    config.data.update(name="folder", size=128)
+    config.augment = {name: group | {"size": 0} for name, group in groups.items()}
+    config.epochs = 200
+    config.batch_size = 0
+    config.model.stem = ""
+    config.evals.knn.update(k=0, feature="backbone")
+
+
 def digits_view(**changes: Any) -> dict[str, Any]:
     """A view for 8x8 handwritten digits: crops keep most of a digit, jitter varies contrast."""
     shape = dict(scale=(0.6, 1.0), ratio=(3 / 5, 5 / 3), flip=0.0)

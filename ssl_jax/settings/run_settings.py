@@ -16,6 +16,9 @@ class RunSettings:
         epochs: length of the run, in epochs.
         batch_size: images per step, over all devices of all hosts; need not be divisible by their
             number.
+        automatic: choose settings that are 0, such as the batch size, by the number and size of the
+            images; see `settings.automatic`. Set by the recipes `:folder` and `:array`; off once a
+            run's images are known.
         accumulate: batches per step: must be 1. The losses compare images within a batch and
             BatchNorm averages over it, so several small batches do not add up to a large one.
         init_from: run folder whose last checkpoint this run starts from, under its own stages and
@@ -36,6 +39,7 @@ class RunSettings:
     seed: int = 0
     epochs: int = 200
     batch_size: int = 256
+    automatic: bool = False
     accumulate: int = 1
     init_from: str = ""
     init_epoch: float = 0.0
@@ -57,7 +61,8 @@ class RunSettings:
             eval_epochs=self.eval_epochs,
             checkpoint_epochs=self.checkpoint_epochs,
         )
-        ranges.count(1, batch_size=self.batch_size, log_steps=self.log_steps)
+        ranges.count(0 if self.automatic else 1, batch_size=self.batch_size)
+        ranges.count(1, log_steps=self.log_steps)
         ranges.between(0, ranges.EPOCHS, init_epoch=self.init_epoch)
         ranges.not_negative(resident_gb=self.resident_gb)
         if self.accumulate != 1:
