@@ -404,7 +404,7 @@ def test_pages_show_the_most_typical():
         tall[16 : 16 + contact_sheet.SIDE, 16 + 190 + contact_sheet.SIDE // 2] == 0
     ).all()  # upright, in the middle of its square
     assert (tall[30, 16 + 190 + 10] == 240).all()
-    assert report.found.members(0)[0] == 27
+    assert report.assignment.members(0)[0] == 27
 
 
 def test_flags_of_data_and_run():

@@ -75,7 +75,7 @@ def assigned(run, given, **settings):
 
 
 def similarities(report):
-    return dict(zip(report.names, report.found.similarity.tolist()))
+    return dict(zip(report.names, report.assignment.similarity.tolist()))
 
 
 def evaluated(run, **given):
@@ -511,30 +511,30 @@ def unlabelled(tmp_path_factory):
 
 def test_an_unlabelled_run_gives_a_few_clusters(unlabelled, tmp_path):
     report, lines = assigned(unlabelled, {})
-    assert (len(report.found.sizes), report.used) == (10, 10)
+    assert (len(report.assignment.sizes), report.used) == (10, 10)
     assert lines[-1].endswith(
         ": 10 clusters by k-means; --clusters=K makes another number, "
         "--by=own uses the 24 prototypes"
     )
     report, lines = assigned(unlabelled, {}, by="own")
-    assert len(report.found.sizes) == 24
+    assert len(report.assignment.sizes) == 24
     assert lines[-1].endswith(": 24 prototypes of its own")
     report, lines = assigned(unlabelled, {}, count=3)
-    assert len(report.found.sizes) == 3
+    assert len(report.assignment.sizes) == 3
     assert lines[-1].endswith(": 3 clusters by k-means")
     classes = dict(name="array", dir=save(tmp_path / "a.npz", COLOURS))
     report, _ = assigned(unlabelled, classes)  # these have classes
-    assert len(report.found.sizes) == 24
+    assert len(report.assignment.sizes) == 24
     report, _ = assigned(unlabelled, classes, by="kmeans")
-    assert len(report.found.sizes) == 2
+    assert len(report.assignment.sizes) == 2
 
 
 def test_a_labelled_run_keeps_its_clusters(colour_run, limited, unlabelled):
     given = dict(name="folder", dir=unlabelled.plan.source.dir, cache=unlabelled.plan.source.cache)
     report, _ = assigned(colour_run, given)
-    assert len(report.found.sizes) == 16
+    assert len(report.assignment.sizes) == 16
     report, lines = assigned(limited, given)  # without prototypes
-    assert len(report.found.sizes) == 10
+    assert len(report.assignment.sizes) == 10
     assert lines[-1].endswith(": 10 clusters by k-means; --clusters=K makes another number")
 
 
@@ -542,7 +542,7 @@ def test_a_single_picture(unlabelled, limited, tmp_path):
     draw(tmp_path / "D" / "a.png", COLOURS[0])
     given = dict(name="folder", dir=str(tmp_path / "D"), cache=str(tmp_path / "cache"), size=8)
     report, _ = assigned(unlabelled, given)
-    assert len(report.found.sizes) == 24
+    assert len(report.assignment.sizes) == 24
     with pytest.raises(SettingError, match="there is only one image, k-means needs two"):
         assigned(limited, given)
 

@@ -214,7 +214,12 @@ def test_what_reads_a_run_again_reads_them_too(images, decoded, cached):
             run, config(images, decoded, store), {"store": store}, count=3, report=lambda line: None
         )
         found.append(
-            [report.found.labels, report.found.similarity, report.picture(41), report.names]
+            [
+                report.assignment.labels,
+                report.assignment.similarity,
+                report.picture(41),
+                report.names,
+            ]
         )
         found[-1] += [shown.images, shown.points, shown.test_points, scores]
     for ours, theirs in zip(*found):

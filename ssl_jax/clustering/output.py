@@ -33,25 +33,27 @@ class ClusterReport:
     """An assignment together with the images that it describes.
 
     Args:
-        found: assignment of the images of `dataset`, in the order of `Dataset.names`.
+        assignment: of the images of `dataset`, in the order of `Dataset.names`.
         dataset: provides images, names and labels.
 
     Attributes:
-        found: the assignment.
+        assignment: as given.
         names: of the images.
         order: clusters by size, largest first.
         used: number of clusters that are not empty.
     """
 
-    def __init__(self, found: ClusterAssignment, dataset: Dataset):
+    def __init__(self, assignment: ClusterAssignment, dataset: Dataset):
         parts = [dataset.train] if dataset.joined else [dataset.train, dataset.test]
         images = sum(map(len, parts))
-        if len(found.labels) != images:
-            raise ValueError(f"clusters of {len(found.labels)} images, the data set has {images}")
-        self.found = found
+        if len(assignment.labels) != images:
+            raise ValueError(
+                f"clusters of {len(assignment.labels)} images, the data set has {images}"
+            )
+        self.assignment = assignment
         self.names = dataset.names()
-        self.order = np.lexsort((np.arange(len(found.sizes)), -found.sizes))
-        self.used = int((found.sizes > 0).sum())
+        self.order = np.lexsort((np.arange(len(assignment.sizes)), -assignment.sizes))
+        self.used = int((assignment.sizes > 0).sum())
         self._images = [part.images for part in parts]
         self._labels = np.concatenate([part.labels for part in parts])
         self._classes = dataset.classes
@@ -67,7 +69,7 @@ class ClusterReport:
 
     def mostly(self, cluster: int) -> str:
         """The most frequent class among a cluster's labelled images, with its share of them."""
-        labels = self._labels[self.found.members(cluster)]
+        labels = self._labels[self.assignment.members(cluster)]
         labels = labels[labels >= 0]
         if not len(labels):
             return ""
@@ -91,13 +93,13 @@ class ClusterReport:
         labelled = bool(self._classes)
         header = (*header, "cluster", "similarity", "margin", "rank")
         yield (*header, "label") if labelled else header
-        ranks = self.found.ranks
+        ranks = self.assignment.ranks
         for i in sorted(range(len(places)), key=places.__getitem__):
             row = (
                 *cells[i],
-                int(self.found.labels[i]),
-                f"{self.found.similarity[i]:.4f}",
-                f"{self.found.margin[i]:.4f}",
+                int(self.assignment.labels[i]),
+                f"{self.assignment.similarity[i]:.4f}",
+                f"{self.assignment.margin[i]:.4f}",
                 int(ranks[i]),
             )
             yield (*row, _cell(self.label(i), "'")) if labelled else row
@@ -111,33 +113,33 @@ class ClusterReport:
             table.add_column("mostly")
         table.add_column("most typical", no_wrap=True, overflow="ellipsis")
         for cluster in self.order[: min(SHOWN, self.used)]:
-            size = self.found.sizes[cluster]
+            size = self.assignment.sizes[cluster]
             cells = [str(cluster), f"{size:,}", f"{size / len(self.names):.1%}"]
             if self._classes:
                 cells.append(escape(self.mostly(cluster)))
-            names = [self.names[i] for i in self.found.members(cluster)[:3]]
+            names = [self.names[i] for i in self.assignment.members(cluster)[:3]]
             table.add_row(*cells, escape(printable(", ".join(names))))
         return table
 
     def lines(self) -> Iterator[str]:
         """How evenly the images spread over the clusters, and agreement with any labels."""
-        sizes = self.found.sizes
+        sizes = self.assignment.sizes
         if self.used > SHOWN:
             yield f"and {self.used - SHOWN} smaller clusters"
         yield (
             f"{len(sizes)} clusters, {len(sizes) - self.used} of them empty; perplexity "
-            f"{self.found.perplexity:.1f} ({len(sizes)} if all were equally large); the largest "
-            f"holds {sizes.max() / len(self.names):.1%}"
+            f"{self.assignment.perplexity:.1f} ({len(sizes)} if all were equally large); "
+            f"the largest holds {sizes.max() / len(self.names):.1%}"
         )
         if (self._labels >= 0).any():
-            accuracy = metrics.clustering_accuracy(self._labels, self.found.labels)
-            nmi = metrics.normalized_mutual_info(self._labels, self.found.labels)
-            ari = metrics.adjusted_rand_index(self._labels, self.found.labels)
+            accuracy = metrics.clustering_accuracy(self._labels, self.assignment.labels)
+            nmi = metrics.normalized_mutual_info(self._labels, self.assignment.labels)
+            ari = metrics.adjusted_rand_index(self._labels, self.assignment.labels)
             yield f"against the labels: ACC {accuracy:.4f}, NMI {nmi:.4f}, ARI {ari:.4f}"
 
     def pages(self, most: int) -> Iterator[tuple[str, Image.Image]]:
         """(file name, page) of the overview and of the `most` largest clusters' sheets."""
-        digits = len(str(max(len(self.found.sizes) - 1, 1)))
+        digits = len(str(max(len(self.assignment.sizes) - 1, 1)))
         clusters = self.order[: min(most, self.used)]
         if len(clusters):
             rows = (self._overview_row(cluster) for cluster in clusters[:OVERVIEW])
@@ -154,7 +156,7 @@ class ClusterReport:
 
     def _summary(self, cluster: int) -> list[str]:
         """Size, share and most frequent class of a cluster."""
-        size = self.found.sizes[cluster]
+        size = self.assignment.sizes[cluster]
         lines = [f"{size:,} images, {size / len(self.names):.1%}"]
         mostly = self.mostly(cluster)
         if mostly:
@@ -163,8 +165,8 @@ class ClusterReport:
 
     def _typical(self, cluster: int, count: int) -> tuple[list[np.ndarray], list[str]]:
         """The most typical images of a cluster, with their similarities as captions."""
-        members = self.found.members(cluster)[:count]
-        captions = [f"{self.found.similarity[i]:.2f}" for i in members]
+        members = self.assignment.members(cluster)[:count]
+        captions = [f"{self.assignment.similarity[i]:.2f}" for i in members]
         return [self.picture(i) for i in members], captions
 
 

@@ -80,9 +80,9 @@ def _explained(error: Exception, argv: list[str], path: Path | None) -> str:
 def _wrong_type(text: str) -> str:
     """absl's message about a value that Python cannot convert, in plain words; else empty."""
     for reason, kind in _CONVERSIONS.items():
-        found = re.fullmatch(rf"flag (--[^=]+)=(.*): {re.escape(reason)}.*", text)
-        if found:
-            return f"{found[1]}={found[2]!r}: give {kind}"
+        match = re.fullmatch(rf"flag (--[^=]+)=(.*): {re.escape(reason)}.*", text)
+        if match:
+            return f"{match[1]}={match[2]!r}: give {kind}"
     return ""
 
 
