@@ -305,7 +305,12 @@ def small_run(name, folder, **changes):
     return config
 
 
-@pytest.mark.parametrize("name", ["swav", "moco", "conr"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("swav", marks=SLOW), "moco", pytest.param("conr", marks=SLOW)]
+)
 def test_forty_images_make_steps(name, tmp_path):
     config = small_run(name, tmp_path)
     scores = train.run(config, tmp_path / "run", console=quiet())
@@ -354,6 +359,7 @@ def test_other_images_are_refused_as_ever(tmp_path):
             train.run(config, tmp_path / "run", console=quiet())
 
 
+@pytest.mark.slow
 def test_a_run_of_the_recipe_before_numbers_were_automatic_resumes(tmp_path):
     config = small_run("swav", tmp_path, automatic=False, batch_size=12)
     config.augment.large.size = config.augment.small.size = 8
@@ -521,6 +527,7 @@ def test_published_queues_hold_fewer_images_than_there_are(name, variant, count)
     assert build(config, data).stages[-1].method.queue_length in (4096, 65536)
 
 
+@pytest.mark.slow
 def test_an_earlier_run_with_too_long_a_queue_opens_and_resumes(tmp_path, monkeypatch):
     config = small_run("moco", tmp_path, checkpoint_epochs=1, keep_checkpoints=0)
     config.method.queue_length = 48

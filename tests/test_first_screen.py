@@ -257,6 +257,7 @@ def test_a_run_without_labels_shows_spread_and_what_comes_next(tmp_path):
     assert found["Training"].pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["aggregation", "conr"])
 def test_clusters_in_use_are_shown_without_labels(variant, tmp_path):
     config = tiny(variant)

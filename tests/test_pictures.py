@@ -486,6 +486,7 @@ def test_endings():
     assert [formats.ending(name) for name in names] == expected
 
 
+@pytest.mark.slow
 def test_a_run_on_four_bands(tmp_path, root):
     """Transforms that need red, green and blue are left out of the views."""
     for name in ("a", "b"):
