@@ -19,6 +19,7 @@ from ssl_jax.clustering import assignment, contact_sheet
 from ssl_jax.clustering.label import label
 from ssl_jax.clustering.output import OutputFiles
 from ssl_jax.data import channels, datasets
+from ssl_jax.data.luma import luma
 from ssl_jax.data.source import Dataset, Images, Source, stand_in
 from ssl_jax.inference import snippets
 from ssl_jax.inference.images import notes_on
@@ -102,8 +103,8 @@ def test_luma_is_pillows():
     cube = np.stack(np.meshgrid(values, values, values), axis=-1).reshape(1, 36, 6, 3)
     cube = np.concatenate([cube, RNG.integers(0, 256, (1, 36, 6, 3), dtype=np.uint8)])
     expected = np.stack([np.asarray(Image.fromarray(x).convert("L")) for x in cube])
-    np.testing.assert_array_equal(channels.luma(cube)[..., 0], expected)
-    np.testing.assert_array_equal(np.asarray(channels.luma(jnp.asarray(cube)))[..., 0], expected)
+    np.testing.assert_array_equal(luma(cube)[..., 0], expected)
+    np.testing.assert_array_equal(np.asarray(luma(jnp.asarray(cube)))[..., 0], expected)
 
 
 def test_images_that_are_converted_when_read():
@@ -148,7 +149,7 @@ def test_a_data_set_in_grey(store, tmp_path):
     in_grey = channels.converted(data, 1)
     assert isinstance(in_grey.train.images, np.ndarray) == (store == "memory")
     for before, after in ((data.train, in_grey.train), (data.test, in_grey.test)):
-        expected = channels.luma(np.asarray(before.images))
+        expected = luma(np.asarray(before.images))
         np.testing.assert_array_equal(np.asarray(after.images), expected)
         np.testing.assert_array_equal(after.labels, before.labels)
     share = np.asarray(in_grey.train.images) / 255

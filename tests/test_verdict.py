@@ -133,6 +133,13 @@ def test_larger_views_are_proposed_where_images_are_larger():
     assert "larger views" not in judged(rows(untrained=0.5, eval=0.5), config=config, stored=96)
 
 
+def test_nothing_is_proposed_where_every_test_image_is_right():
+    line = judged(rows(untrained=1.0, pixels=0.9, eval=1.0))
+    assert line.startswith("verdict: no better than the untrained encoder: kNN 1.0000")
+    assert "try" not in line
+    assert "more epochs" in judged(rows(untrained=0.99, pixels=0.9, eval=0.99))
+
+
 def test_settings_to_try_exist():
     metrics = WELL | {"loss_over_ln_k": 0.95, "code_entropy": 0.97, "loss_over_chance": 1.0}
     for config in (swav.get_config("folder"), instance.get_config()):

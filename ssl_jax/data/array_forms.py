@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ssl_jax.data import deep
+from ssl_jax.data.luma import luma
 from ssl_jax.settings import ranges
 
 KNOWN = ((0.0, 1.0), (0.0, 255.0))  # ranges that are taken as such, whatever values occur
@@ -15,7 +16,6 @@ _COLOUR = (3, 4)  # channels whose first three are red, green and blue
 _PICTURE = (1, 3, 4)  # channels of one picture [H, W, C]
 _WIDE = 16  # pixels: a picture this wide is not a column of pixels
 _SLACK = 1e-3  # how far rounding may lead out of 0..1
-_LUMA = (19595, 38470, 7471)  # weights of red, green and blue, in units of 2**-16
 _DIM = 127  # values up to this are not in 0..255
 
 
@@ -58,12 +58,6 @@ class Form:
         if count == 1 and images.shape[-1] in _COLOUR:
             count = 3  # for the luma
         return images[..., :count]
-
-
-def luma(images: np.ndarray) -> np.ndarray:
-    """The brightness [..., 1] of colour images uint8 [..., 3], as Pillow's `convert("L")`."""
-    weighted = images.astype(np.uint32) @ np.array(_LUMA, np.uint32)
-    return ((weighted + 2**15) >> 16).astype(np.uint8)[..., None]
 
 
 def is_channels_first(shape: Sequence[int]) -> bool:

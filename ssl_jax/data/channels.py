@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.data.luma import luma
 from ssl_jax.data.source import Dataset, Images, statistics
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import counted
 
 GREY = 1
 COLOUR = 3
-_LUMA = (19595, 38470, 7471)  # ITU-R 601 in units of 2**-16, as in Pillow's convert("L")
 _BLOCK = 1024  # images converted at once
 _FIXED = ("digits", "cifar10", "cifar100")  # data sets whose channels no setting changes
 
@@ -60,16 +60,6 @@ class MappedImages:
             rows = np.arange(start, min(start + _BLOCK, len(self)))
             whole[rows] = self[rows]
         return whole.astype(dtype or self.dtype, copy=False)
-
-
-def luma(images: Any) -> Any:
-    """Brightness uint8 [..., 1] of colour images uint8 [..., 3], numpy's or jax's.
-
-    ITU-R 601, the same numbers as Pillow's `convert("L")`.
-    """
-    red, green, blue = (images[..., i].astype(np.uint32) for i in range(3))
-    total = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]
-    return ((total + 2**15) >> 16)[..., None].astype(np.uint8)
 
 
 def shown(images: np.ndarray) -> np.ndarray:

@@ -62,8 +62,8 @@ def verdict(
     remedies = []
     name = next((name for name in _DECIDING if name in rows.get(_TRAINED, {})), "")
     if name:
-        is_beaten, text = _compared(rows, name, tests)
-        if is_beaten:
+        can_improve, text = _compared(rows, name, tests)
+        if can_improve:
             remedies += ["more epochs", *_larger_views(settings, stored)]
     elif "loss" in metrics:
         text = _unlabelled(metrics)
@@ -78,7 +78,7 @@ def verdict(
 
 
 def _compared(rows: Mapping[str, Scores], name: str, tests: int) -> tuple[bool, str]:
-    """Whether another row is at least as good as the trained encoder, and a sentence on all."""
+    """Whether to try for a better score, as another row is no worse; and a sentence on all rows."""
     score = rows[_TRAINED][name]
     order = (LARGEST_CLASS, "untrained", "adopted", "pixels")
     others = {
@@ -107,7 +107,8 @@ def _compared(rows: Mapping[str, Scores], name: str, tests: int) -> tuple[bool, 
         opening = "nothing to compare with"
     numbers = ", ".join(f"{FEATURES[key]} {other:.4f}" for key, other in others.items())
     text = f"{opening}: {score_label(name)} {score:.4f}"
-    return bool(unbeaten), text + (f" ({numbers})" if numbers else "")
+    can_improve = score < 1.0
+    return bool(unbeaten) and can_improve, text + (f" ({numbers})" if numbers else "")
 
 
 def _better(score: float, other: float, tests: int) -> bool:
