@@ -50,7 +50,9 @@ def updated(self, step, *args, **kwargs):
     if step in happens and jax.process_index() == 1:
         os.kill(os.getpid(), happens[step])
     if 8 in happens and step >= 8:
-        time.sleep(0.5)  # JAX takes a moment to tell all processes; tiny steps would be over
+        # JAX takes a moment to tell all processes, on a busy machine many seconds; tiny steps would
+        # be over.
+        time.sleep(0.5 if step < 12 else 10)
     update(self, step, *args, **kwargs)
 
 def all_of_them(config, folder, **options):
