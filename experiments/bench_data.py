@@ -2,8 +2,12 @@
 
     python experiments/bench_data.py --config=configs/swav.py:cifar10 --config.data.name=folder \
         --config.data.dir=DIR [--config.data.size=128] [--workers=0,1,2] [--batches=20] [--rounds=3]
+    python experiments/bench_data.py --config=configs/swav.py:imagenet --config.data.dir=DIR \
+        --centre=256
 
-The sources take turns in each round; prints medians and ratios to the cache. For each source:
+The sources take turns in each round; prints medians and ratios to the first source. `--centre=256`
+adds sources of central squares of 256 pixels (`data.keep=centre`), and these are the first. For
+each source:
 
     opens     seconds until the data set is open; for the cache on a second opening, already decoded
     first     seconds until the first batch arrives, starting worker processes included
@@ -16,7 +20,7 @@ Batches read ahead while another source was timed are consumed first and not cou
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +40,9 @@ WORKERS = flags.DEFINE_list(
 )
 BATCHES = flags.DEFINE_integer("batches", 20, "Batches timed per round.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds to take the medians over.", lower_bound=1)
+CENTRE = flags.DEFINE_integer(
+    "centre", 0, "Side of central squares to compare with; 0: none.", lower_bound=0
+)
 
 
 class Source:
@@ -48,12 +55,15 @@ class Source:
         key: jax.Array,
         store: str,
         workers: int = 0,
+        centre: int = 0,
     ) -> None:
         self.workers = workers
         self.step = 0
         self.metrics = None
         config = config.copy_and_resolve_references()
         config.data.update(store=store, workers=workers)
+        if centre:
+            config.data.update(keep="centre", size=centre)
         config.resident_gb = 0.0
         config.evals = {}
         build(config)
@@ -117,31 +127,39 @@ def main() -> None:
     key = jax.random.key(0)
     with jax.set_mesh(mesh):
         config = command_line.CONFIG.value
-        sources = {"cache": Source(config, mesh, key, "cache")}
-        for workers in WORKERS.value:
-            source = Source(config, mesh, key, "stream", int(workers))
-            sources[f"stream, {workers} workers"] = source
+        sources = {}
+        for centre in (CENTRE.value, 0) if CENTRE.value else (0,):
+            name = "centre, " if centre else ""
+            sources[f"{name}cache"] = Source(config, mesh, key, "cache", 0, centre)
+            for workers in WORKERS.value:
+                source = Source(config, mesh, key, "stream", int(workers), centre)
+                sources[f"{name}stream, {workers} workers"] = source
         times = {name: [] for name in sources}
         for _ in range(ROUNDS.value):
             for name, source in sources.items():
                 reads, _ = source.time(source.read)
                 times[name].append((reads, *source.time(source.train)))
+    report(sources, times)
+
+
+def report(sources: Mapping[str, Source], times: Mapping[str, Sequence[tuple[float, ...]]]) -> None:
+    """Prints the table of what was measured in each round, and ends the sources."""
     plan = sources["cache"].plan
     count, height, width = plan.dataset.train.images.shape[:3]
     device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
     print(f"{device}, {count:,} images of {height} x {width}, batch {plan.batch_size}")
-    header = f"{'':<18} {'opens':>6} {'first':>6} {'reads':>8} {'ratio':>6}"
+    header = f"{'':<26} {'opens':>6} {'first':>6} {'reads':>8} {'ratio':>6}"
     print(f"{header} {'trains':>8} {'ratio':>6} {'waits':>6}")
     medians = {
         name: [statistics.median(values) for values in zip(*rounds)]
         for name, rounds in times.items()
     }
-    base = medians["cache"]
+    base = next(iter(medians.values()))
     for name, (reads, trains, waits) in medians.items():
         source = sources[name]
         source.batches.close()
         columns = f"{source.opens:6.1f} {source.first:6.1f} {reads:8,.0f} {reads / base[0]:6.2f}"
-        print(f"{name:<18} {columns} {trains:8,.0f} {trains / base[1]:6.2f} {waits:6.1%}")
+        print(f"{name:<26} {columns} {trains:8,.1f} {trains / base[1]:6.2f} {waits:6.1%}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     python experiments/bench_step.py --config=configs/swav.py:cifar10 \
         --config.model.dtype=bfloat16 [--profile=DIR]
 
-Needs no data: images are random, in the shape of digits or CIFAR, else of `data.size`. Each part is
+Needs no data: images are random, in the shape of digits or CIFAR, else of `data.size`; those of
+recipes that read pictures are whole ones of 375x500, unless `data.keep=centre`. Each part is
 compiled on its own, and the parts take turns; times are medians. The parts add up to more than the
 whole step, which fuses and overlaps them:
 
@@ -15,6 +16,10 @@ whole step, which fuses and overlaps them:
     backward    gradient of all that, less the forward pass
     target      the target network's forward pass, if there is one
     optimiser   from gradients to new parameters
+
+For recipes of whole pictures, `centre` is the same drawing from central squares of 256 pixels, as
+ImageNet's recipes stored before. It is compared with `whole`, which is `augment` once more, so that
+both follow a short part; `shares` says what they take of a step, the rest of which is `without`.
 
 Where positives are other images (CoNR), `base` is the step without them, `overhead` their cost (the
 difference of two long times: mind its scatter), `positives` the time to choose them, compiled on
@@ -42,7 +47,10 @@ from ml_collections import ConfigDict
 
 from ssl_jax import train
 from ssl_jax.build import Plan, build, completed
+from ssl_jax.data import datasets
 from ssl_jax.data.augment import draw_views
+from ssl_jax.data.source import Images
+from ssl_jax.data.whole import WholePictures
 from ssl_jax.interface import Batch, TrainState
 from ssl_jax.models.network import Network
 from ssl_jax.ops.mesh import make_mesh
@@ -66,6 +74,7 @@ PROFILE = flags.DEFINE_string(
 )
 
 SHAPES = {"digits": (8, 1), "cifar10": (32, 3), "cifar100": (32, 3)}
+CENTRE = 256  # side of central squares to compare whole pictures with
 TRACED = 5  # steps in a profiler's trace
 # Settings that need at least as many images.
 NEEDED = ("prototypes", "queue_length", "background", "clusters", "samples")
@@ -83,6 +92,7 @@ def plan_of(config: ConfigDict, folder: Path, examples: int = 0) -> Plan:
         examples: how many images; 0 for what the method needs.
     """
     config = ConfigDict(automatic.resolved(completed(config), automatic.MANY)[0])
+    pictures = datasets.makes_squares(config.data.name) and config.data.keep == "whole"
     size, channels = SHAPES.get(config.data.name, (config.data.size, 3))
     needed = max(2 * config.batch_size, *(config.method.get(name, 0) for name in NEEDED))
     count = examples or needed
@@ -94,8 +104,17 @@ def plan_of(config: ConfigDict, folder: Path, examples: int = 0) -> Plan:
     config.data.update(
         name="array", dir=str(folder / "noise.npz"), limit=0, labels="fine", mean=(), std=()
     )
+    config.data.store = "cache"
     config.evals = {}
-    return build(config)
+    return _as_pictures(build(config)) if pictures else build(config)
+
+
+def _as_pictures(plan: Plan) -> Plan:
+    """The same run on whole pictures of 375x500, a half of them upright, as of a folder."""
+    train = plan.dataset.train
+    sizes = np.resize(np.array([(375, 500), (500, 375)], np.float32), (len(train), 2))
+    pictures = Images(WholePictures(train.images, sizes), train.labels)
+    return dataclasses.replace(plan, dataset=dataclasses.replace(plan.dataset, train=pictures))
 
 
 class _StepParts:
@@ -183,15 +202,19 @@ def parts_of(
     parts = {}
     if hasattr(state.method, "target"):
         parts["target"] = (step.target, (state, views))
-    if type(getattr(stage.method, "positives", Instance())) is not Instance:
+    if not isinstance(getattr(stage.method, "positives", None), Instance | None):
         method = dataclasses.replace(stage.method, positives=Instance())
         base = functools.partial(train.train_step, dataclasses.replace(stage, method=method))
         parts["base"] = (base, (state, images, index, key))
         parts["positives"] = (step.choose, (state, index, embedding))
+    draws = {"augment": (step.draw, (images, index, key))}
+    if isinstance(images, WholePictures):
+        draws["centre"] = (step.draw, (images.pixels[:, :CENTRE, :CENTRE], index, key))
+        draws["whole"] = draws["augment"]  # again: like `centre`, after a draw
     return parts | {
         "step": (functools.partial(train.train_step, stage), (state, images, index, key)),
         "without": (step.without, (state, views, index, key)),
-        "augment": (step.draw, (images, index, key)),
+        **draws,
         "forward": (step.forward, (state, views)),
         "gradient": (step.gradient, (state, views, index)),
         "method": (step.method_alone, (state, views, index, embedding)),
@@ -245,6 +268,13 @@ def report(
     without = seconds["without"]
     rate = f"{batch / without:,.0f} images/s without augmentation"
     yield f"{'without':<10} {1e3 * without:9.2f} {rate}"
+    if "centre" in seconds:
+        now = seconds["whole"]
+        before = seconds["centre"]
+        shares = f"{now / (without + now):.1%} instead of {before / (without + before):.1%}"
+        yield f"{'centre':<10} {1e3 * before:9.2f}"
+        yield f"{'whole':<10} {1e3 * now:9.2f} {now / before:.2f} times as long"
+        yield f"{'shares':<10} {'':9} {shares}"
     if "base" in seconds:
         base = seconds["base"]
         yield f"{'base':<10} {1e3 * base:9.2f} {batch / base:,.0f} images/s"

@@ -19,6 +19,7 @@ from ssl_jax.models.layers import Head
 from ssl_jax.optim.settings import GroupSettings, OptimSettings, ScheduleSettings
 from ssl_jax.positives.boundary import Boundary
 from ssl_jax.settings import defaults
+from ssl_jax.settings.eval_settings import EvalSettings
 from ssl_jax.settings.resolve import available
 from ssl_jax.settings.run_settings import RunSettings
 from ssl_jax.settings.sections import setting_names, settings_of
@@ -94,6 +95,7 @@ def sections() -> list[Section]:
         _section("`optim`", OptimSettings, without=("schedule",)),
         _section("`optim.schedule`", ScheduleSettings, level=3),
         _section("`optim.groups.NAME`", GroupSettings, level=3),
+        _section("`evals`", EvalSettings),
         *parts["evals.NAME"],
     ]
 

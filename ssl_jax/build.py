@@ -22,7 +22,7 @@ from ssl_jax.interface import Batch, RunFacts, TrainState
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.positives.instance import Instance
 from ssl_jax.runtime.sharding import bytes_per_device, device_memory
-from ssl_jax.settings import automatic, ranges
+from ssl_jax.settings import automatic, eval_settings, ranges
 from ssl_jax.settings.automatic import ImageFacts
 from ssl_jax.settings.resolve import SettingError, convert, fill, section
 from ssl_jax.settings.run_settings import RunSettings
@@ -114,14 +114,12 @@ def build(
     parts = stages(settings, facts, mean=dataset.mean, std=dataset.std, resident=resident)
     evaluators = {}
     notes = dataset.notes + size_notes
+    names = eval_settings.evaluators(settings["evals"])
     if dataset.classes and (dataset.test.labels >= 0).any():
         evaluators = evaluators_of(settings["evals"], dataset)
-    elif settings["evals"]:
+    elif names:
         lacking = "no labelled test images" if dataset.classes else "no labels"
-        notes += (
-            f"{lacking}, so no scores ({', '.join(settings['evals'])}); "
-            "watch the loss and train/spread",
-        )
+        notes += (f"{lacking}, so no scores ({', '.join(names)}); watch the loss and train/spread",)
     plan = Plan(
         settings=run,
         source=source,
@@ -197,7 +195,9 @@ def fitted(
         notes += (
             f"images have {channels} channels, so changes of hue, saturation and grey are off",
         )
-    return chosen, notes + view_sizes.check(named_views(chosen["augment"]), facts.side, chosen)
+    views = named_views(chosen["augment"])
+    notes += view_sizes.check(views, facts.side, chosen)
+    return chosen, notes + view_sizes.note_on_space(views, dataset.train.images)
 
 
 def _image_facts(dataset: datasets.Dataset) -> ImageFacts:
@@ -283,7 +283,7 @@ def evaluators_of(evals: Mapping[str, Any], dataset: datasets.Dataset) -> dict[s
 
 def _evaluators(evals: Mapping[str, Any], facts: RunFacts) -> dict[str, Any]:
     evaluators = {}
-    for key, settings in evals.items():
+    for key, settings in eval_settings.evaluators(evals).items():
         name = convert(section(settings, f"evals.{key}").get("name", key), str, f"evals.{key}.name")
         cls = part("ssl_jax.evaluation", name, f"evals.{key}", interface.Evaluator)
         evaluators[key] = filled(cls, settings, f"evals.{key}", facts)

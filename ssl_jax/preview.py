@@ -3,11 +3,13 @@
     python -m ssl_jax.preview --config=configs/swav.py:cifar10
 
 Says what is read, and writes a PNG grid with one row per image: the stored image, then its views.
-Small views are drawn small; everything is enlarged by an integer factor until the largest view is
-easy to see.
+Whole pictures, which are stored as squares, are drawn in their true proportions. Small views are
+drawn small; everything is enlarged by an integer factor until the largest view is easy to see.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ssl_jax.build import completed, fitted, load_data
 from ssl_jax.data import channels as channels_of
 from ssl_jax.data.augment import View, draw_views
+from ssl_jax.data.whole import WholePictures, as_seen
 from ssl_jax.runs import data_record
 from ssl_jax.runtime import command
 from ssl_jax.settings import command_line
@@ -36,13 +39,12 @@ _GAP = 4  # between cells
 _TOP = 18  # height of the headings
 
 
-def grid(
-    images: np.ndarray, views: tuple[View, ...], key: jax.Array, names: Sequence[str]
-) -> np.ndarray:
+def grid(images: Any, views: tuple[View, ...], key: jax.Array, names: Sequence[str]) -> np.ndarray:
     """The picture, uint8 [height, width, 3].
 
     Args:
-        images: [n, H, W, C] uint8; of more than three bands, the first three are drawn.
+        images: [n, H, W, C] uint8, or `WholePictures`, drawn in their true proportions; of more
+            than three bands, the first three are drawn.
         views: settings of the views, largest first.
         key: random key of the views.
         names: a heading for each view.
@@ -51,31 +53,41 @@ def grid(
     drawn = jax.jit(draw_views, static_argnums=(2, 3, 4))(
         key, images, views, (0.0,) * channels, (1.0,) * channels
     )
-    pixels = [images, *(np.asarray(np.clip(v, 0, 1) * 255 + 0.5, np.uint8) for v in drawn)]
+    pixels = [np.asarray(np.clip(v, 0, 1) * 255 + 0.5, np.uint8) for v in drawn]
     factor = max(1, -(-_MIN_SIDE // views[0].size))
-    columns = []
-    for column in pixels:
-        enlarged = column.repeat(factor, 1).repeat(factor, 2)
-        columns.append(channels_of.shown(enlarged))
-    height = max(column.shape[1] for column in columns) + _GAP
-    widths = [column.shape[2] + _GAP for column in columns]
+    stored = [as_seen(images[row]) for row in range(len(images))]
+    columns = [[_enlarged(cell, factor) for cell in column] for column in (stored, *pixels)]
+    height = max(cell.shape[0] for column in columns for cell in column) + _GAP
+    widths = [max(cell.shape[1] for cell in column) + _GAP for column in columns]
+    heading = f"stored {images.shape[1]}"
+    if isinstance(images, WholePictures):
+        heading += ", whole"  # perhaps wider than all pictures: upright strips
+        widths[0] = max(widths[0], math.ceil(_font().getlength(heading)) + 2 * _GAP)
     canvas = np.full((_TOP + len(images) * height, sum(widths) + _GAP, 3), 255, np.uint8)
     lefts = _GAP + np.cumsum([0, *widths[:-1]])
     for left, column in zip(lefts, columns):
         for row, cell in enumerate(column):
             top = _TOP + row * height
             canvas[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
-    return _headed(canvas, lefts, [f"stored {images.shape[1]}", *names])
+    return _headed(canvas, lefts, [heading, *names])
+
+
+def _enlarged(image: np.ndarray, factor: int) -> np.ndarray:
+    """An image [H, W, C] in colour, each pixel a square of `factor` pixels."""
+    return channels_of.shown(image.repeat(factor, 0).repeat(factor, 1))
 
 
 def _headed(canvas: np.ndarray, lefts: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """The canvas with a heading at the top of each column."""
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=12)
     for left, name in zip(lefts, names):
-        draw.text((int(left), 2), name, fill=(0, 0, 0), font=font)
+        draw.text((int(left), 2), name, fill=(0, 0, 0), font=_font())
     return np.asarray(picture)
+
+
+def _font() -> Any:
+    return ImageFont.load_default(size=12)
 
 
 def main() -> None:
@@ -93,7 +105,7 @@ def main() -> None:
     images = dataset.train.images
     rows = np.linspace(0, len(images) - 1, min(IMAGES.value, len(images)), dtype=int)
     names = [f"view {v.size}" for v in views for _ in range(v.count)]
-    picture = grid(np.asarray(images[rows]), views, jax.random.key(config["seed"]), names)
+    picture = grid(images[rows], views, jax.random.key(config["seed"]), names)
     try:
         Image.fromarray(picture).save(out)
     except OSError as error:

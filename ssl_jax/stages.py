@@ -15,6 +15,7 @@ from ssl_jax.models.network import Network
 from ssl_jax.optim.from_settings import optimiser_of, schedule_of
 from ssl_jax.optim.settings import GroupSettings, OptimSettings
 from ssl_jax.positives.boundary import Boundary
+from ssl_jax.settings import eval_settings
 from ssl_jax.settings.resolve import SettingError, choose, convert, fill, located, section, unknown
 from ssl_jax.settings.sections import names_beside, setting_names
 
@@ -34,6 +35,8 @@ class Stage:
         mean: C channel means of the data, of pixels in 0..1.
         std: C channel standard deviations.
         resident: the whole training set is on the devices; else each step gets its own images.
+        crop: what clean images show: the side of a central square, as a share of the short side;
+            see `augment.clean`.
     """
 
     until: int
@@ -44,6 +47,7 @@ class Stage:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resident: bool = True
+    crop: float = 0.0
 
 
 def stages(
@@ -67,7 +71,8 @@ def stages(
         SettingError: the first setting that cannot be used.
     """
     early = _early_stages(settings, facts)
-    shared = dict(mean=mean, std=std, resident=resident)
+    crop = eval_settings.shared(settings["evals"]).crop
+    shared = dict(mean=mean, std=std, resident=resident, crop=crop)
     last_facts = dataclasses.replace(facts, first_step=early[-1][0] if early else 0)
     last = Stage(facts.total_steps, **_parts(settings, last_facts), **shared)
     result = []

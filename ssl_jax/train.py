@@ -43,15 +43,16 @@ __all__ = [
 
 
 def train_step(
-    stage: Stage, state: TrainState, images: jax.Array, index: jax.Array, key: jax.Array
+    stage: Stage, state: TrainState, images: Any, index: jax.Array, key: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of any method; pure.
 
     Args:
         stage: method, optimiser and views; static.
         state: before the step.
-        images: [N, H, W, C] uint8, the resident data set; or only the images of this batch, in the
-            order of `index`, padded at the end if B does not divide by the devices.
+        images: [N, H, W, C] uint8, or `WholePictures`: the resident data set; or only the images of
+            this batch, in the order of `index`, padded at the end if B does not divide by the
+            devices.
         index: [B] int32, rows of this batch.
         key: of the run; streams are folded out of it with the step.
 
@@ -59,8 +60,10 @@ def train_step(
         the state after the step, and scalar metrics.
     """
     index = constrain(index, ROWS)
-    pixels = constrain(images[index] if stage.resident else images[: len(index)], ROWS)
-    views = draw_views(key_for(key, VIEWS, state.step), pixels, stage.views, stage.mean, stage.std)
+    batch_images = images[index] if stage.resident else images[: len(index)]
+    batch_images = jax.tree.map(lambda x: constrain(x, ROWS), batch_images)
+    view_key = key_for(key, VIEWS, state.step)
+    views = draw_views(view_key, batch_images, stage.views, stage.mean, stage.std)
     batch = Batch(views, index)
 
     def loss(params):

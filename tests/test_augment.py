@@ -2,7 +2,9 @@
 
 import colorsys
 import dataclasses
+import io
 import itertools
+import math
 
 import dm_pix
 import jax
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter1d
+from sklearn.datasets import load_sample_image
 
-from ssl_jax.data import augment
+from ssl_jax.data import augment, decode
 from ssl_jax.data.augment import (
     _DRAWS,
     View,
@@ -25,6 +28,7 @@ from ssl_jax.data.augment import (
     resized_crop,
     shift_hue,
 )
+from ssl_jax.data.whole import LONGEST, WholePictures, geometry
 
 RNG = np.random.default_rng(0)
 PHOTO = np.asarray(
@@ -105,6 +109,18 @@ def test_hue_against_colorsys():
 
         expected = np.array([[turn(pixel) for pixel in row] for row in image])
         np.testing.assert_allclose(shift_hue(jnp.asarray(image), shift), expected, atol=3e-6)
+
+
+def test_jitter_compiled_is_jitter_computed_step_by_step():
+    """The largest channel must be one of the three, however XLA rounds what it computes twice."""
+    images = RNG.uniform(size=(16, 48, 48, 3)).astype(np.float32)
+    u = RNG.uniform(size=(16, 8)).astype(np.float32)
+
+    def jitter(u, image):
+        return colour_jitter(u, image, 0.4, 0.4, 0.4, 0.1)
+
+    found = jax.jit(jax.vmap(jitter))(u, images)
+    np.testing.assert_allclose(found, jax.vmap(jitter)(u, images), atol=1e-5)
 
 
 def reference_jitter(image, order, factors, hue):
@@ -419,3 +435,220 @@ def test_turns_are_as_frequent_as_set_and_cost_one_trace(key):
 def test_turns_are_probabilities(name):
     with pytest.raises(ValueError, match=f"{name}=1.5: between 0 and 1"):
         View(size=8, **{name: 1.5})
+
+
+# whole pictures
+
+
+def photograph(name, side, height=427, width=640):
+    """A photograph, and as it is kept, squeezed into a square."""
+    pixels = load_sample_image(name)[:height, :width]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return pixels, decode.decode(file.getvalue(), side, keep="whole")
+
+
+def strip(height, width, side=16):
+    """A picture of noise with this true size."""
+    pixels = RNG.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return WholePictures(pixels, np.float32([height, width]))
+
+
+def torchvision_box(u, height, width, scale, ratio):
+    """RandomResizedCrop.get_params, with given uniform numbers."""
+    u = np.asarray(u, np.float32)
+    low, high = np.log(np.float32(ratio))
+    for area_u, ratio_u in zip(u[:10], u[10:20]):
+        area = np.float32(height * width) * (scale[0] + np.float32(scale[1] - scale[0]) * area_u)
+        aspect = np.exp(low + (high - low) * ratio_u)
+        w = round(float(np.sqrt(area * aspect)))
+        h = round(float(np.sqrt(area / aspect)))
+        if 0 < w <= width and 0 < h <= height:
+            return math.floor(u[20] * (height - h + 1)), math.floor(u[21] * (width - w + 1)), h, w
+    w, h = width, height
+    if width / height < min(ratio):
+        h = round(w / min(ratio))
+    elif width / height > max(ratio):
+        w = round(h * max(ratio))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.14, 1.0), (0.05, 0.14), (0.9, 1.0)])
+@pytest.mark.parametrize("shape", [(427, 640), (500, 333), (30, 20), (40, 240), (240, 40), (9, 36)])
+def test_boxes_of_whole_pictures_are_torchvisions(key, shape, scale):
+    ratio = (3 / 4, 4 / 3)
+    height, width = shape
+    shown = min(height, LONGEST * width), min(width, LONGEST * height)
+    u = jax.random.uniform(key, (300, 22))
+    sizes = jnp.broadcast_to(jnp.float32(shape), (300, 2))
+    pictures = WholePictures(jnp.zeros((300, 8, 8, 3)), sizes)
+
+    def box(u, picture):
+        return jnp.stack(crop_box(u, geometry(picture), scale, ratio))
+
+    boxes = np.asarray(jax.jit(jax.vmap(box))(u, pictures))
+    expected = np.array([torchvision_box(row, *shown, scale, ratio) for row in np.asarray(u)])
+    np.testing.assert_array_equal(boxes, expected)
+    fallback = torchvision_box(np.ones(22), *shown, (1.0, 1.0), ratio)
+    share = (expected == fallback).all(axis=1).mean()
+    if max(shape) >= 4 * min(shape) and scale[0] == 0.9:
+        assert share == 1  # nothing of so large an area fits
+    # Nothing that was cut away is looked at.
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= shown).all()
+
+
+def weighted_mean(row, start, length, size):
+    """A row [N] of pixels, resized from start to start + length, computed pixel by pixel."""
+    scale = length / size
+    result = []
+    for i in range(size):
+        centre = start + (i + 0.5) * scale
+        total = 0.0
+        weights = 0.0
+        for pixel, value in enumerate(row):
+            overlap = max(min(pixel + 1, start + length) - max(pixel, start), 0.0)
+            distance = abs(pixel + 0.5 - centre) / max(scale, 1.0)
+            weight = max(1 - distance, 0.0) * overlap
+            total += weight * value
+            weights += weight
+        result.append(total / weights)
+    return np.array(result)
+
+
+@pytest.mark.parametrize("size", [3, 7, 16])
+@pytest.mark.parametrize(
+    "box",
+    [(0.0, 0.0, 12.0, 10.0), (1.3, 2.6, 7.45, 6.2), (10.9, 0.0, 1.1, 3.5), (5.2, 4.1, 0.6, 5)],
+)
+def test_pixels_at_the_edges_of_a_box_count_by_their_overlap(box, size):
+    image = RNG.uniform(size=(12, 10, 2))
+    top, left, height, width = box
+    expected = np.apply_along_axis(weighted_mean, 0, image, top, height, size)
+    expected = np.apply_along_axis(weighted_mean, 1, expected, left, width, size)
+    found = resized_crop(jnp.float32(image), box, size, partly=True)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    flipped = resized_crop(jnp.float32(image), box, size, partly=True, flip=True)
+    np.testing.assert_allclose(flipped, expected[:, ::-1], atol=2e-6)
+
+
+def test_whole_boxes_are_as_they_were():
+    image = jnp.float32(PHOTO) / 255
+    for box in ((0.0, 0.0, 48.0, 40.0), (5.0, 3.0, 20.0, 31.0), (47.0, 39.0, 1.0, 1.0)):
+        np.testing.assert_allclose(
+            resized_crop(image, box, 12, partly=True), resized_crop(image, box, 12), atol=1e-6
+        )
+
+
+def boxes_of(height, width, scale, count):
+    draws = np.random.default_rng(1).uniform(size=(count, 22))
+    return [torchvision_box(u, height, width, scale, (3 / 4, 4 / 3)) for u in draws]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "scale", "mean", "most"),
+    [
+        ("china.jpg", 224, (0.14, 1.0), 1.6, 2.7),
+        ("flower.jpg", 224, (0.14, 1.0), 0.8, 1.4),
+        ("china.jpg", 96, (0.05, 0.14), 1.5, 2.0),
+        ("flower.jpg", 96, (0.05, 0.14), 0.75, 1.4),
+    ],
+)
+def test_views_of_whole_photographs_against_pillow(name, size, scale, mean, most):
+    """Views of SwAV from squares of 480; differences in grey levels, on average and the worst."""
+    pixels, picture = photograph(name, 480)
+    resize = jax.jit(
+        lambda box: augment._resized(
+            WholePictures(jnp.float32(picture.pixels), picture.sizes), box, size
+        )
+    )
+    differences = []
+    for top, left, height, width in boxes_of(427, 640, scale, 8):
+        part = Image.fromarray(pixels).crop((left, top, left + width, top + height))
+        expected = np.asarray(part.resize((size, size), Image.Resampling.BILINEAR), float)
+        found = np.asarray(resize(jnp.float32([top, left, height, width])))
+        differences.append(np.abs(found - expected).mean())
+    assert np.mean(differences) < mean
+    assert max(differences) < most
+
+
+@pytest.mark.parametrize("size", [32, 9])
+def test_squares_with_their_sizes_have_the_views_of_squares(key, size):
+    images = RNG.integers(0, 256, (8, 24, 24, 3), dtype=np.uint8)
+    pictures = WholePictures(images, np.full((8, 2), 24, np.float32))
+    views = (View(size=size, blur=0.5, sigma=(0.1, 1.0), solarize=0.2),)
+    draw = jax.jit(draw_views, static_argnums=(2, 3, 4))
+    plain = draw(key, images, views, (0.5,) * 3, (0.25,) * 3)
+    whole = draw(key, pictures, views, (0.5,) * 3, (0.25,) * 3)
+    for ours, theirs in zip(whole, plain):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_views_do_not_depend_on_the_other_shapes_of_a_batch(key):
+    pictures = [strip(*shape) for shape in ((30, 45), (45, 30), (16, 16), (10, 60), (90, 11))]
+    batch = WholePictures(
+        *(np.stack([getattr(x, f) for x in pictures]) for f in ("pixels", "sizes"))
+    )
+    view = View(size=12, flip_vertical=0.5, quarter_turns=0.5)
+    u = jax.random.uniform(key, (len(pictures), _DRAWS + 3))
+    draw = jax.jit(lambda u, picture: draw_view(u, picture, view))
+    together = jax.jit(jax.vmap(draw))(u, batch)
+    for i, picture in enumerate(pictures):
+        np.testing.assert_allclose(together[i], draw(u[i], picture), atol=1e-5)
+    np.testing.assert_allclose(together[2], draw(u[2], pictures[2].pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(30, 45), (45, 30), (10, 60)])
+def test_flips_and_turns_of_whole_pictures(key, shape):
+    picture = strip(*shape)
+    plain = dict(size=12, count=1, jitter=0.0, grayscale=0.0)
+    u = np.asarray(jax.random.uniform(key, (_DRAWS + 3,))).copy()
+    upright = draw_view(u[:-3], picture, View(flip=0.0, **plain))
+    mirrored = draw_view(u[:-3], picture, View(flip=1.0, **plain))
+    np.testing.assert_allclose(mirrored, upright[:, ::-1], atol=1e-6)
+    for quarters in (1, 2, 3):
+        u[-3:] = (0.25, 0.25, (quarters - 0.5) / 3)
+        view = View(flip=0.0, flip_vertical=1.0, quarter_turns=1.0, **plain)
+        expected = np.rot90(np.flipud(upright), quarters)
+        np.testing.assert_allclose(draw_view(u, picture, view), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [224, 96])
+def test_the_outer_pixels_do_not_count_in_scores_as_published(size):
+    """The central 224 of 256 pixels."""
+    images = RNG.integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
+    others = RNG.integers(0, 256, images.shape, dtype=np.uint8)
+    others[:, 16:-16, 16:-16] = images[:, 16:-16, 16:-16]
+    see = jax.jit(clean, static_argnums=(1, 2, 3), static_argnames="crop")
+    settings = size, (0.0,) * 3, (1.0,) * 3
+    found = np.asarray(see(images, *settings, crop=0.875))
+    np.testing.assert_array_equal(found, see(others, *settings, crop=0.875))
+    others[:, 16] += 1
+    assert (found != see(others, *settings, crop=0.875)).any()
+    inside = images[:, 16:-16, 16:-16]
+    np.testing.assert_allclose(found, see(inside, *settings), atol=1e-5)
+    sizes = np.full((2, 2), 256, np.float32)
+    whole = see(WholePictures(images, sizes), *settings, crop=0.875)
+    np.testing.assert_allclose(whole, found, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "most"),
+    [
+        ("china.jpg", (384, 576), 1.2),
+        ("flower.jpg", (384, 576), 0.65),
+        # No multiple of 256: torchvision rounds, and is half a pixel beside the middle.
+        ("china.jpg", (427, 640), 1.3),
+        ("flower.jpg", (427, 640), 0.65),
+    ],
+)
+def test_scores_as_published_see_what_torchvision_shows(name, shape, most):
+    """Resize(256), CenterCrop(224)."""
+    pixels, picture = photograph(name, 480, *shape)
+    width = int(256 * shape[1] / shape[0])
+    resized = Image.fromarray(pixels).resize((width, 256), Image.Resampling.BILINEAR)
+    left = round((width - 224) / 2)
+    expected = np.asarray(resized.crop((left, 16, left + 224, 16 + 224)), float)
+    batch = WholePictures(picture.pixels[None], picture.sizes[None])
+    found = 255 * np.asarray(clean(batch, 224, (0.0,) * 3, (1.0,) * 3, crop=0.875))[0]
+    assert np.abs(found - expected).mean() < most

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.images import assert_same_images, pixels_in, sizes_in
 from PIL import Image
 
 from ssl_jax.data import cache, cache_files, datasets, decode, parallel, pictures
@@ -56,7 +57,7 @@ def images(tmp_path):
 
 def brightest(images):
     """The class by colour: blue 0, green 1, red 2."""
-    return 2 - np.asarray(images).mean(axis=(1, 2)).argmax(axis=1)
+    return 2 - pixels_in(images).mean(axis=(1, 2)).argmax(axis=1)
 
 
 @pytest.mark.parametrize("test", ["val", "valid", "validation", "test"])
@@ -69,11 +70,12 @@ def test_splits_with_class_folders(images, load, test):
     for split, each in ((data.train, 10), (data.test, 2)):
         np.testing.assert_array_equal(brightest(split.images), split.labels)
         np.testing.assert_array_equal(np.bincount(split.labels), [each] * 3)
-        assert isinstance(split.images, np.memmap)
+        assert isinstance(split.images.pixels, np.memmap)
     assert len(np.unique(load(limit=8).train.labels)) == 3
-    np.testing.assert_array_equal(load(limit=8).train.images, data.train.images[:8])
-    np.testing.assert_allclose(data.mean, (data.train.images / 255).mean(axis=(0, 1, 2)), atol=1e-4)
-    np.testing.assert_allclose(data.std, (data.train.images / 255).std(axis=(0, 1, 2)), atol=1e-4)
+    assert_same_images(load(limit=8).train.images, data.train.images[:8])
+    shares = data.train.images.pixels / 255
+    np.testing.assert_allclose(data.mean, shares.mean(axis=(0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(data.std, shares.std(axis=(0, 1, 2)), atol=1e-4)
 
 
 def test_class_folders_alone_hold_a_share_out(images, load):
@@ -423,7 +425,7 @@ def test_decoded_once_and_again_when_a_file_changes(images, load, capsys, tmp_pa
     assert capsys.readouterr().err.startswith("decoding 12 images of ")
     again = load()
     assert capsys.readouterr().err == ""
-    np.testing.assert_array_equal(first.train.images, again.train.images)
+    assert_same_images(first.train.images, again.train.images)
     draw(images / "red" / "0.png", size=(9, 9))
     load()
     load(size=6)
@@ -450,7 +452,7 @@ def test_of_several_that_want_the_same_images_one_decodes_them(images, load, cap
         *["waiting for another process that is decoding"] * 2,
     ]
     for other in found[1:]:
-        np.testing.assert_array_equal(found[0].train.images, other.train.images)
+        assert_same_images(found[0].train.images, other.train.images)
     assert not list((images.parent / "cache" / "folders").glob(".*"))
 
 
@@ -462,7 +464,7 @@ def check_anew(images, load, tmp_path):
 
     def capture(data):
         return (
-            np.array(data.train.images),
+            sizes_in(data.train.images).tolist(),
             data.train.labels.tolist(),
             data.names(),
             data.classes,
@@ -471,15 +473,17 @@ def check_anew(images, load, tmp_path):
             data.notes,
         )
 
-    pixels, *facts = capture(load())
+    data = load()
+    pixels = np.array(data.train.images.pixels)
+    facts = capture(data)
     entry = next(folder.iterdir())
 
     def check(change):
         change(entry)
         for _ in range(2):
-            again, *others = capture(load())
-            np.testing.assert_array_equal(again, pixels)
-            assert others == facts
+            again = load()
+            np.testing.assert_array_equal(again.train.images.pixels, pixels)
+            assert capture(again) == facts
         assert list(folder.iterdir()) == [entry]
 
     return check
@@ -501,7 +505,9 @@ def put(file, content):
     return change
 
 
-@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "index.json", "names.json"])
+@pytest.mark.parametrize(
+    "file", ["images.npy", "labels.npy", "sizes.npy", "index.json", "names.json"]
+)
 @pytest.mark.parametrize(
     "content", [None, b"", b"\x93NUMPY garbage", b"{}", b"[" * 99_999, "folder", "device"]
 )
@@ -553,6 +559,7 @@ def test_damaged_labels_are_made_anew(check_anew, labels):
         {"std": [float("nan"), 0.5, 0.5]},
         {"sha256": {"names.json": "0"}},
         {"sha256": {"../names.json": "0"}},
+        {"sha256": {}},  # the true sizes would be lost
         {"sha256": ["names.json"]},
     ],
 )
@@ -571,14 +578,14 @@ def test_what_is_in_the_way_of_a_cache_is_replaced(check_anew, before):
 def test_caches_without_checksums_stay_valid(images, load, tmp_path, names, capsys):
     """Those of before there were any, as far as their names are names of all images."""
     classes_below(images, 3)
-    load()
+    load(keep="centre")
     folder = next((tmp_path / "cache" / "folders").iterdir())
     index = json.loads((folder / "index.json").read_text())
     assert set(index.pop("sha256")) == {"names.json", "labels.npy"}
     (folder / "index.json").write_text(json.dumps(index))
     (folder / "names.json").write_text(json.dumps(names))
     capsys.readouterr()
-    own = load().names() == ["a"] * 9
+    own = load(keep="centre").names() == ["a"] * 9
     assert own == (names == ["a"] * 9)
     assert ("decoding" not in capsys.readouterr().err) == own
 
@@ -623,10 +630,10 @@ def test_names_that_are_lost_later_are_one_line(images, load, tmp_path):
 
 def test_a_cut_cache_is_decoded_anew(images, load, tmp_path):
     classes_below(images, 3)
-    expected = np.array(load().train.images)
+    expected = np.array(load().train.images.pixels)
     path = next((tmp_path / "cache" / "folders").glob("*/images.npy"))
     os.truncate(path, path.stat().st_size - 10)
-    np.testing.assert_array_equal(load().train.images, expected)
+    np.testing.assert_array_equal(load().train.images.pixels, expected)
 
 
 def test_what_a_killed_decode_leaves_is_not_taken_and_goes_after_a_day(images, load, tmp_path):
@@ -656,7 +663,7 @@ def test_without_locks_another_process_may_be_first(images, load, tmp_path, monk
 
     monkeypatch.setattr(cache_files, "_fill", slow)
     data = load()
-    np.testing.assert_array_equal(data.train.images, inner[0].train.images)
+    assert_same_images(data.train.images, inner[0].train.images)
     assert len(list((tmp_path / "cache" / "folders").iterdir())) == 1
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.images import assert_same_images, pixels_in
 from helpers.runs import arrays, assert_same_run, environment, quiet, tiny
 from PIL import Image
 
@@ -63,7 +64,7 @@ def load(images, decoded):
 def assert_same_data(streamed, cached):
     for ours, theirs in ((streamed.train, cached.train), (streamed.test, cached.test)):
         assert (ours.images.shape, ours.images.dtype) == (theirs.images.shape, theirs.images.dtype)
-        np.testing.assert_array_equal(np.asarray(ours.images), theirs.images)
+        assert_same_images(ours.images, theirs.images)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
     assert (streamed.classes, streamed.mean, streamed.std) == (
         cached.classes,
@@ -93,7 +94,7 @@ def test_so_is_a_data_set_of_tfds_which_reads_its_labels_once(load, tmp_path, mo
     monkeypatch.setattr(cache, "progress", None)
     data = load("stream", "tfds:tiny_shapes", dir=str(tmp_path))
     again = pickle.loads(pickle.dumps(data.train.images))  # as a worker process gets it
-    np.testing.assert_array_equal(again[[3, 1]], np.asarray(data.train.images)[[3, 1]])
+    np.testing.assert_array_equal(again[[3, 1]].pixels, pixels_in(data.train.images)[[3, 1]])
     next((tmp_path / "tiny_grey" / "1.0.0").glob("*train*")).write_bytes(b"not a record" * 1000)
     with pytest.raises(SettingError, match="cannot be read .*; prepare it again"):
         load("stream", "tfds:tiny_grey", dir=str(tmp_path))
@@ -104,11 +105,12 @@ def test_rows_are_read_as_from_an_array(load):
     array = load("cache").train.images
     for rows in ([5], [5, 5, 0, -1], np.arange(8)[::-1], np.arange(len(array)) % 7 == 0, []):
         rows = np.asarray(rows, None if len(rows) else int)
-        np.testing.assert_array_equal(lazy[rows], array[rows])
+        assert_same_images(lazy[rows], array[rows])
     for part in (slice(3, 9), slice(None, None, 4), slice(-2, None)):
         assert isinstance(lazy[part], streaming.StreamedImages)
-        np.testing.assert_array_equal(lazy[part], array[part])
-    np.testing.assert_array_equal(lazy[7], array[7])
+        assert_same_images(lazy[part], array[part])
+    np.testing.assert_array_equal(lazy[7].pixels, array[7].pixels)
+    np.testing.assert_array_equal(lazy[7].sizes, array[7].sizes)
     with pytest.raises(IndexError):
         lazy[len(array)]
     assert len(pickle.dumps(lazy)) < 4000
@@ -132,8 +134,10 @@ def test_batches_follow_from_the_step_alone(load, key, start):
         (ours, index), (theirs, same) = (feed.batch(step) for feed in feeds)
         np.testing.assert_array_equal(index, same)
         np.testing.assert_array_equal(index, epoch_order(key, step // 4, 39, 8)[step % 4])
-        np.testing.assert_array_equal(ours, theirs)
-        assert len(ours.sharding.device_set) == 2
+        np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+        np.testing.assert_array_equal(ours.sizes, theirs.sizes)
+        assert len(ours.pixels.sharding.device_set) == 2
+        assert len(ours.sizes.sharding.device_set) == 2
     for feed in feeds:
         feed.close()
 
@@ -147,7 +151,7 @@ def test_a_process_reads_only_what_its_devices_take(load, key):
     rows, batch = own.next()
     own.close()
     np.testing.assert_array_equal(rows, epoch_order(key, 1, 39, 8)[0])
-    np.testing.assert_array_equal(batch, load("cache").train.images[rows[[2, 3, 6]]])
+    assert_same_images(batch, load("cache").train.images[rows[[2, 3, 6]]])
     assert {len(r) for r in seen} == {3}
 
 
@@ -222,8 +226,7 @@ def test_what_reads_a_run_again_reads_them_too(images, decoded, cached):
             ]
         )
         found[-1] += [shown.images, shown.points, shown.test_points, scores]
-    for ours, theirs in zip(*found):
-        np.testing.assert_array_equal(ours, theirs)
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def test_worker_processes_of_a_test(load, key):
@@ -233,7 +236,7 @@ def test_worker_processes_of_a_test(load, key):
     try:
         for step in range(3):
             found, rows = feed.batch(step)
-            np.testing.assert_array_equal(found[:6], images[np.asarray(rows)])
+            assert_same_images(found[:6], images[np.asarray(rows)])
     finally:
         feed.close()
 
@@ -252,7 +255,8 @@ load = lambda store: datasets.load("folder", store=store, **settings).train.imag
 lazy, array = load("stream"), load("cache")
 options = dict(batch_size=8, resident=False)
 feed = lambda workers: Batches(lazy, make_mesh(), jax.random.key(0), workers=workers, **options)
-same = lambda batch: np.testing.assert_array_equal(batch[0], array[np.asarray(batch[1])])
+equal = np.testing.assert_array_equal
+same = lambda batch: jax.tree.map(equal, batch[0], array[np.asarray(batch[1])])
 shared = set(os.listdir("/dev/shm"))
 
 first = feed(2)
@@ -350,6 +354,6 @@ def test_too_little_shared_memory_is_said_before_any_work(load, key, monkeypatch
     images = load("stream").train.images
     prefetch.check(images, 8, workers=2)
     with pytest.raises(
-        SettingError, match=r"data.workers=9 need 86 MB in .*, but it has 64; .*--shm-size"
+        SettingError, match=r"data.workers=9 need 89 MB in .*, but it has 64; .*--shm-size"
     ):
         Batches(images, make_mesh(), key, batch_size=8000, resident=False, workers=9)

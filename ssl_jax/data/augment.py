@@ -8,11 +8,13 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.data import whole
 from ssl_jax.settings import ranges
 
 _TRIES = 10  # crops that torchvision tries before its fallback
@@ -22,6 +24,10 @@ _PARTS = (2 * _TRIES + 2, 3, 8, 3)
 _DRAWS = sum(_PARTS)
 _TURNS = 3  # further numbers for one view: vertical flip; quarter turn, and which of the three
 _GREY = (0.2989, 0.587, 0.114)
+
+jax.tree_util.register_dataclass(
+    whole.WholePictures, data_fields=["pixels", "sizes"], meta_fields=[]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +122,7 @@ class View:
 
 def draw_views(
     key: jax.Array,
-    images: jax.Array | np.ndarray,
+    images: Any,
     views: Sequence[View],
     mean: Sequence[float],
     std: Sequence[float],
@@ -125,7 +131,7 @@ def draw_views(
 
     Args:
         key: random key of the step; each view of each image gets its own key from it.
-        images: [B, H, W, C] uint8.
+        images: [B, H, W, C] uint8, or `WholePictures`.
         views: settings of the views, in output order.
         mean, std: C channel statistics of pixels in 0..1.
 
@@ -140,7 +146,7 @@ def draw_views(
     return tuple(drawn)
 
 
-def _draw_by_key(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
+def _draw_by_key(view: View, key: jax.Array, image: Any) -> jax.Array:
     u = jax.random.uniform(key, (_DRAWS,))
     if view.turns:  # of a key of their own, so that all other numbers stay as they are
         turns_u = jax.random.uniform(jax.random.fold_in(key, 0), (_TURNS,))
@@ -155,29 +161,85 @@ def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def clean(
-    images: jax.Array | np.ndarray, size: int, mean: Sequence[float], std: Sequence[float]
+    images: Any, size: int, mean: Sequence[float], std: Sequence[float], crop: float = 0.0
 ) -> jax.Array:
-    """Images [B, H, W, C] uint8, resized (not cropped) to [B, size, size, C] and normalised."""
-    x = jnp.asarray(images, jnp.float32) / 255.0
-    if x.shape[1:3] != (size, size):
-        x = jax.vmap(lambda image: resized_crop(image, (0.0, 0.0, *x.shape[1:3]), size))(x)
+    """Images as evaluations see them, without chance: resized to [B, size, size, C], normalised.
+
+    Args:
+        images: [B, H, W, C] uint8, or `WholePictures`.
+        size: side of the result.
+        mean, std: C channel statistics of pixels in 0..1.
+        crop: side of the central square that is seen, as a share of the short side: 0.875 is
+            torchvision's resize to 256 and central crop of 224. 0: all of the image, squeezed.
+    """
+    x = jnp.asarray(whole.pixels_of(images), jnp.float32) / 255.0
+    height, width = x.shape[1:3]
+    if crop:
+        central = functools.partial(_centre, size=size, crop=crop)
+        x = jax.vmap(central)(whole.with_pixels(images, lambda _: x))
+    elif (height, width) != (size, size):
+        x = jax.vmap(lambda image: resized_crop(image, (0.0, 0.0, height, width), size))(x)
     return normalise(x, mean, std)
 
 
-def draw_view(u: jax.Array, image: jax.Array | np.ndarray, view: View) -> jax.Array:
+def _centre(image: Any, *, size: int, crop: float) -> jax.Array:
+    """The central square of an image [H, W, C], or of a whole picture, as [size, size, C].
+
+    torchvision's `Resize(size / crop)` and `CenterCrop(size)` as one step. Where that is a whole
+    number of pixels, so are the resized length of the long side and the place of the crop.
+    """
+    height, width = whole.geometry(image)
+    short = jnp.minimum(height, width)
+    resized = size / crop
+    in_whole_pixels = resized == round(resized)
+
+    def span(length: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        """Start and length of the crop along one side, in the image's own pixels."""
+        target = jnp.asarray(resized * length / short, jnp.float32)
+        if in_whole_pixels:
+            target = jnp.floor(target)
+        start = (target - size) / 2
+        if in_whole_pixels:
+            start = jnp.round(start)
+        return start * length / target, jnp.maximum(size * length / target, 1.0)
+
+    top, crop_height = span(height)
+    left, crop_width = span(width)
+    return _resized(image, (top, left, crop_height, crop_width), size)
+
+
+def _resized(
+    image: Any, box: Sequence[jax.Array | float], size: int, flip: jax.Array | bool = False
+) -> jax.Array:
+    """`resized_crop` of an image, or of a whole picture, by a box in its own pixels."""
+    pixels = whole.pixels_of(image)
+    height, width = whole.geometry(image)
+    down = pixels.shape[0] / height
+    across = pixels.shape[1] / width
+    top, left, h, w = box
+    return resized_crop(
+        pixels, (top * down, left * across, h * down, w * across), size, flip=flip, partly=True
+    )
+
+
+def draw_view(u: jax.Array, image: Any, view: View) -> jax.Array:
     """One view [size, size, C] in 0..1 of an image [H, W, C] uint8.
 
     Args:
         u: [36] uniform numbers, the only source of randomness; [39] if `view.turns`.
-        image: [H, W, C] uint8.
+        image: [H, W, C] uint8, or one of `WholePictures`, cropped in its own geometry.
         view: settings of the view.
     """
     crop, (flip, jitter, grey), colours, (blur, sigma, solar), turns = jnp.split(
         u, list(itertools.accumulate(_PARTS))
     )
-    box = crop_box(crop, image.shape[:2], view.scale, view.ratio)
-    x = jnp.asarray(image, jnp.float32) / 255.0
-    x = resized_crop(x, box, view.size, flip=flip < view.flip)
+    box = crop_box(crop, whole.geometry(image), view.scale, view.ratio)
+    x = jnp.asarray(whole.pixels_of(image), jnp.float32) / 255.0
+    flip = flip < view.flip
+    if isinstance(image, whole.WholePictures):
+        x = _resized(dataclasses.replace(image, pixels=x), box, view.size, flip)
+    else:
+        x = resized_crop(x, box, view.size, flip=flip)
     if view.turns:
         x = turned(turns, x, view.flip_vertical, view.quarter_turns)
     strengths = (view.brightness, view.contrast, view.saturation, view.hue)
@@ -196,7 +258,10 @@ def draw_view(u: jax.Array, image: jax.Array | np.ndarray, view: View) -> jax.Ar
 
 
 def crop_box(
-    u: jax.Array, shape: tuple[int, int], scale: Sequence[float], ratio: Sequence[float]
+    u: jax.Array,
+    shape: tuple[jax.Array | int, jax.Array | int],
+    scale: Sequence[float],
+    ratio: Sequence[float],
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """torchvision's random crop: (top, left, height, width) in whole pixels, as float32.
 
@@ -219,13 +284,23 @@ def crop_box(
     h = jnp.round(jnp.sqrt(area / aspect))
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = jnp.argmax(fits)
-    whole = min(max(width / height, ratio[0]), ratio[1])
-    fallback = (min(height, round(width / whole) or 1), min(width, round(height * whole) or 1))
+    fallback = _largest_crop(height, width, ratio)
     h = jnp.where(fits.any(), h[first], fallback[0])
     w = jnp.where(fits.any(), w[first], fallback[1])
     top = jnp.where(fits.any(), jnp.floor(top_u * (height - h + 1)), jnp.floor((height - h) / 2))
     left = jnp.where(fits.any(), jnp.floor(left_u * (width - w + 1)), jnp.floor((width - w) / 2))
     return top, left, h, w
+
+
+def _largest_crop(
+    height: jax.Array | int, width: jax.Array | int, ratio: Sequence[float]
+) -> tuple[jax.Array | int, jax.Array | int]:
+    """Height and width of the largest crop of an image with an aspect ratio in range."""
+    xp = jnp if isinstance(height, jax.Array) else np
+    shape = xp.clip(width / height, ratio[0], ratio[1])
+    h = xp.minimum(height, xp.maximum(xp.round(width / shape), 1))
+    w = xp.minimum(width, xp.maximum(xp.round(height * shape), 1))
+    return h, w
 
 
 def resized_crop(
@@ -234,6 +309,7 @@ def resized_crop(
     size: int,
     *,
     flip: jax.Array | bool = False,
+    partly: bool = False,
 ) -> jax.Array:
     """A crop of `image` [H, W, C], resized to [size, size, C] with antialiased bilinear weights.
 
@@ -244,24 +320,33 @@ def resized_crop(
         box: (top, left, height, width) of the crop, in pixels.
         size: side of the result.
         flip: whether to mirror it left to right.
+        partly: whether the box may begin and end within pixels, which then count by their overlap.
     """
     top, left, height, width = box
-    rows = _resize_weights(top, height, image.shape[0], size)
-    columns = _resize_weights(left, width, image.shape[1], size)
+    rows = _resize_weights(top, height, image.shape[0], size, partly)
+    columns = _resize_weights(left, width, image.shape[1], size, partly)
     columns = jnp.where(flip, columns[::-1], columns)
     image = jnp.einsum("yh,hwc->ywc", rows, image, precision="highest")
     return jnp.einsum("xw,ywc->yxc", columns, image, precision="highest")
 
 
 def _resize_weights(
-    start: jax.Array | float, length: jax.Array | float, source: int, size: int
+    start: jax.Array | float,
+    length: jax.Array | float,
+    source: int,
+    size: int,
+    partly: bool = False,
 ) -> jax.Array:
-    """Weights [size, source] of a triangle filter over pixels start .. start + length - 1."""
+    """Weights [size, source] of a triangle filter over the pixels from start to start + length."""
     scale = length / size
     centre = start + (jnp.arange(size) + 0.5) * scale
     pixel = jnp.arange(source)
     distance = jnp.abs(pixel[None] + 0.5 - centre[:, None]) / jnp.maximum(scale, 1.0)
-    inside = (pixel >= start) & (pixel < start + length)
+    if partly:
+        overlap = jnp.minimum(pixel + 1, start + length) - jnp.maximum(pixel, start)
+        inside = jnp.clip(overlap, 0.0, 1.0)
+    else:
+        inside = (pixel >= start) & (pixel < start + length)
     weights = jnp.maximum(1.0 - distance, 0.0) * inside[None]
     return weights / weights.sum(axis=1, keepdims=True)
 
@@ -370,10 +455,11 @@ def shift_hue(image: jax.Array, shift: jax.Array | float) -> jax.Array:
     value = image.max(-1)
     chroma = image.max(-1) - image.min(-1)
     safe = jnp.where(chroma > 0, chroma, 1.0)
+    # Compared with each other, as XLA may compute `value` twice and round it differently.
     sixth = jnp.where(
-        value == r,
+        (r >= g) & (r >= b),
         (g - b) / safe,
-        jnp.where(value == g, 2.0 + (b - r) / safe, 4.0 + (r - g) / safe),
+        jnp.where(g >= b, 2.0 + (b - r) / safe, 4.0 + (r - g) / safe),
     )
     sixth = sixth / 6.0 + shift
     # Each channel is value minus chroma times a trapezoid of the hue, shifted by thirds of a turn.

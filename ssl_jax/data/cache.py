@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import cache_files, npy
+from ssl_jax.data import cache_files, npy, whole
 from ssl_jax.data.decode import Work
 from ssl_jax.data.source import Dataset, Images, Source
+from ssl_jax.data.whole import WholePictures
 from ssl_jax.runtime import file_lock
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
@@ -73,6 +74,8 @@ def dataset(
         total = len(images) + len(skipped)
         count = f"{len(skipped):,} of {total:,} images"
         notes = (f"{count} cannot be read and are skipped; the first: {first}",)
+    if isinstance(images, WholePictures):
+        notes += whole.note_on_cut(images.sizes)
     train = index["train"]
     return Dataset(
         train=Images(images[:train], labels[:train]),

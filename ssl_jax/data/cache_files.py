@@ -17,25 +17,30 @@ from typing import IO, Any
 
 import numpy as np
 
-from ssl_jax.data import npy
+from ssl_jax.data import npy, whole
 from ssl_jax.data.decode import CorruptError, Work
 from ssl_jax.data.parallel import in_order
 from ssl_jax.data.source import UNLABELLED, statistics
+from ssl_jax.data.whole import WholePictures
 from ssl_jax.settings.resolve import SettingError
-from ssl_jax.settings.text import printable
+from ssl_jax.settings.text import byte_count, printable
 
 _LABELS = "labels.npy"
 _NAMES = "names.json"
+_SIZES = "sizes.npy"
 _PARALLEL_READS = 16
 _STALE = 24 * 3600  # seconds without a write after which a decode counts as dead
 _Progress = Callable[[int, str], AbstractContextManager[Callable[[], None]]]
 
 
-def read(folder: Path) -> tuple[np.memmap, np.ndarray, dict[str, Any]] | None:
+def read(
+    folder: Path,
+) -> tuple[np.memmap | WholePictures, np.ndarray, dict[str, Any]] | None:
     """Images [N, H, W, C], labels [N] and index of a folder; None if a file is missing or damaged.
 
-    Every value of the index is checked. Labels and names are checked against the checksums in it,
-    or, in folders written before there were checksums, by their contents. Reading all pixels would
+    Every value of the index is checked. Labels, names and true sizes are checked against the
+    checksums in it; labels and names of folders written before there were checksums, by their
+    contents. Reading all pixels would
     take too long at each start, so only the header and the exact size of images.npy are checked.
     """
     try:
@@ -51,6 +56,10 @@ def read(folder: Path) -> tuple[np.memmap, np.ndarray, dict[str, Any]] | None:
         if _NAMES not in checksums:
             _check_names(_parsed(folder / _NAMES), count)
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        if _SIZES in checksums:
+            images = WholePictures(images, _checked_sizes(folder / _SIZES, count))
+        elif os.path.lexists(folder / _SIZES):
+            return None
         return images, labels, index
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -80,7 +89,7 @@ def _checked_index(index: Any) -> dict[str, Any]:
         and len(index["mean"]) == len(index["std"]) == shape[3]
         and all(type(x) in (int, float) and 0 <= x <= 1 for x in [*index["mean"], *index["std"]])
         and all(index["std"])
-        and set(checksums) <= {_LABELS, _NAMES}
+        and set(checksums) <= {_LABELS, _NAMES, _SIZES}
     )
     if not valid or not isinstance(index["skipped"], list) or not isinstance(checksums, dict):
         raise ValueError("the index is damaged")
@@ -101,6 +110,15 @@ def _checked_labels(path: Path, count: int, classes: int) -> np.ndarray:
     return labels
 
 
+def _checked_sizes(path: Path, count: int) -> np.ndarray:
+    sizes = np.load(path, allow_pickle=False)
+    if (sizes.shape, sizes.dtype) != ((count, 2), np.float32):
+        raise ValueError("the sizes have another shape or dtype")
+    if not ((sizes >= 1) & np.isfinite(sizes)).all():
+        raise ValueError("sizes out of range")
+    return sizes
+
+
 def _check_names(names: Any, count: int) -> None:
     if not _is_strings(names) or len(names) != count:
         raise ValueError("the names are damaged")
@@ -113,8 +131,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def take(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def take(images: np.ndarray | WholePictures, rows: np.ndarray) -> np.ndarray | WholePictures:
     """`images[rows]`, read in parallel, which is faster from a memory-mapped file."""
+    if isinstance(images, WholePictures):
+        return WholePictures(take(images.pixels, rows), images.sizes[rows])
     batch = np.empty((len(rows), *images.shape[1:]), images.dtype)
     parts = np.array_split(np.arange(len(rows)), _PARALLEL_READS)
 
@@ -211,7 +231,7 @@ def corrupt(origin: str, name: str, why: object) -> SettingError:
 
 def _fill(folder: Path, work: Work, origin: str, progress: _Progress, skip_corrupt: bool) -> None:
     """Decodes all images in order and writes the files that `read` expects."""
-    kept, skipped = _decode(folder / "images.npy", work, origin, progress, skip_corrupt)
+    kept, skipped, sizes = _decode(folder / "images.npy", work, origin, progress, skip_corrupt)
     train = int(np.searchsorted(kept, work.train))
     if not train:
         name, reason = skipped[0]
@@ -221,6 +241,10 @@ def _fill(folder: Path, work: Work, origin: str, progress: _Progress, skip_corru
     mean, std = statistics(np.load(folder / "images.npy", mmap_mode="r")[:train])
     np.save(folder / _LABELS, work.labels[kept])
     _write_json(folder / _NAMES, [work.names[i] for i in kept])
+    files = [_LABELS, _NAMES]
+    if sizes is not None:
+        np.save(folder / _SIZES, sizes)
+        files.append(_SIZES)
     index = dict(
         shape=[len(kept), *work.shape],
         train=train,
@@ -228,20 +252,26 @@ def _fill(folder: Path, work: Work, origin: str, progress: _Progress, skip_corru
         classes=work.classes,
         mean=mean,
         std=std,
-        sha256={name: _sha256(folder / name) for name in (_LABELS, _NAMES)},
+        sha256={name: _sha256(folder / name) for name in files},
     )
     _write_json(folder / "index.json", index)
 
 
 def _decode(
     path: Path, work: Work, origin: str, progress: _Progress, skip_corrupt: bool
-) -> tuple[list[int], list[tuple[str, str]]]:
-    """Writes the images to a .npy file; returns the rows kept, and (name, reason) of the others."""
+) -> tuple[list[int], list[tuple[str, str]], np.ndarray | None]:
+    """Writes the images to a .npy file.
+
+    Returns:
+        the rows kept; (name, reason) of the others; and true sizes [N, 2], None if all are square.
+    """
     count = len(work.names)
     kept = []
     skipped = []
+    sizes = []
+    needed = byte_count(count * int(np.prod(work.shape)))
 
-    def decoded(i: int) -> np.ndarray | CorruptError:
+    def decoded(i: int) -> np.ndarray | WholePictures | CorruptError:
         try:
             return work.read(i)
         except CorruptError as error:
@@ -249,14 +279,16 @@ def _decode(
 
     with (
         open(path, "wb") as file,
-        progress(count, f"decoding {count:,} images of {origin}") as advance,
+        progress(count, f"decoding {count:,} images of {origin} ({needed})") as advance,
         in_order(decoded, range(count)) as images,
     ):
         _write_header(file, count, work.shape)
         for i, image in enumerate(images):
             if not isinstance(image, CorruptError):
-                file.write(np.ascontiguousarray(image))
+                file.write(np.ascontiguousarray(whole.pixels_of(image)))
                 kept.append(i)
+                if work.whole:
+                    sizes.append(image.sizes)
             elif skip_corrupt:
                 skipped.append((work.names[i], str(image)))
             else:
@@ -264,7 +296,10 @@ def _decode(
             advance()
         _write_header(file, len(kept), work.shape)
         os.fsync(file.fileno())
-    return kept, skipped
+    sizes = np.array(sizes, np.float32) if sizes else None
+    if sizes is not None and (sizes[:, 0] == sizes[:, 1]).all():
+        sizes = None
+    return kept, skipped, sizes
 
 
 def _write_header(file: IO[bytes], count: int, shape: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """Grey images for runs of three channels, and colour images for runs of one."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from ssl_jax.data.luma import luma
 from ssl_jax.data.source import Dataset, Images, statistics
+from ssl_jax.data.whole import WholePictures, pixels_of, with_pixels
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import counted
 
@@ -22,8 +24,8 @@ _FIXED = ("digits", "cifar10", "cifar100")  # data sets whose channels no settin
 class MappedImages:
     """Images [N, H, W, C] that are computed from others whenever they are read.
 
-    Reads like a uint8 array: `images[rows]` and `images[row]` are numpy arrays, a slice is another
-    `MappedImages`, and `np.asarray` computes everything.
+    Reads like a uint8 array: `images[rows]` and `images[row]` are numpy arrays (or whole pictures,
+    if those are), a slice is another `MappedImages`, and `np.asarray` computes everything.
 
     Args:
         images: [N, H, W, ...], anything that can be indexed by rows.
@@ -47,12 +49,17 @@ class MappedImages:
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, rows: int | slice | np.ndarray) -> "np.ndarray | MappedImages":
+    def __getitem__(
+        self, rows: int | slice | np.ndarray
+    ) -> "np.ndarray | WholePictures | MappedImages":
         if isinstance(rows, slice):
             return MappedImages(self._images[rows], self._function, self._channels)
         if np.ndim(rows):
-            return self._function(np.asarray(self._images[rows]))
-        return self._function(np.asarray(self._images[rows])[None])[0]
+            return with_pixels(self._images[rows], self._applied)
+        return self[np.array([rows])][0]
+
+    def _applied(self, images: Any) -> np.ndarray:
+        return self._function(np.asarray(images))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         whole = np.empty(self.shape, np.uint8)
@@ -91,6 +98,8 @@ def as_channels(images: Any, channels: int) -> Any:
     count, height, width, present = images.shape
     if present == channels:
         return images
+    if isinstance(images, WholePictures):
+        return with_pixels(images, functools.partial(as_channels, channels=channels))
     if not convertible(present, channels):
         raise ValueError(f"images of {counted(present, 'channel')} cannot have {channels}")
     if isinstance(images, jax.Array):
@@ -134,9 +143,10 @@ def converted(dataset: Dataset, channels: int) -> Dataset:
 
 def _kept_in_memory(images: Any, channels: int) -> Any:
     """`as_channels`, computed now if the images are an array in memory."""
-    in_memory = isinstance(images, np.ndarray) and not isinstance(images, np.memmap)
+    pixels = pixels_of(images)
+    in_memory = isinstance(pixels, np.ndarray) and not isinstance(pixels, np.memmap)
     images = as_channels(images, channels)
-    return np.asarray(images) if in_memory else images
+    return with_pixels(images, np.asarray) if in_memory else images
 
 
 def note(channels: int, wanted: int) -> str:
@@ -144,9 +154,8 @@ def note(channels: int, wanted: int) -> str:
     if channels == wanted:
         return ""
     become = "grey" if wanted == GREY else "three equal channels"
-    return (
-        f"the images have {counted(channels, 'channel')}, the run {wanted}: converted to {become}"
-    )
+    present = counted(channels, "channel")
+    return f"the images have {present}, the encoder {wanted}: converted to {become}"
 
 
 def check(name: str, channels: int, wanted: int) -> None:
@@ -162,9 +171,8 @@ def check(name: str, channels: int, wanted: int) -> None:
     """
     if convertible(channels, wanted):
         return
-    message = (
-        f"data.name={name!r} has {counted(channels, 'channel')}, the run was trained on {wanted}"
-    )
+    present = counted(channels, "channel")
+    message = f"data.name={name!r} has {present}, the encoder was trained on {wanted}"
     if name not in _FIXED and not name.startswith("tfds:") and "." not in name:
         message += f"; data.bands={wanted} reads {_bands(wanted)}, if the data have them"
     raise SettingError(message)

@@ -16,6 +16,7 @@ from ssl_jax.data.streaming import StreamedImages
 from ssl_jax.data.table import table
 from ssl_jax.data.tfds import tfds
 from ssl_jax.data.webdataset import webdataset
+from ssl_jax.data.whole import WholePictures
 from ssl_jax.settings.resolve import SettingError, choose, fill
 
 __all__ = ["LOADERS", "UNLABELLED", "Dataset", "Images", "Source", "load"]
@@ -137,10 +138,16 @@ def _unlabelled(dataset: Dataset) -> Dataset:
 
 def _joined(train: Images, test: Images) -> Images:
     """The images of both splits, `train` first."""
-    if isinstance(train.images, StreamedImages):
-        images = train.images.followed_by(test.images)
+    images = [train.images, test.images]
+    if isinstance(images[0], StreamedImages):
+        images = images[0].followed_by(images[1])
+    elif isinstance(images[0], WholePictures):
+        images = WholePictures(
+            np.concatenate([part.pixels for part in images]),
+            np.concatenate([part.sizes for part in images]),
+        )
     else:
-        images = np.concatenate([train.images, test.images])
+        images = np.concatenate(images)
     return Images(images, np.concatenate([train.labels, test.labels]))
 
 

@@ -1,4 +1,4 @@
-"""Image files to squares of one size."""
+"""Image files to squares of one size: of the whole picture, or of its centre."""
 
 import dataclasses
 import errno
@@ -15,11 +15,13 @@ from PIL import Image, UnidentifiedImageError
 from ssl_jax.data import deep, netpbm, tiff
 from ssl_jax.data.errors import CorruptError
 from ssl_jax.data.formats import formats
+from ssl_jax.data.whole import WholePictures, kept_part
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import counted, printable
 
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
 _MAX_PIXELS = 178_956_970  # Pillow refuses to read more
+_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations that swap width and height
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,21 +42,23 @@ class Work:
         labels: int32 [N]; -1: unlabelled.
         train: number of training images.
         shape: (H, W, C) of every image.
-        read: decodes the i-th image to uint8 [H, W, C], or raises CorruptError. Runs in several
-            threads; streamed data pickle it to other processes.
+        read: decodes the i-th image to uint8 [H, W, C], or to one of `WholePictures`; or raises
+            CorruptError. Runs in several threads; streamed data pickle it to other processes.
         classes: class names.
+        whole: whether `read` returns `WholePictures`.
     """
 
     names: Sequence[str]
     labels: np.ndarray
     train: int
     shape: tuple[int, int, int]
-    read: Callable[[int], np.ndarray]
+    read: Callable[[int], np.ndarray | WholePictures]
     classes: tuple[str, ...]
+    whole: bool = False
 
 
 def read(path: Path, side: int, bands: int = 0, limits: Sequence[float] = ()) -> np.ndarray:
-    """The file as uint8 [side, side, C]; see `contents` and `decode`."""
+    """The centre of the file as uint8 [side, side, C]; see `contents` and `decode`."""
     return decode(contents(path), side, bands=bands, limits=limits)
 
 
@@ -84,19 +88,21 @@ def decode(
     *,
     bands: int = 0,
     limits: Sequence[float] = (),
-) -> np.ndarray:
+    keep: str = "centre",
+) -> np.ndarray | WholePictures:
     """Decodes the bytes of an image file to uint8; of several frames or pages, the first.
 
     Args:
         raw: contents of the file.
-        side: side of the result in pixels (see `square`); 0 keeps the whole image.
-        channels: 1 or 3, for whole images.
+        side: side of the result in pixels (see `square`); 0 keeps the pixels as they are.
+        channels: 1 or 3, for pixels as they are.
         bands: channels of squares; 0 and 3: colour, 1: grey, 2 or 4 and more: the first bands of
             the file, with nothing taken for transparency.
         limits: the values of pictures with more than 8 bits that become 0 and 255.
+        keep: of squares, "centre" or "whole"; see `square`.
 
     Returns:
-        [side, side, bands or 3], or [H, W, channels] if `side` is 0.
+        [side, side, bands or 3], or [H, W, channels] if `side` is 0; or one of `WholePictures`.
 
     Raises:
         CorruptError: empty, damaged, truncated, not an image, too large, too few bands, or more
@@ -107,22 +113,28 @@ def decode(
     with _damage_named():
         if side and tiff.is_special(raw, bands):
             values, turn = tiff.values(raw, bands)
-            return _square_of_bands(_shallow(values, bands, limits), side, bands, turn)
+            return square_of_bands(_shallow(values, bands, limits), side, bands, turn, keep)
         if side and netpbm.is_deep(raw):
             values = tiff.selected(netpbm.values(raw), bands)
-            return _square_of_bands(_shallow(values, bands, limits), side, bands, 1)
+            return square_of_bands(_shallow(values, bands, limits), side, bands, 1, keep)
         with Image.open(io.BytesIO(raw), formats=formats()) as image:
             if side and deep.is_deep(image):
                 pixels = _shallow(deep.values_of(image, raw), bands, limits)
                 # Pillow turns TIFF files when it loads them.
                 turn = 1 if image.format == "TIFF" else _orientation(image)
-                return square(Image.fromarray(pixels), side, bands, turn)
+                return square(Image.fromarray(pixels), side, bands, turn, keep)
             if side:
+                width, height = image.size
                 # JPEG: decode at the smallest of the scales 1/1 .. 1/8 that is still large enough.
-                image.draft(None, (side, side))
+                draft = image.draft(None, (side, side))
+                image.load()
+                if not draft:  # loading turns TIFF files, which may swap width and height
+                    return square(image, side, bands, keep=keep)
+                shrink = width / draft[1][2]
+                return square(
+                    image, side, bands, keep=keep, true_size=(width, height), shrink=shrink
+                )
             image.load()
-            if side:
-                return square(image, side, bands)
             width, height = image.size
             mode = {1: "L", 3: "RGB"}[channels]
             return np.array(image.convert(mode)).reshape(height, width, channels)
@@ -200,48 +212,87 @@ def _shallow(values: np.ndarray, bands: int, limits: Sequence[float]) -> np.ndar
     return pixels
 
 
-def square(image: Image.Image, side: int, bands: int = 0, turn: int = 0) -> np.ndarray:
-    """The central square of a picture, turned upright, as uint8 [side, side, bands or 3].
+def square(
+    image: Image.Image,
+    side: int,
+    bands: int = 0,
+    turn: int = 0,
+    keep: str = "centre",
+    true_size: tuple[int, int] | None = None,
+    shrink: float = 1.0,
+) -> np.ndarray | WholePictures:
+    """A picture, turned upright, as a square uint8 [side, side, bands or 3].
 
-    The short side is resized to `side` with Pillow's bicubic filter, which antialiases when
+    "centre" keeps the central square: the short side is resized to `side`. Crops drawn from it
+    never see anything outside. "whole" squeezes all of the picture into the square, up to
+    `whole.LONGEST` times as long as wide, and tells its true size, so that crops are those of the
+    picture itself. Pixels are resized with Pillow's bicubic filter, which antialiases when
     shrinking (large pictures are first halved in steps, `reducing_gap`). Transparent parts become
-    white; grey becomes three equal channels. Deviates from random crops of the original during
-    training: a crop never sees anything outside the central square, nor more pixels than `side`.
+    white; grey becomes three equal channels.
 
     Args:
         image: the picture.
         side: side of the square.
         bands: see `decode`.
         turn: the EXIF orientation; 0: that of `image`.
+        keep: "centre" or "whole".
+        true_size: (width, height) of the file, if `image` was decoded at a smaller scale.
+        shrink: pixels of the file that one of `image` stands for, along each axis; its last column
+            and row may stand for fewer.
 
     Raises:
         CorruptError: the picture has fewer bands.
     """
-    return _resized(_parts(image, bands), side, turn or _orientation(image))
+    turn = turn or _orientation(image)
+    return _resized(_parts(image, bands), side, turn, keep, true_size or image.size, shrink)
 
 
-def _square_of_bands(pixels: np.ndarray, side: int, bands: int, turn: int) -> np.ndarray:
-    """The same of uint8 pixels [H, W, C] with any number of bands, nothing transparent."""
+def square_of_bands(
+    pixels: np.ndarray, side: int, bands: int = 0, turn: int = 1, keep: str = "centre"
+) -> np.ndarray | WholePictures:
+    """`square` of uint8 pixels [H, W, C] with any number of bands, nothing transparent."""
     count = pixels.shape[-1]
     parts = [Image.fromarray(np.ascontiguousarray(pixels[..., i])) for i in range(count)]
     if bands in (0, 1, 3):
         parts = _parts(parts[0] if count == 1 else Image.merge("RGB", parts), bands)
-    return _resized(parts, side, turn)
+    return _resized(parts, side, turn, keep, parts[0].size, 1.0)
 
 
-def _resized(images: Sequence[Image.Image], side: int, turn: int) -> np.ndarray:
-    """The central squares of equally large pictures, side by side as bands of one array."""
+def _resized(
+    images: Sequence[Image.Image],
+    side: int,
+    turn: int,
+    keep: str,
+    true_size: tuple[int, int],
+    shrink: float,
+) -> np.ndarray | WholePictures:
+    """Squares of equally large pictures, side by side as bands of one array; see `square`."""
     transpose = _TURNS.get(turn)
-    short = min(images[0].size)
-    left, top = ((length - short) / 2 for length in images[0].size)
-    box = (left, top, left + short, top + short)
+    box = _central_square(*images[0].size)
+    if keep == "whole" and true_size[0] != true_size[1]:  # pixels of squares are as with "centre"
+        box = tuple(edge / shrink for edge in kept_part(*true_size))
     parts = []
     for part in images:
         part = part.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
         parts.append(part if transpose is None else part.transpose(transpose))
     if len(parts) == 1:
-        return np.array(parts[0]).reshape(side, side, -1)
-    return np.stack([np.asarray(part) for part in parts], axis=-1)
+        pixels = np.array(parts[0]).reshape(side, side, -1)
+    else:
+        pixels = np.stack([np.asarray(part) for part in parts], axis=-1)
+    if keep != "whole":
+        return pixels
+    size = true_size if turn in _ON_ITS_SIDE else true_size[::-1]
+    if size[0] == size[1]:
+        size = (side, side)
+    return WholePictures(pixels, np.array(size, np.float32))
+
+
+def _central_square(width: int, height: int) -> tuple[float, float, float, float]:
+    """The box (left, top, right, bottom) of the largest central square."""
+    short = min(width, height)
+    left = (width - short) / 2
+    top = (height - short) / 2
+    return left, top, left + short, top + short
 
 
 def _parts(image: Image.Image, bands: int) -> tuple[Image.Image, ...]:

@@ -30,7 +30,7 @@ from ssl_jax.settings.text import printable
 
 
 def folder(source: Source) -> Dataset:
-    """The images below `data.dir` as squares [size, size, C], cut as in `decode.square`.
+    """The images below `data.dir` as squares [size, size, C]; see `decode.square`.
 
     Layouts: DIR/train/<class>/ (or training) with DIR/val/<class>/ (or valid, validation, test,
     testing: the first with images); DIR/<class>/, of which `data.test_share` is held out; or images

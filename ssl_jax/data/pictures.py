@@ -12,6 +12,7 @@ from ssl_jax.data import cache, decode, deep, streaming, tiff
 from ssl_jax.data.errors import CorruptError
 from ssl_jax.data.parallel import in_order
 from ssl_jax.data.source import Dataset, Source
+from ssl_jax.data.whole import WholePictures
 
 # Endings that promise 8 bits and no transparency.
 _PLAIN = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".avif", ".heic", ".heif")
@@ -66,6 +67,9 @@ class Pictures:
 def dataset(source: Source, kind: str, pictures: Pictures) -> Dataset:
     """The pictures as squares [size, size, C], through the cache or streamed as `data.store` says.
 
+    Of whole pictures (`data.keep`) the images are `WholePictures`, unless all are square and
+    decoded already.
+
     Args:
         source: the settings.
         kind: subfolder of the cache.
@@ -78,9 +82,17 @@ def dataset(source: Source, kind: str, pictures: Pictures) -> Dataset:
     # Those given also hold for pictures whose names hide their bits.
     given = source.range or limits
     shape = (source.size, source.size, source.bands or 3)
-    read = functools.partial(_image, pictures.contents, source.size, source.bands, given)
+    read = functools.partial(
+        _image, pictures.contents, source.size, source.bands, given, source.keep
+    )
     work = decode.Work(
-        pictures.names, pictures.labels, pictures.train, shape, read, pictures.classes
+        pictures.names,
+        pictures.labels,
+        pictures.train,
+        shape,
+        read,
+        pictures.classes,
+        whole=source.keep == "whole",
     )
     if source.store == "stream":
         data = streaming.dataset(source, pictures.origin, work)
@@ -91,6 +103,8 @@ def dataset(source: Source, kind: str, pictures: Pictures) -> Dataset:
         facts = [names, stamps, labels, pictures.train, pictures.classes, source.size]
         if source.bands or given:
             facts.append([source.bands, given])
+        if source.keep == "whole":
+            facts.append(source.keep)
         if any(name.lower().endswith(_TIFF) for name in names):
             facts.append(tiff.packages())  # they may read what was skipped without them
         data = cache.dataset(source, kind, facts, pictures.origin, lambda: work)
@@ -103,9 +117,9 @@ def dataset(source: Source, kind: str, pictures: Pictures) -> Dataset:
 
 
 def _image(
-    contents: Contents, size: int, bands: int, limits: Sequence[float], i: int
-) -> np.ndarray:
-    return decode.decode(contents(i), size, bands=bands, limits=limits)
+    contents: Contents, size: int, bands: int, limits: Sequence[float], keep: str, i: int
+) -> np.ndarray | WholePictures:
+    return decode.decode(contents(i), size, bands=bands, limits=limits, keep=keep)
 
 
 def _probed(source: Source, pictures: Pictures) -> tuple[tuple[float, ...], tuple[str, ...]]:

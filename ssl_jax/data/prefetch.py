@@ -3,7 +3,6 @@
 import functools
 import gc
 import itertools
-import math
 import multiprocessing
 import os
 import pickle
@@ -13,11 +12,13 @@ import signal
 import sys
 import threading
 from multiprocessing import resource_tracker, shared_memory
+from typing import Any
 
 import numpy as np
 
 from ssl_jax.data.rng import Order
 from ssl_jax.data.streaming import StreamedImages
+from ssl_jax.data.whole import WholePictures
 from ssl_jax.settings.resolve import SettingError
 
 _AHEAD = 2  # batches that threads read ahead; each worker process holds about twice as many
@@ -27,6 +28,8 @@ _tell = None  # in a worker process: called with each row before it is read
 
 class Steps:
     """Element i: the rows [B] of step i as bytes, and the images of this process's part of them.
+
+    Images are an array, or a tuple of the pixels and sizes of whole pictures.
 
     Args:
         images: all images.
@@ -42,10 +45,13 @@ class Steps:
     def __len__(self) -> int:
         return 2**40  # endless: the reader decides when to stop
 
-    def __getitem__(self, step: int) -> tuple[bytes, np.ndarray]:
+    def __getitem__(self, step: int) -> tuple[bytes, Any]:
         rows = self.order(step)
+        images = self.images.read(rows[self.own], _tell)
+        if isinstance(images, WholePictures):
+            images = (images.pixels, images.sizes)
         # Rows as bytes, so that only the images need shared memory.
-        return rows.tobytes(), self.images.read(rows[self.own], _tell)
+        return rows.tobytes(), images
 
 
 class Passed:
@@ -69,7 +75,7 @@ class Passed:
         memory.close()
         return steps
 
-    def __getitem__(self, step: int) -> tuple[bytes, np.ndarray]:
+    def __getitem__(self, step: int) -> tuple[bytes, Any]:
         return self._steps[step]
 
 
@@ -109,8 +115,8 @@ class Prefetcher:
             )
         self._batches = iter(batches)
 
-    def next(self) -> tuple[np.ndarray, np.ndarray]:
-        """The next step's rows [B], and the images [R, H, W, C] of this process's part.
+    def next(self) -> tuple[np.ndarray, np.ndarray | WholePictures]:
+        """The next step's rows [B], and the images of this process's part; see `StreamedImages`.
 
         Raises:
             SettingError: a file that cannot be decoded, or a worker process that died; names the
@@ -126,7 +132,11 @@ class Prefetcher:
             # Raised here without grain's frames, which complain when the interpreter exits.
             raise failure
         self.step += 1
-        return np.frombuffer(rows, np.int32), np.array(images)  # a copy out of shared memory
+        if isinstance(images, tuple):
+            images = WholePictures(*map(np.array, images))
+        else:
+            images = np.array(images)  # a copy out of shared memory
+        return np.frombuffer(rows, np.int32), images
 
     def close(self) -> None:
         """Ends threads and processes."""
@@ -174,7 +184,7 @@ class Prefetcher:
 
 def check(images: StreamedImages, batch_size: int, workers: int) -> None:
     """Raises SettingError if shared memory is too small for the batches of the worker processes."""
-    needed = 4 * workers * batch_size * math.prod(images.shape[1:])
+    needed = 4 * workers * batch_size * images.row_bytes
     if workers:
         needed += len(pickle.dumps(images))
     free = shutil.disk_usage(_SHARED).free if os.path.isdir(_SHARED) else needed

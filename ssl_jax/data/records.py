@@ -9,6 +9,7 @@ import numpy as np
 from ssl_jax.data import cache
 from ssl_jax.data.decode import CorruptError, decode
 from ssl_jax.data.source import UNLABELLED, Source
+from ssl_jax.data.whole import WholePictures
 from ssl_jax.settings.text import printable
 
 
@@ -49,6 +50,7 @@ class Reader:
         places: where the images are.
         shape: (H, W, C) of the result.
         size: side of square images.
+        keep: what of the pictures these show, see `decode.square`.
         opened: the open splits; others are opened when needed.
     """
 
@@ -58,19 +60,21 @@ class Reader:
         places: Places,
         shape: tuple[int, int, int],
         size: int,
+        keep: str,
         opened: MutableMapping[str, Any],
     ):
         self._folder = folder
         self._places = places
         self._shape = shape
         self._size = size
+        self._keep = keep
         self._opened = opened
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": {}}
 
-    def __call__(self, i: int) -> np.ndarray:
-        """The image, uint8 [H, W, C].
+    def __call__(self, i: int) -> np.ndarray | WholePictures:
+        """The image, uint8 [H, W, C], or one of `WholePictures`.
 
         Raises:
             CorruptError: the record or its image is damaged.
@@ -82,12 +86,14 @@ class Reader:
             raw = self._opened[part][row]["image"]
         except Exception as error:  # array_record raises all kinds for missing and damaged files
             raise CorruptError(printable(error)) from error
-        return _image(raw, self._shape, self._size)
+        return _image(raw, self._shape, self._size, self._keep)
 
 
-def _image(raw: bytes, shape: tuple[int, int, int], size: int) -> np.ndarray:
+def _image(
+    raw: bytes, shape: tuple[int, int, int], size: int, keep: str
+) -> np.ndarray | WholePictures:
     if shape == (size, size, 3):
-        return decode(raw, size)
+        return decode(raw, size, keep=keep)
     image = decode(raw, channels=shape[2])
     if image.shape != shape:
         raise CorruptError(f"its shape is {image.shape} instead of {shape}")

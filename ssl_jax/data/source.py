@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data.errors import LabelError
+from ssl_jax.data.whole import WholePictures, pixels_of
 from ssl_jax.settings import ranges
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import counted
@@ -22,8 +23,8 @@ _BLOCK = 250  # of these images, read at once
 class Images:
     """One split: `images` uint8 [N, H, W, C] and `labels` int32 [N] (-1: unlabelled).
 
-    `images` is a numpy array, a memory map, or `streaming.StreamedImages`, which decodes rows on
-    demand.
+    `images` is a numpy array, a memory map, `WholePictures` of one of these, or
+    `streaming.StreamedImages`, which decodes rows on demand.
     """
 
     images: Any
@@ -85,19 +86,25 @@ class Dataset:
         return facts | ({"range": [float(x) for x in self.range]} if self.range else {})
 
     def fingerprint(self) -> str:
-        """A short hash of the data: shapes, classes, labels, and up to 64 images of each split."""
+        """A short hash of the data: shapes, classes, labels, and up to 64 images of each split.
+
+        Square images have the same one whether their sizes are recorded or not.
+        """
         shapes = [self.train.images.shape, self.test.images.shape, self.classes]
         digest = hashlib.sha256(json.dumps(shapes).encode())
         for split in (self.train, self.test):
             digest.update(np.ascontiguousarray(split.labels))
             rows = np.linspace(0, max(len(split) - 1, 0), min(len(split), 64)).astype(int)
-            digest.update(np.ascontiguousarray(split.images[np.unique(rows)]))
+            images = split.images[np.unique(rows)]
+            digest.update(np.ascontiguousarray(pixels_of(images)))
+            if isinstance(images, WholePictures) and not images.all_square:
+                digest.update(np.ascontiguousarray(images.sizes))
         return digest.hexdigest()[:16]
 
     def resident(self, gigabytes: float) -> bool:
         """Whether to keep the training images on the devices: decoded, and at most `gigabytes`."""
         return (
-            isinstance(self.train.images, np.ndarray)
+            isinstance(pixels_of(self.train.images), np.ndarray)
             and self.train.images.nbytes <= gigabytes * 2**30
         )
 
@@ -136,6 +143,8 @@ class Source:
             that have them; or "none", which ignores all.
         size: side in pixels of the squares that pictures are stored as (folder, table, webdataset,
             hf and tfds).
+        keep: what of these pictures is kept: "whole" squeezes all of each into the square, and
+            views are drawn in its true proportions; "centre" keeps the central square alone.
         whole: also train on the test images, as deep clustering does. kNN and linear scores are
             then on images that were trained on, without their labels, and clusterings are scored on
             all images.
@@ -169,6 +178,7 @@ class Source:
     limit: int = 0
     labels: str = "fine"
     size: int = 128
+    keep: str = "whole"
     whole: bool = False
     unlabelled: str = ""
     test_share: float = 0.1
@@ -210,6 +220,8 @@ class Source:
                 "skip_corrupt=True: data.store=stream finds bad files only during training, too "
                 "late to drop their rows; set data.store=cache, or remove the bad files"
             )
+        if self.keep not in ("whole", "centre"):
+            raise ValueError(f"keep={self.keep!r}: choose whole or centre")
         if self.workers < 0:
             raise ValueError(f"workers={self.workers}: at least 0; 0 decodes in threads")
         if self.workers and self.store != "stream":
@@ -283,17 +295,26 @@ def held_out(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
-def statistics(images: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images [N, H, W, C].
+def statistics(
+    images: Any, look: Callable[[Any], None] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images [N, H, W, C], or whole pictures.
 
     In units of 255, to four digits, from at most 2,000 evenly spaced images. Sums are exact
     integers, so the results are the same on every machine.
+
+    Args:
+        images: the images.
+        look: called with each block of those that are read.
     """
     count = min(len(images), _STATISTICS_FROM)
     rows = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
     counts = np.zeros((images.shape[-1], 256), np.int64)
     for start in range(0, len(rows), _BLOCK):
         block = images[rows[start : start + _BLOCK]]
+        if look:
+            look(block)
+        block = pixels_of(block)
         for channel in range(len(counts)):
             counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
     values = np.arange(256)

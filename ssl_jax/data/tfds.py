@@ -65,6 +65,8 @@ def tfds(name: str, source: Source) -> Dataset:
         source.test_share,
         source.unlabelled,
     ]
+    if source.keep == "whole":
+        facts.append(source.keep)
     if source.store == "stream":
         work = _work(folder, name, top, source, facts[:2])
         return streaming.dataset(source, f"tfds:{name}", work)
@@ -182,8 +184,9 @@ def _work(folder: Path, name: str, top: Path, source: Source, facts: Any) -> Wor
     rows = np.concatenate([train, test])
     places = records.Places({part: len(labels) for part, (_, labels) in parts.items()}, rows)
     opened = {part: examples for part, (examples, _) in parts.items()}
-    image = records.Reader(folder, places, shape, source.size, opened)
-    return Work(places, labels[rows], len(train), shape, image, classes)
+    image = records.Reader(folder, places, shape, source.size, source.keep, opened)
+    whole = source.keep == "whole" and shape == (source.size, source.size, 3)
+    return Work(places, labels[rows], len(train), shape, image, classes, whole)
 
 
 def _test_split(

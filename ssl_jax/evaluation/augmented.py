@@ -32,7 +32,8 @@ class Augmented(interface.Evaluator):
     end in `_<feature>`.
 
     Deviations: the score is the last epoch's (the original reports the best epoch's on the test
-    images). Test images are resized whole, as for all other scores here, not resized and cropped.
+    images). Of test images `evals.crop` decides what is seen, as for all other scores: 0.875 is the
+    original's resize and central crop.
     `learning_rate` is for batches of `base_batch_size` and scales linearly with `batch_size`, or
     with the number of labelled images if that is smaller.
 

@@ -4,6 +4,7 @@ figures.neighbour_grid(images, queries, neighbours, similarity,
 labels=labels).savefig("neighbours.png")
 """
 
+from ssl_jax.figures.cluster_counts import how_many
 from ssl_jax.figures.codes import prototypes
 from ssl_jax.figures.curves import purity_curves, training_curves
 from ssl_jax.figures.density import densities
@@ -14,6 +15,7 @@ from ssl_jax.figures.neighbours import neighbour_grid
 __all__ = [
     "class_map",
     "densities",
+    "how_many",
     "neighbour_grid",
     "prototypes",
     "purity_curves",

@@ -1,6 +1,7 @@
 """Nearest neighbours as pictures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,10 +15,11 @@ from ssl_jax.figures import style
 _SIDE = 96  # pixels: larger images are shrunk to this
 _ROW = 1.28  # height of a row, in cells
 _FIRST = 1.25  # left edge of the first neighbour, in cells
+_BLANK = "#F0F0F0"  # of a cell around an oblong image
 
 
 def neighbour_grid(
-    images: ArrayLike,
+    images: Any,
     queries: ArrayLike,
     neighbours: ArrayLike,
     similarity: ArrayLike,
@@ -32,7 +34,9 @@ def neighbour_grid(
     of Local Aggregation and CoNR).
 
     Args:
-        images: [N, H, W, C] uint8; of more than three bands, the first three are drawn.
+        images: [N, H, W, C] uint8, or a sequence of N images [H, W, C] of any shapes, or whole
+            pictures as in `Dataset.train.images`; each is drawn in its own proportions, of more
+            than three bands the first three.
         queries: [Q] rows of `images`.
         neighbours: [Q, k] rows of `images`.
         similarity: [Q, k], such as cosines.
@@ -42,11 +46,11 @@ def neighbour_grid(
     Raises:
         ValueError: shapes that do not match.
     """
-    images = np.asarray(images)
     queries = np.asarray(queries)
     neighbours = np.asarray(neighbours)
     similarity = np.asarray(similarity, np.float64)
-    _check(images, queries, neighbours, similarity)
+    _check(queries, neighbours, similarity)
+    pictures = {row: _checked(images[row]) for row in {*queries.tolist(), *neighbours.flat}}
     right = matches(queries, neighbours, labels)
     rows, k = neighbours.shape
     digits = 3 if similarity.min() > 0.9 else 2  # with two, all would look the same near 1
@@ -60,24 +64,32 @@ def neighbour_grid(
             axes.text(left, -0.08, text, color=style.QUIET, fontsize=8.5, va="bottom")
         for row, query in enumerate(queries):
             top = row * _ROW
-            _cell(axes, images[query], 0.0, top)
+            _cell(axes, pictures[query], 0.0, top)
             if labels is not None and labels[query] >= 0:
                 _caption(axes, 0.0, top, style.name_of(int(labels[query]), names))
             for column, neighbour in enumerate(neighbours[row]):
                 left = _FIRST + column
-                _cell(axes, images[neighbour], left, top)
+                _cell(axes, pictures[neighbour], left, top)
                 text = f"{similarity[row, column]:.{digits}f}"
                 _judge(axes, left, top, text, right[row, column])
     return figure
 
 
-def _check(
-    images: np.ndarray, queries: np.ndarray, neighbours: np.ndarray, similarity: np.ndarray
-) -> None:
-    if images.ndim != 4 or images.dtype != np.uint8 or not images.shape[-1]:
+def _checked(image: Any) -> np.ndarray:
+    """One image as an array [H, W, C].
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    image = np.asarray(image.as_seen() if hasattr(image, "as_seen") else image)
+    if image.ndim != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ValueError(
-            f"images of shape {images.shape}, {images.dtype}: give uint8 of shape [N, H, W, C]"
+            f"an image of shape {image.shape}, {image.dtype}: give uint8 of shape [H, W, C]"
         )
+    return image
+
+
+def _check(queries: np.ndarray, neighbours: np.ndarray, similarity: np.ndarray) -> None:
     same_shape = neighbours.shape == similarity.shape
     if neighbours.ndim != 2 or not same_shape or len(neighbours) != len(queries):
         raise ValueError(
@@ -98,6 +110,8 @@ def matches(queries: np.ndarray, neighbours: np.ndarray, labels: ArrayLike | Non
 
 
 def _cell(axes: Axes, image: np.ndarray, left: float, top: float) -> None:
+    """Draws an image in the middle of its cell, as large as fits; the rest is pale."""
+    height, width = image.shape[:2]
     image = image[..., : 3 if image.shape[-1] > 2 else 1]
     if max(image.shape[:2]) > _SIDE:
         scale = _SIDE / max(image.shape[:2])
@@ -107,7 +121,12 @@ def _cell(axes: Axes, image: np.ndarray, left: float, top: float) -> None:
         image = image.reshape(*image.shape[:2], -1)
     if image.shape[-1] == 1:
         image = image.repeat(3, -1)
-    extent = (left + 0.04, left + 0.96, top + 0.96, top + 0.04)
+    if height != width:
+        sides = (left + 0.04, left + 0.96)
+        axes.fill_between(sides, top + 0.04, top + 0.96, color=_BLANK, linewidth=0, zorder=-1)
+    across = 0.46 * width / max(height, width)
+    down = 0.46 * height / max(height, width)
+    extent = (left + 0.5 - across, left + 0.5 + across, top + 0.5 + down, top + 0.5 - down)
     axes.imshow(image, extent=extent, interpolation="nearest", aspect="equal")
 
 

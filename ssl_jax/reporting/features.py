@@ -10,10 +10,11 @@ import numpy as np
 
 from ssl_jax.build import completed, load_data
 from ssl_jax.data.source import Dataset
+from ssl_jax.data.whole import as_seen, with_pixels
 from ssl_jax.inference.scorer import features
 from ssl_jax.interface import TrainState
 from ssl_jax.ops.vectors import unit
-from ssl_jax.runs.restore import config_of, open_run
+from ssl_jax.runs.restore import Run, config_of, open_run
 from ssl_jax.runs.run_folder import FINGERPRINT, read_config
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import encodable, printable
@@ -29,8 +30,8 @@ class Features:
 
     Attributes:
         settings: settings of the run, with the present location of its data.
-        images, labels, points: [N, H, W, C] uint8, [N] int32 (-1: unlabelled) and [N, D] of a
-            sample of the training images.
+        images, labels, points: [N, H, W, C] uint8 (or `WholePictures`), [N] int32 (-1: unlabelled)
+            and [N, D] of a sample of the training images.
         test_images, test_labels, test_points: the same for test images; empty if there are none,
             or if the run trained on them.
         scores: [N, K] of prototypes, or None.
@@ -40,16 +41,21 @@ class Features:
     """
 
     settings: dict[str, Any]
-    images: np.ndarray
+    images: Any
     labels: np.ndarray
     points: np.ndarray
-    test_images: np.ndarray
+    test_images: Any
     test_labels: np.ndarray
     test_points: np.ndarray
     scores: np.ndarray | None
     names: tuple[str, ...]
     of: int
     epoch: float
+
+    def picture(self, row: int) -> np.ndarray:
+        """The image [H, W, C] at an index, training images first, in its true proportions."""
+        count = len(self.images)
+        return as_seen(self.images[row] if row < count else self.test_images[row - count])
 
 
 def of_run(
@@ -77,20 +83,41 @@ def of_run(
         settings["data"][name.partition(".")[2]] = value
     dataset = load_data(completed(settings))
     _check_unchanged(folder, dataset, settings["data"]["name"])
-    run = open_run(folder, mesh)
+    return sampled(open_run(folder, mesh), settings, dataset, most=most, seed=seed)
+
+
+def sampled(
+    run: Run,
+    settings: dict[str, Any],
+    dataset: Dataset,
+    *,
+    most: int = MOST,
+    seed: int = 0,
+) -> Features:
+    """Embeds samples of a data set; the backbone's features where there is no embedding.
+
+    Args:
+        run: provides the encoder.
+        settings: of the run, with those of the data.
+        dataset: images with as many channels as the run takes.
+        most: maximum number of training images to embed.
+        seed: draws them.
+    """
     stage = run.plan.stages[-1]
+    channels = dataset.train.images.shape[-1]
+    feature = "embedding" if _has(stage, run.state, channels, "embedding") else "backbone"
     rng = np.random.default_rng(seed)
     train_rows = _sample(rng, len(dataset.train), most)
     test_rows = _sample(rng, 0 if dataset.joined else len(dataset.test), _MOST_TESTS)
-    images = np.asarray(dataset.train.images[train_rows])
-    test_images = np.asarray(dataset.test.images[test_rows])
-    names = ("embedding", "scores") if _has_scores(stage, run.state, dataset) else ("embedding",)
+    images = with_pixels(dataset.train.images[train_rows], np.asarray)
+    test_images = with_pixels(dataset.test.images[test_rows], np.asarray)
+    names = (feature, "scores") if _has(stage, run.state, channels, "scores") else (feature,)
     outputs = features(stage, run.state, images, names)
-    points = np.asarray(unit(outputs["embedding"]))
+    points = np.asarray(unit(outputs[feature]))
     test_points = points[:0]
     if len(test_rows):
         test_outputs = features(stage, run.state, test_images, names)
-        test_points = np.asarray(unit(test_outputs["embedding"]))
+        test_points = np.asarray(unit(test_outputs[feature]))
     return Features(
         settings=settings,
         images=images,
@@ -124,15 +151,16 @@ def _sample(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
     return np.arange(count) if count <= most else np.sort(rng.choice(count, most, replace=False))
 
 
-def _has_scores(stage: Stage, state: TrainState, dataset: Dataset) -> bool:
+def _has(stage: Stage, state: TrainState, channels: int, name: str) -> bool:
+    """Whether the method of a stage has the feature `name`."""
     size = stage.views[0].size
-    image = jax.ShapeDtypeStruct((1, size, size, dataset.train.images.shape[-1]), np.float32)
+    image = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
 
-    def scores(state, images):
-        return stage.method.features(state, images, ("scores",))["scores"]
+    def feature(state, images):
+        return stage.method.features(state, images, (name,))[name]
 
     try:
-        jax.eval_shape(scores, state, image)
+        jax.eval_shape(feature, state, image)
     except KeyError:
         return False
     return True

@@ -77,5 +77,6 @@ def write(
             if run_features is not None:
                 features_of_runs[run.name] = run_features
         sections = page.sections(runs, features_of_runs, attempt)
-    write_atomically(path, page.render(runs, sections, attempt.notes))
+    summaries = [(run.name, page.summary(run)) for run in runs]
+    write_atomically(path, page.render(summaries, sections, attempt.notes))
     return attempt.notes

@@ -49,9 +49,33 @@ def sections(
         features: features by name of those runs whose data and checkpoint are available.
         attempt: returns a function's value, or None after noting its failure.
     """
-    labelled = {name: x for name, x in features.items() if (x.labels >= 0).any()}
-    scored = {name: x for name, x in features.items() if x.scores is not None}
     records = {run.name: run.records for run in runs}
+    return shown(
+        [
+            _scores(runs),
+            _training(runs, attempt),
+            *_rounds(runs, attempt),
+            *of_features(features, records, attempt),
+            _settings(runs),
+            _environment(runs),
+        ]
+    )
+
+
+def of_features(
+    features: Mapping[str, Features],
+    records: Mapping[str, Sequence[Mapping[str, Any]]],
+    attempt: Attempt,
+) -> list[Section]:
+    """The sections of figures from features; some may be empty, see `shown`.
+
+    Args:
+        features: by name of the run or weight file.
+        records: of the runs, by name; weight files have none.
+        attempt: as in `sections`.
+    """
+    labelled = {name: x for name, x in features.items() if (x.labels >= 0).any()}
+    scored = {name: x for name, x in features.items() if x.scores is not None and name in records}
 
     def each_run(
         title: str, make: Callable[..., Picture], chosen: Mapping[str, Features] = features
@@ -63,8 +87,7 @@ def sections(
         ]
         return Section(title, pictures=drawn)
 
-    made = [_scores(runs), _training(runs, attempt), *_rounds(runs, attempt)]
-    made.append(each_run("Nearest neighbours", lambda name, x: pictures.neighbours(x)))
+    made = [each_run("Nearest neighbours", lambda name, x: pictures.neighbours(x))]
     made[-1].text = _sample_sizes(features)
     made.append(each_run("Map of the embedding", lambda name, x: pictures.tsne(x)))
     made.append(each_run("Chosen classes", lambda name, x: pictures.class_map(x), labelled))
@@ -73,7 +96,11 @@ def sections(
     made.append(
         each_run("Prototypes", lambda name, x: pictures.prototypes(x, records[name]), scored)
     )
-    made += [_settings(runs), _environment(runs)]
+    return made
+
+
+def shown(made: Sequence[Section]) -> list[Section]:
+    """The sections that have something to show, and those that always appear."""
     for section in made:
         section.tables = [table for table in section.tables if table]
         section.pictures = [(name, picture) for name, picture in section.pictures if picture]
@@ -183,11 +210,13 @@ def summary(run: Record) -> str:
     return f"{method} on {data}, epoch {round(run.epoch, 2):g} of {settings['epochs']}"
 
 
-def render(runs: Sequence[Record], found: Sequence[Section], notes: Sequence[str]) -> str:
+def render(
+    summaries: Sequence[tuple[str, str]], found: Sequence[Section], notes: Sequence[str]
+) -> str:
     """The HTML of a report, complete in itself.
 
     Args:
-        runs: the runs to report on.
+        summaries: name and `summary` of each run, or of a weight file.
         found: sections of the page.
         notes: a line on each part that could not be made.
     """
@@ -199,11 +228,11 @@ def render(runs: Sequence[Record], found: Sequence[Section], notes: Sequence[str
         lstrip_blocks=True,
     )
     page = environment.get_template("page.html").render(
-        title=", ".join(run.name for run in runs),
-        summaries=[(run.name, summary(run)) for run in runs],
+        title=", ".join(name for name, _ in summaries),
+        summaries=summaries,
         sections=found,
         notes=notes,
         date=f"{today.day} {today:%B %Y}",
-        several=len(runs) > 1,
+        several=len(summaries) > 1,
     )
     return encodable(page)

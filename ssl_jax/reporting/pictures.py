@@ -115,13 +115,21 @@ def neighbours(x: Features) -> Picture:
     queries = x.points[:_MOST_QUERIES] if from_training else x.test_points
     k = min(_NEIGHBOURS, len(x.points) - 1)
     similarity, index = _nearest(queries, x.points, k, exclude_self=from_training)
-    images = np.concatenate([x.images, x.test_images])
     labels = np.concatenate([x.labels, x.test_labels])
     rows = np.arange(len(queries)) + (0 if from_training else len(x.points))
     right = matches(rows, index, labels)
     chosen, how = choose_queries(right, similarity, labels[rows])
+    drawn, places = np.unique(
+        np.concatenate([rows[chosen, None], index[chosen]], axis=1), return_inverse=True
+    )
+    places = places.reshape(len(chosen), k + 1)
     figure = figures.neighbour_grid(
-        images, rows[chosen], index[chosen], similarity[chosen], labels=labels, names=x.names
+        [x.picture(row) for row in drawn],
+        places[:, 0],
+        places[:, 1:],
+        similarity[chosen],
+        labels=labels[drawn],
+        names=x.names,
     )
     share = ""
     if not np.isnan(right).all():

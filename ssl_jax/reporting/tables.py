@@ -74,6 +74,22 @@ def scores(runs: Sequence[Record]) -> Table | None:
     )
 
 
+def by_features(own: str, rows: Mapping[str, Mapping[str, float]]) -> Table | None:
+    """Scores by the name of the features; the row `own` is that of the encoder."""
+    kinds = [_ScoreRow("own" if x == own else "", x, "", "", y) for x, y in rows.items()]
+    names = shown_scores(rows)
+    if not names:
+        return None
+    return Table(
+        head=["", *map(score_label, names)],
+        rows=[
+            (row.kind, [row.name, *(_number(row.scores.get(name)) for name in names)])
+            for row in kinds
+        ],
+        best=frozenset((row, column - 1) for row, column in _best(kinds, names)),
+    )
+
+
 def _has_earlier_best(run: Record) -> bool:
     """Whether a run's best epoch is not its last evaluation."""
     return run.best is not None and run.best["step"] != run.evaluated["step"]
@@ -161,14 +177,24 @@ def signs(runs: Sequence[Record]) -> Table | None:
 def classes(run: Record) -> Table | None:
     """The recall of each class at the last evaluation of a run; None if it is not on record."""
     scores = by_class.read(run.folder, run.evaluated["step"]) if run.evaluated else {}
+    return recalls(run.name, scores)
+
+
+def recalls(name: str, scores: Mapping[str, Any]) -> Table | None:
+    """The recall of each class; None without `scores`.
+
+    Args:
+        name: of the run or file.
+        scores: as `by_class.by_class` returns them.
+    """
     if not scores:
         return None
     head, rows, selection = by_class.table(scores)
-    recalls = {name: float(np.mean(values)) for name, values in scores["recall"].items()}
     averages = ", ".join(
-        f"{score_label(f'{name}/balanced')} {value:.4f}" for name, value in recalls.items()
+        f"{score_label(f'{key}/balanced')} {float(np.mean(values)):.4f}"
+        for key, values in scores["recall"].items()
     )
-    note = f"Recall of each class in {run.name}; {averages}"
+    note = f"Recall of each class in {name}; {averages}"
     rows = [[printable(encodable(cell)) for cell in row] for row in rows]
     return Table(
         head, [("", row) for row in rows], note=f"{note}; {selection}" if selection else note

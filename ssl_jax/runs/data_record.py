@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data.source import Dataset
+from ssl_jax.data import datasets
+from ssl_jax.data.source import Dataset, Source
+from ssl_jax.data.whole import WholePictures, pixels_of
 from ssl_jax.runtime.atomic_file import write_atomically
-from ssl_jax.settings.text import encodable, printable
+from ssl_jax.settings.text import byte_count, encodable, printable
 
 FILE = "data.json"
 _EIGHT_BITS = (0, 255)
@@ -17,7 +19,7 @@ _LISTED = 40  # characters of a list of class names
 
 
 def of_dataset(dataset: Dataset) -> dict[str, Any]:
-    """The content of data.json.
+    """The content of data.json, except `stored`.
 
     Returns:
         `train` and `test`: numbers of images, those of `data.whole` in both; `unlabelled`: how many
@@ -38,9 +40,32 @@ def of_dataset(dataset: Dataset) -> dict[str, Any]:
     )
 
 
-def write(folder: Path, dataset: Dataset) -> None:
+def write(folder: Path, dataset: Dataset, source: Source) -> None:
     """Writes data.json, whole or not at all."""
-    write_atomically(folder / FILE, json.dumps(of_dataset(dataset), indent=2) + "\n")
+    record = of_dataset(dataset) | {"stored": stored(dataset, source)}
+    write_atomically(folder / FILE, json.dumps(record, indent=2) + "\n")
+
+
+def stored(dataset: Dataset, source: Source) -> str:
+    """What the images are stored as.
+
+    For example "whole pictures as squares of 256 (1.97 GB)", "central squares of 256 (streamed)",
+    or "images stored at 28", which were no pictures of other sizes.
+    """
+    images = dataset.train.images
+    _, height, width, _ = images.shape
+    if not datasets.makes_squares(source.name) and not isinstance(images, WholePictures):
+        return f"images stored at {height if height == width else f'{height}x{width}'}"
+    if source.keep == "whole":
+        form = f"whole pictures as squares of {height}"
+    else:
+        form = f"central squares of {height}"
+    if not isinstance(pixels_of(images), np.ndarray):
+        return f"{form} (streamed)"
+    total = images.nbytes
+    if not dataset.joined:
+        total += dataset.test.images.nbytes
+    return f"{form} ({byte_count(total)})"
 
 
 def sentence(dataset: Dataset, limit: int = 0) -> str:

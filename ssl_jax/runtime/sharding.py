@@ -78,6 +78,18 @@ def put(x: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(np.shape(x), sharding, lambda where: x[where])
 
 
+def put_all(tree: Any, sharding: NamedSharding) -> Any:
+    """`put` for each array of a tree."""
+    return jax.tree.map(lambda x: put(x, sharding), tree)
+
+
+def from_local(tree: Any, sharding: NamedSharding, count: int) -> Any:
+    """Arrays of `count` rows in all, of which each host gives those of its own devices."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x, (count, *x.shape[1:])), tree
+    )
+
+
 def padded(count: int, sharding: NamedSharding) -> int:
     """`count` rounded up to a multiple of the devices."""
     return -(-count // sharding.mesh.size) * sharding.mesh.size
@@ -94,15 +106,14 @@ def own_rows(sharding: NamedSharding, count: int) -> np.ndarray:
     return np.concatenate([rows[where] for where in ordered])
 
 
-def put_rows(images: Any, rows: np.ndarray, mesh: Mesh) -> jax.Array:
+def put_rows(images: Any, rows: np.ndarray, mesh: Mesh) -> Any:
     """`images[rows]` sharded over `mesh`, padded as in `own_rows`.
 
     Each host reads only the rows of its own devices.
     """
     sharding = batch_sharding(mesh)
     local = images[rows[own_rows(sharding, len(rows))]]
-    shape = (padded(len(rows), sharding), *images.shape[1:])
-    return jax.make_array_from_process_local_data(sharding, local, shape)
+    return from_local(local, sharding, padded(len(rows), sharding))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -53,7 +53,7 @@ _BATCHES = dict(
 def large_view(images: ImageFacts, settings: Settings) -> int:
     """The stored side up to 64; above, three quarters of it in steps of 16, from 64 to 96.
 
-    96 of 128 as for the photographs that the recipes were tried on: crops are rarely enlarged.
+    96 of 256 as of the whole pictures that the recipes store, whose crops are rarely enlarged.
     """
     if images.side <= 64:
         return images.side

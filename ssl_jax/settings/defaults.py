@@ -13,6 +13,7 @@ docs/settings.md lists them all.
     positives       the positives in positives/
     optim           optim.settings: OptimSettings, ScheduleSettings, and GroupSettings for
                     optim.groups.NAME
+    evals           settings.eval_settings.EvalSettings, what all evaluators see of an image
     evals.NAME      the evaluators in evaluation/
     stages.NAME     `until_epoch`, and overrides of method, positives, augment or optim that apply
                     until then; until_epoch=0 skips the stage
@@ -28,6 +29,7 @@ from ssl_jax.data.augment import View
 from ssl_jax.data.source import Source
 from ssl_jax.models.layers import Head
 from ssl_jax.optim.settings import GroupSettings, OptimSettings
+from ssl_jax.settings.eval_settings import EvalSettings
 from ssl_jax.settings.resolve import SettingError, available, choose
 from ssl_jax.settings.run_settings import RunSettings
 from ssl_jax.settings.sections import settings_of
@@ -47,7 +49,7 @@ def get_config() -> ConfigDict:
     config.positives = {"name": "instance"}
     config.optim = settings_of(OptimSettings) | {"groups": {}}
     config.stages = {}
-    config.evals = {name: evaluator(name) for name in EVALUATORS}
+    config.evals = settings_of(EvalSettings) | {name: evaluator(name) for name in EVALUATORS}
     return config
 
 
@@ -98,17 +100,30 @@ def view(size: int, **changes: Any) -> dict[str, Any]:
 def own_images(config: ConfigDict, **groups: dict[str, Any]) -> None:
     """What the recipes `:folder` share: whatever is 0 or empty here follows from the images.
 
+    Pictures are kept whole, as squares of 256 pixels: a crop of 0.14 of a picture then has the 96
+    pixels of the largest view. Scores see the centre of a picture.
+
     Args:
         config: changed in place.
         **groups: of views, the section `augment`, whose sizes are set to 0.
     """
     config.automatic = True
-    config.data.update(name="folder", size=128)
+    config.data.update(name="folder", size=256)
     config.augment = {name: group | {"size": 0} for name, group in groups.items()}
     config.epochs = 200
     config.batch_size = 0
     config.model.stem = ""
     config.evals.knn.update(k=0, feature="backbone")
+    config.evals.crop = 0.875
+
+
+def own_arrays(config: ConfigDict) -> None:
+    """What the recipes `:array` change in `:folder`.
+
+    Scores see all of an image, as arrays may hold crops already.
+    """
+    config.data.name = "array"
+    config.evals.crop = 0.0
 
 
 def digits_view(**changes: Any) -> dict[str, Any]:
@@ -163,8 +178,11 @@ _OBSERVING = (
     "baselines",
     "best",
 )
+_SEEN_IN_TRAINING = ("evals.crop",)  # by methods that embed all images between steps
 
 
 def only_observes(name: str) -> bool:
     """Whether the setting `name` ("evals.knn.k", "data.dir") does not affect training."""
+    if name in _SEEN_IN_TRAINING:
+        return False
     return name.split(".")[0] in _OBSERVING or name in _PLACES

@@ -23,6 +23,7 @@ EARLIER_VALUES: dict[str, Any] = {
     "positives[neighbours].boundary.start": "unchecked",
     "positives[neighbours].boundary.cluster_unlabelled": True,
     "evals.*[knn].k": 200,
+    "data.keep": "centre",
 }
 
 

@@ -25,6 +25,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def byte_count(number: int) -> str:
+    """A number of bytes to three digits, such as "1.97 GB" and "640 kB"."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1e3:.3g} kB"
+
+
 def print_page(text: str) -> None:
     """Prints `text`; a reader that closes the pipe early, such as `head`, causes no error."""
     try:

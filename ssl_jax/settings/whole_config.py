@@ -11,7 +11,7 @@ from ssl_jax.data.augment import View
 from ssl_jax.data.source import Source
 from ssl_jax.models.layers import Head
 from ssl_jax.optim.settings import GroupSettings, OptimSettings
-from ssl_jax.settings import defaults
+from ssl_jax.settings import defaults, eval_settings
 from ssl_jax.settings.resolve import SettingError, choose, convert, fill, section, unknown
 from ssl_jax.settings.run_settings import RunSettings
 from ssl_jax.settings.sections import complete, names_beside, setting_names
@@ -34,11 +34,10 @@ def completed(config: ConfigDict | Mapping) -> dict[str, Any]:
         raise SettingError(
             f"base={run.base!r}, but method.name={method!r}; choose the base with the config"
         )
-    evals = settings["evals"]
-    if evals and (not run.best.startswith("eval/") or run.best.split("/")[1] not in evals):
+    names = list(eval_settings.evaluators(settings["evals"]))
+    if names and (not run.best.startswith("eval/") or run.best.split("/")[1] not in names):
         raise SettingError(
-            f"best={run.best!r}: give a score by its logged name, such as "
-            f"eval/{next(iter(evals))}/..."
+            f"best={run.best!r}: give a score by its logged name, such as eval/{names[0]}/..."
         )
     return settings
 
@@ -82,7 +81,7 @@ def with_defaults(config: Mapping, *, parts_may_be_missing: bool = False) -> dic
     whole["positives"] = _positives(parts.get("positives", {}), finder)
     whole["optim"] = complete_optim(parts.get("optim", {}))
     whole["stages"] = dict(sorted(parts.get("stages", {}).items()))
-    whole["evals"] = _evaluators(parts.get("evals"), finder)
+    whole["evals"] = _evals(parts.get("evals"), finder)
     return whole
 
 
@@ -154,16 +153,17 @@ def _positives(values: Mapping, finder: _Finder) -> dict[str, Any]:
     return complete(settings, cls, "positives") | ignored
 
 
-def _evaluators(sections: Mapping | None, finder: _Finder) -> dict[str, Any]:
+def _evals(values: Mapping | None, finder: _Finder) -> dict[str, Any]:
     """The section `evals`: the key of each section selects its evaluator, unless it sets `name`."""
-    if sections is None:
-        sections = {name: {} for name in defaults.EVALUATORS}
-    return {
-        key: finder.complete(
-            section(values, f"evals.{key}"), f"evals.{key}", "ssl_jax.evaluation", "Evaluator", key
+    if values is None:
+        values = {name: {} for name in defaults.EVALUATORS}
+    whole = dataclasses.asdict(eval_settings.shared(values))
+    for key, settings in sorted(eval_settings.evaluators(values).items()):
+        name = f"evals.{key}"
+        whole[key] = finder.complete(
+            section(settings, name), name, "ssl_jax.evaluation", "Evaluator", key
         )
-        for key, values in sorted(sections.items())
-    }
+    return whole
 
 
 def _resolved(config: ConfigDict | Mapping) -> dict[str, Any]:

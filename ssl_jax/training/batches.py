@@ -2,15 +2,29 @@
 
 import time
 from concurrent import futures
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ssl_jax.data import cache_files, prefetch
+from ssl_jax.data import (
+    augment,  # noqa: F401, makes whole pictures a pytree
+    cache_files,
+    prefetch,
+)
 from ssl_jax.data.rng import Order
 from ssl_jax.data.streaming import StreamedImages
-from ssl_jax.runtime.sharding import batch_sharding, own_rows, padded, put, replicated
+from ssl_jax.data.whole import WholePictures
+from ssl_jax.runtime.sharding import (
+    batch_sharding,
+    from_local,
+    own_rows,
+    padded,
+    put,
+    put_all,
+    replicated,
+)
 
 _PATIENCE = 10  # seconds that worker processes have to finish their batches when the run ends
 
@@ -23,7 +37,7 @@ class Batches:
     devices compute the step before it, and every process reads only the rows of its own devices.
 
     Args:
-        images: [N, H, W, C] uint8, a numpy array or streamed.
+        images: [N, H, W, C] uint8, a numpy array, `WholePictures` or streamed.
         mesh: the devices.
         key: of the run; the order follows from it.
         batch_size: B, over all devices.
@@ -31,13 +45,13 @@ class Batches:
         workers: processes that decode streamed images; 0: a thread.
 
     Attributes:
-        images: [N, H, W, C] uint8: on the devices, a numpy array, or streamed.
+        images: [N, H, W, C] uint8: as given, or on the devices.
         waited: seconds so far that the devices were idle because images were not ready.
     """
 
     def __init__(
         self,
-        images: np.ndarray | StreamedImages,
+        images: np.ndarray | WholePictures | StreamedImages,
         mesh: Mesh,
         key: jax.Array,
         *,
@@ -45,7 +59,7 @@ class Batches:
         resident: bool,
         workers: int = 0,
     ):
-        self.images = put(images, replicated(mesh)) if resident else images
+        self.images = put_all(images, replicated(mesh)) if resident else images
         self.waited = 0.0
         self._sharding = batch_sharding(mesh)
         self._everywhere = replicated(mesh)
@@ -64,7 +78,7 @@ class Batches:
         if not resident:
             self._reader = futures.ThreadPoolExecutor(1, "batches", initializer=initializer)
 
-    def batch(self, step: int, running: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def batch(self, step: int, running: jax.Array | None = None) -> tuple[Any, jax.Array]:
         """Images and `index` [B] for `train_step`: all images, or those of this batch alone.
 
         Args:
@@ -89,9 +103,7 @@ class Batches:
                 prefetch.kill()
             self._reader.shutdown()
 
-    def _wait(
-        self, waiting: futures.Future, running: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
+    def _wait(self, waiting: futures.Future, running: jax.Array | None) -> tuple[Any, jax.Array]:
         while running is not None and not running.is_ready() and not waiting.done():
             futures.wait([waiting], 0.002)
         began = time.monotonic()
@@ -99,7 +111,7 @@ class Batches:
         self.waited += time.monotonic() - began
         return batch
 
-    def _read(self, step: int) -> tuple[jax.Array, jax.Array]:
+    def _read(self, step: int) -> tuple[Any, jax.Array]:
         """Images and `index` of a step, on the devices."""
         if isinstance(self.images, StreamedImages):
             if self._prefetcher is None or self._prefetcher.step != step:
@@ -110,8 +122,7 @@ class Batches:
         else:
             rows = self._order(step)
             pixels = cache_files.take(self.images, rows[self._own_rows])
-        shape = (padded(len(rows), self._sharding), *pixels.shape[1:])
-        images = jax.make_array_from_process_local_data(self._sharding, pixels, shape)
+        images = from_local(pixels, self._sharding, padded(len(rows), self._sharding))
         return images, put(rows, self._everywhere)
 
     def _close_prefetcher(self) -> None:

@@ -8,7 +8,7 @@ import jax
 
 from ssl_jax.build import Plan
 from ssl_jax.runs import data_record, provenance
-from ssl_jax.settings.text import encodable, printable
+from ssl_jax.settings.text import counted, encodable, printable
 
 PARAMETERS = "parameters.txt"
 _WIDTH = 80  # everywhere the same, so that logs, notebooks and terminals show the same
@@ -115,12 +115,14 @@ def _millions(count: int) -> str:
 
 
 def _views(plan: Plan) -> str:
-    """For example "2x96 + 4x48 of images stored at 128, 3 channels": counts and sides in pixels."""
+    """For example "2x96 + 4x48 of whole pictures as squares of 256 (1.97 GB), 3 channels".
+
+    Counts and sides in pixels.
+    """
     sizes = " + ".join(f"{view.count}x{view.size}" for view in plan.stages[-1].views)
-    _, height, width, channels = plan.dataset.train.images.shape
-    side = f"{height}" if height == width else f"{height}x{width}"
-    colours = "1 channel" if channels == 1 else f"{channels} channels"
-    return f"{sizes} of images stored at {side}, {colours}"
+    channels = plan.dataset.train.images.shape[-1]
+    stored = data_record.stored(plan.dataset, plan.source)
+    return f"{sizes} of {stored}, {counted(channels, 'channel')}"
 
 
 def _devices() -> str:

@@ -96,7 +96,7 @@ class RunLogger:
         if processes.is_first():
             self.metrics = MetricsWriter(self._folder, saved)
             self._start = provenance.Start(self._folder, start)
-            data_record.write(self._folder, self._plan.dataset)
+            data_record.write(self._folder, self._plan.dataset, self._plan.source)
             write_atomically(
                 self._folder / first_screen.PARAMETERS,
                 first_screen.parameter_table(self._plan.shapes.params),

@@ -21,7 +21,7 @@ from ssl_jax.interface import TrainState
 from ssl_jax.runs import checkpoint, warm_start
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runtime import preemption, processes
-from ssl_jax.runtime.sharding import put, replicated
+from ssl_jax.runtime.sharding import put_all, replicated
 from ssl_jax.runtime.storage import StorageError, storage_failure
 from ssl_jax.stages import Stage
 from ssl_jax.training import first_screen, refresh
@@ -61,7 +61,7 @@ class Loop:
         step_fn: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
         console: Console,
         stop: preemption.StopRequest,
-        start_from: warm_start.WarmStart | None = None,
+        start_from: warm_start.WarmStart | warm_start.WeightsStart | None = None,
         may_exit: bool = False,
         hashed: bool = False,
     ):
@@ -84,7 +84,7 @@ class Loop:
         self.batches = processes.agree(lambda: _batches(plan, mesh, self.key))
         test_images = plan.dataset.test.images
         if plan.stages[0].resident:
-            test_images = put(test_images, replicated(mesh))
+            test_images = put_all(test_images, replicated(mesh))
         self.scorer = Scorer(plan, self.batches.images, test_images)
         self.logger = RunLogger(plan, folder, console, self.batches, self.scorer)
 
@@ -136,6 +136,8 @@ class Loop:
         elif self.warm_start:
             source = self.plan.settings.init_from
             self.logger.say(f"starting from {source} at step {start} of {self.plan.total_steps}")
+            for note in self.warm_start.notes:
+                self.logger.say(note)
         if not saved:
             try:
                 with self.stop.leaving(self.leave if self.may_exit else None):
