@@ -9,8 +9,9 @@ from ssl_jax.settings.text import print_page
 
 COMMANDS = {  # name: module, summary
     "train": ("ssl_jax.main", "train a config, or resume its run"),
-    "evaluate": ("ssl_jax.evaluate", "score a run on its own or other data"),
+    "evaluate": ("ssl_jax.evaluate", "score a run or a weight file on data"),
     "assign": ("ssl_jax.assign", "sort images into clusters"),
+    "embed": ("ssl_jax.embed", "write the features of images to a file"),
     "report": ("ssl_jax.report", "write a page on one or several runs"),
     "export": ("ssl_jax.export", "export a run's encoder for other programs"),
     "preview": ("ssl_jax.preview", "draw the augmentations of a config"),

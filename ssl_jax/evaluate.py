@@ -1,14 +1,20 @@
-"""Scores a trained run, on its own or on other data:
+"""Scores a trained run, on its own or on other data, or a weight file:
 
     python -m ssl_jax.evaluate --workdir=RUN --evals=knn,linear --checkpoint=best
     python -m ssl_jax.evaluate --workdir=RUN --data.name=cifar100 --data.dir=DIR
+    python -m ssl_jax.evaluate --weights=FILE --data.dir=DIR --append=scores.jsonl
 
 Flags set any setting of an evaluator, as in --config.evals.knn.k=50; --data.NAME is short for
 --config.data.NAME. For other data, name, size, bands and cache are taken from the run, and values
 of more than 8 bits are scaled as in training; all other settings of `data` start from their
 defaults. A run of grey images takes colour images, as grey, and a run of colour images takes grey
 ones. The scores are printed as tables, with the recall of each class, and appended to
-RUN/evaluations.jsonl, one line per call.
+RUN/evaluations.jsonl, or to --append=FILE, one line per call.
+
+A weight file in place of a run, of any library that makes ResNets, has no data: --data.name is a
+folder unless given, and all settings of `data` start from their defaults. The evaluators are knn,
+linear and clustering unless --evals names others; those of the embedding take the backbone if the
+file has no head. The scores are only printed, unless --append is given.
 """
 
 import datetime
@@ -19,52 +25,74 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from ssl_jax.runtime import command
-from ssl_jax.settings import command_line
+from ssl_jax.settings import command_line, weight_flags
+from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
-from ssl_jax.settings.text import printable
+from ssl_jax.settings.text import encodable, printable
 
 if TYPE_CHECKING:  # imported late, since jax takes seconds to import
     from rich.console import Console
 
     from ssl_jax.inference.transfer import Evaluation
+    from ssl_jax.runs.restore import Run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main writes it.")
 EVALS = flags.DEFINE_string(
     "evals",
     "",
-    "Evaluators, separated by commas; your own by dotted name. Default: those of the run's config.",
+    "Evaluators, separated by commas; your own by dotted name. Default: those of the run's config; "
+    "of a weight file knn, linear and clustering.",
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
+APPEND = flags.DEFINE_string(
+    "append",
+    "",
+    "JSON Lines file that the scores are appended to; default: RUN/evaluations.jsonl, or none for "
+    "a weight file.",
+)
 
 
 def main() -> None:
     import jax
     from rich.console import Console
 
-    from ssl_jax.build import completed
     from ssl_jax.inference.transfer import evaluation_of
+    from ssl_jax.inference.weights_run import open_encoder
     from ssl_jax.ops.mesh import make_mesh
-    from ssl_jax.runs.restore import open_run, other_data
+    from ssl_jax.runs.console import print_plain
+    from ssl_jax.runs.restore import other_data
     from ssl_jax.runtime import compilation
 
     compilation.enable_cache()
     console = Console()
-    mesh = make_mesh()
-    with jax.set_mesh(mesh):
-        run = open_run(WORKDIR.value, mesh, CHECKPOINT.value)
-        settings = completed(command_line.CONFIG.value)
-        settings = other_data(settings, command_line.overrides("data"), run.plan.source)
-        evaluation = evaluation_of(run, settings)
-        path = run.folder / "evaluations.jsonl"
+    path = _append()
+    if path:
         append(path, "")
-        message = printable(f"{run.folder} at epoch {run.epoch:g}, on {evaluation.data}")
+    with jax.set_mesh(make_mesh()):
+        run, settings = open_encoder(
+            WORKDIR.value,
+            CHECKPOINT.value,
+            weight_flags.weight_file(),
+            command_line.CONFIG.value,
+            command_line.config_name()[2],
+            weight_flags.image_settings(),
+        )
+        if not path and not run.from_file:
+            path = run.folder / "evaluations.jsonl"
+        settings = other_data(settings, command_line.overrides("data"), run.plan.source)
+        for line in run.notes:
+            print_plain(console, line)
+        evaluation = evaluation_of(run, settings)
+        if path:
+            append(path, "")
+        message = printable(f"{run.title}, on {evaluation.data}")
         for line in (message, *evaluation.notes):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_plain(console, line)
         scores, failed, stopped = _evaluate(evaluation, console)
     if stopped and not scores:
         raise stopped
     record = dict(
-        step=run.step,
+        **_encoder_record(run),
         data=evaluation.data,
         scores=scores,
         largest_class=evaluation.scorer.largest_class(scores),
@@ -74,11 +102,37 @@ def main() -> None:
         date=str(datetime.date.today()),
     )
     _show(console, printable(run.folder), record, evaluation.scorer.tests)
-    append(path, json.dumps(record) + "\n")
+    if path:
+        append(path, json.dumps(record) + "\n")
     if stopped:
         raise stopped
     if failed:
         command_line.fail("; ".join(f"{name} failed ({why})" for name, why in failed.items()), 1)
+
+
+def _append() -> Path | None:
+    """The file of --append; None without.
+
+    Raises:
+        SettingError: no file can have this path, or not such a name.
+    """
+    path = user_path(APPEND.value, "--append") if APPEND.value else None
+    if path and path.suffix != ".jsonl":
+        raise SettingError(f"--append={printable(path)}: give a file that ends in .jsonl")
+    return path
+
+
+def _encoder_record(run: "Run") -> dict[str, Any]:
+    """What a line of scores says of the encoder: the run's step, or the file and its images."""
+    if not run.from_file:
+        return {"step": run.step}
+    stage = run.plan.stages[-1]
+    return {
+        "weights": encodable(run.folder),
+        "size": stage.views[0].size,
+        "mean": stage.mean,
+        "std": stage.std,
+    }
 
 
 def _show(console: "Console", title: str, record: dict[str, Any], tests: int) -> None:
@@ -87,7 +141,7 @@ def _show(console: "Console", title: str, record: dict[str, Any], tests: int) ->
     Args:
         console: where to print.
         title: of the first table.
-        record: the line of evaluations.jsonl.
+        record: the line of scores.
         tests: number of labelled test images.
     """
     from ssl_jax.runs.console import print_plain, table_width

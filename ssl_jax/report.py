@@ -1,27 +1,36 @@
-"""Writes one HTML page on one or several runs:
+"""Writes one HTML page on one or several runs, or on a weight file and a data set:
 
     python -m ssl_jax.report RUN [RUN ...] [--out=FILE.html]
+    python -m ssl_jax.report --weights=FILE --data.dir=DIR [--out=FILE.html]
 
 The page shows scores beside their baselines, training curves, the figures that fit each method,
 settings, and when and on what devices the runs trained. It is a single file and loads nothing. The
 default is RUN/report/index.html for one run, report.html for several. If the data have moved, give
-their new place: --config.data.dir=DIR. The page lists any part that could not be made.
+their new place: --data.dir=DIR. The page lists any part that could not be made.
+
+With --weights, a file of any library that makes ResNets, the page shows scores (knn, linear and
+clustering, if there are labels), neighbours and maps of the data; --data.NAME is any setting of
+`data`, the name a folder unless given. The default is report.html.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from ssl_jax.runtime import command
-from ssl_jax.settings import command_line
+from ssl_jax.settings import command_line, weight_flags
 from ssl_jax.settings.paths import check_writable, user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import printable
 
 OUT = flags.DEFINE_string(
-    "out", "", "HTML file to write; default RUN/report/index.html, or report.html for several runs."
+    "out",
+    "",
+    "HTML file to write; default RUN/report/index.html, or report.html for several runs and for "
+    "weights.",
 )
 IMAGES = flags.DEFINE_integer(
     "images",
@@ -34,16 +43,28 @@ IMAGES = flags.DEFINE_integer(
 def with_runs(argv: list[str]) -> list[str]:
     """Adds a --config with the settings of the first run, and moves the flags before the runs.
 
+    With --weights the settings are those for a weight file.
+
     Raises:
-        SettingError: no run, or a --config.
+        SettingError: neither a run nor a weight file, or both; or a --config.
     """
-    args = command_line.joined(argv[1:], r"out|images|config\.data\.(name|dir|cache)")
+    of_weights = "|".join(command_line.OF_WEIGHTS)
+    args = command_line.joined(
+        command_line.with_data(argv[1:]),
+        rf"out|images|weights|{of_weights}|config\.data\.(name|dir|cache)",
+    )
     runs = [str(user_path(arg, "RUN")) for arg in args if _is_run(arg)]
+    given = [arg.partition("=")[2] for arg in args if re.match("--?weights=", arg)]
+    weights = given[-1] if given else ""
+    command_line.check_source([argv[0], *args], runs[0] if runs else "", weights)
     if any(re.match("--?config(=|$)", arg) for arg in args):
         raise SettingError("a report takes the settings of its runs; leave out --config")
-    if not runs:
-        raise SettingError("name one or more run folders: python -m ssl_jax.report RUN [RUN ...]")
-    config = f"--config={command_line.RUN_CONFIG}:{runs[0]}::"
+    if not runs and not weights:
+        raise SettingError(
+            "name one or more run folders: python -m ssl_jax.report RUN [RUN ...]; or a weight "
+            "file with --weights"
+        )
+    config = f"--config={command_line.RUN_CONFIG}:{runs[0] if runs else ''}::"
     return [argv[0], config, *(arg for arg in args if not _is_run(arg)), "--", *runs]
 
 
@@ -76,28 +97,50 @@ def target(runs: Sequence[str]) -> Path:
 def main(folders: Sequence[str]) -> None:
     from functools import partial
 
-    from ml_collections import config_flags
     from rich.console import Console
 
     from ssl_jax.reporting import make, record
+    from ssl_jax.runs.console import print_plain
     from ssl_jax.runtime import compilation
 
-    runs = record.read(folders)
+    weights = weight_flags.weight_file()
+    runs = record.read(folders) if folders else []
     path = target(folders)
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    overrides = command_line.config_name()[2]
     for name in overrides:
-        if not name.startswith("data."):
+        if not name.startswith(("data.", "evals.") if weights else "data."):
             raise SettingError(
                 f"--config.{name}: a report takes only settings of its data, such as "
                 "--config.data.dir=DIR"
             )
     compilation.enable_cache()
-    show = partial(Console().print, markup=False, highlight=False, soft_wrap=True)
+    show = partial(print_plain, Console())
     try:
-        make.write(runs, path, given=overrides, most=IMAGES.value, say=show)
+        if weights:
+            _write_on_weights(weights, path, overrides, show)
+        else:
+            make.write(runs, path, given=overrides, most=IMAGES.value, say=show)
     except OSError as error:
         raise SettingError(f"--out={path} cannot be written ({error.strerror or error})") from error
     show(f"wrote {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _write_on_weights(
+    weights: Path, path: Path, overrides: Mapping[str, Any], show: Callable[[str], Any]
+) -> None:
+    """Writes the page on a weight file and its data."""
+    import jax
+
+    from ssl_jax.inference.weights_run import open_weights
+    from ssl_jax.ops.mesh import make_mesh
+    from ssl_jax.reporting.weights import write
+
+    with jax.set_mesh(make_mesh()):
+        image = weight_flags.image_settings()
+        run, settings = open_weights(weights, command_line.CONFIG.value, overrides, **image)
+        for note in run.notes:
+            show(note)
+        write(run, settings, path, most=IMAGES.value, say=show)
 
 
 if __name__ == "__main__":

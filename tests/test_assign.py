@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import shapes
 from helpers.runs import environment, tiny
 from helpers.trained import made, opened, scores
 from PIL import Image
@@ -19,9 +20,11 @@ from sklearn.datasets import load_digits
 from ssl_jax.build import build
 from ssl_jax.clustering import assignment, contact_sheet
 from ssl_jax.clustering.label import label
-from ssl_jax.clustering.output import ClusterReport, OutputFiles
+from ssl_jax.clustering.output import ClusterReport
+from ssl_jax.clustering.output_files import OutputFiles
 from ssl_jax.data import datasets
 from ssl_jax.data.source import Dataset, Images
+from ssl_jax.data.whole import WholePictures, pixels_of
 from ssl_jax.evaluation.assignment import OwnClusters
 from ssl_jax.evaluation.clustering import Clustering
 from ssl_jax.inference.pretrained import of_run
@@ -31,6 +34,8 @@ from ssl_jax.settings import command_line
 from ssl_jax.settings.resolve import SettingError
 
 RNG = np.random.default_rng(0)
+PAGE = ("index.html", "names.js", "rows.js")  # see tests/test_naming_page.py
+NAMING = "; to name clusters, open index.html there in a browser"
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +122,7 @@ def test_own_prototypes_are_the_arg_max_of_the_scores(swav):
     ("prototypes", "settings", "message"),
     [
         (None, dict(by="own"), "by='own': this encoder has no prototypes"),
-        (None, dict(by="mean"), "by='mean': choose own or kmeans"),
+        (None, dict(by="mean"), "by='mean': choose own, kmeans or hdbscan"),
         (None, dict(), "clusters=0: k-means needs a number"),
         (None, dict(clusters=11), "clusters=11: between 2 and the 10 images"),
         (
@@ -206,7 +211,7 @@ def test_images_have_names(tmp_path, pictures):
         np.concatenate([data.train.images, data.test.images]), images[rows]
     )
     data = datasets.load(**pictures)
-    bright = data.train.images.mean((1, 2, 3)) > 128
+    bright = pixels_of(data.train.images).mean((1, 2, 3)) > 128
     assert [int(name[:2]) % 2 for name in data.names()] == bright.tolist()
     assert Dataset(data.train, data.test, (), (), ()).names()[:2] == ["train[0]", "train[1]"]
 
@@ -232,9 +237,9 @@ def test_a_flat_folder_by_k_means(byol, pictures, tmp_path):
     report = labelled(byol, pictures, count=2)  # the run's limit of 40 says nothing of these
     target = OutputFiles(tmp_path / "c.csv", overwrite=False)
     written = target.write(report, most=5)
-    assert (
-        written
-        == f"wrote {target.out}: 12 images, and {target.folder}/ with overview.png and 2 sheets"
+    assert written == (
+        f"wrote {target.out}: 12 images, and {target.folder}/ with overview.png and 2 sheets"
+        f"{NAMING}; --use={target.clusters} puts other images into the same clusters"
     )
     with open(tmp_path / "c.csv", newline="") as file:
         head, *rows = csv.reader(file)
@@ -244,7 +249,11 @@ def test_a_flat_folder_by_k_means(byol, pictures, tmp_path):
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [
         "cluster_0.png",
         "cluster_1.png",
+        *PAGE[:2],
         "overview.png",
+        PAGE[2],
+        "thumbs_0.png",
+        "thumbs_1.png",
     ]
     assert "2 clusters, 0 of them empty; perplexity 2.0 (2 if all were equally large)" in next(
         report.lines()
@@ -259,7 +268,7 @@ def test_a_flat_folder_by_k_means(byol, pictures, tmp_path):
         (
             dict(count=2),
             dict(bands=4),
-            "data.name='folder' has 4 channels, the run was trained on 3; data.bands=3 reads",
+            "data.name='folder' has 4 channels, the encoder was trained on 3; data.bands=3 reads",
         ),
         (dict(count=2), dict(dir="cache"), "no images to train on in data.dir="),
     ],
@@ -351,7 +360,11 @@ def test_nothing_is_replaced_without_being_told(tmp_path, monkeypatch):
     report = reports()
     OutputFiles(out, overwrite=False).write(report, most=2)
     before = files(tmp_path)
-    assert set(before) == {"c.csv", "c/overview.png", "c/cluster_0.png", "c/cluster_1.png"}
+    assert set(before) == {
+        "c.csv",
+        *(f"c/{name}" for name in ("overview.png", "cluster_0.png", "cluster_1.png", *PAGE)),
+        *(f"c/thumbs_{i}.png" for i in range(3)),
+    }
     with pytest.raises(
         SettingError, match=r"c.csv already exists; --overwrite replaces table and sheets"
     ):
@@ -373,9 +386,14 @@ def test_nothing_is_replaced_without_being_told(tmp_path, monkeypatch):
     OutputFiles(out, overwrite=True).write(report, most=1)
     (tmp_path / "c" / "mine.png").write_bytes(b"")
     with pytest.raises(
-        SettingError, match=r"which holds other files \(mine.png\); give another name"
+        SettingError, match=r"which holds other files \(mine.png\); move them away, or give"
     ):
         OutputFiles(out, overwrite=True).check()
+    (tmp_path / "site").mkdir()  # a page of the user's own
+    (tmp_path / "site" / "index.html").write_text("mine")
+    OutputFiles(tmp_path / "site.csv", overwrite=True).write(report, most=1)
+    assert (tmp_path / "site" / "index.html").read_text() == "mine"
+    assert (tmp_path / "site_sheets" / "index.html").is_file()
     for bad in (tmp_path / "c.txt", tmp_path / "nowhere" / "c.csv"):
         with pytest.raises(
             SettingError, match="give a file that ends in .csv, in a folder that exists"
@@ -405,6 +423,39 @@ def test_pages_show_the_most_typical():
     ).all()  # upright, in the middle of its square
     assert (tall[30, 16 + 190 + 10] == 240).all()
     assert report.assignment.members(0)[0] == 27
+
+
+@pytest.mark.parametrize("store", ["cache", "stream"])
+def test_pages_show_true_proportions(byol, tmp_path, store):
+    shapes.write(tmp_path / "x")
+    folder = dict(name="folder", dir=str(tmp_path / "x"), cache=str(tmp_path / "cache"))
+    report = labelled(byol, folder | dict(size=shapes.SIDE, store=store), count=2)
+    assert len(report.names) == len(shapes.SHOWN)
+    side = contact_sheet.SIDE
+    for name, (height, width) in zip(sorted(report.names), shapes.SHOWN.values()):
+        picture = report.picture(report.names.index(name))
+        assert picture.shape == (height, width, 3)
+        page = np.asarray(contact_sheet.sheet([picture], [""], ""))
+        expected = (height * side // 64, width * side // 64)
+        top, left, *size = shapes.box(page[60 : 60 + side, 16 : 16 + side])
+        assert tuple(size) == expected
+        assert (top, left) == ((side - size[0]) // 2, (side - size[1]) // 2)
+    pages = dict(report.pages(2))
+    assert list(pages) == ["overview.png", "cluster_0.png", "cluster_1.png"]
+    members = report.assignment.members(report.order[0])
+    height, width = report.picture(members[0]).shape[:2]
+    first = np.asarray(pages["overview.png"])[36 : 36 + side, 16 + 190 : 16 + 190 + side]
+    assert shapes.box(first)[2:] == (height * side // 64, width * side // 64)
+
+
+def test_sheets_take_whole_pictures():
+    pixels = np.full((2, 64, 64, 3), 50, np.uint8)
+    squares = WholePictures(pixels, np.float32([[30, 60], [64, 64]]))
+    side = contact_sheet.SIDE
+    page = np.asarray(contact_sheet.sheet(squares, ["", ""], ""))
+    assert shapes.box(page[60 : 60 + side, 16 : 16 + side])[2:] == (side // 2, side)
+    plain = np.asarray(contact_sheet.sheet([pixels[0][:32], pixels[1]], ["", ""], ""))
+    np.testing.assert_array_equal(page, plain)
 
 
 def test_flags_of_data_and_run():

@@ -14,6 +14,7 @@ from PIL import Image
 from ssl_jax import train
 from ssl_jax.build import build, check, completed, fitted, load_data
 from ssl_jax.data.datasets import Dataset, Images
+from ssl_jax.data.whole import WholePictures
 from ssl_jax.inference.pretrained import load_encoder
 from ssl_jax.runs.restore import config_of as recorded_config
 from ssl_jax.settings import automatic
@@ -418,15 +419,16 @@ def test_digits_recipes_on_larger_images_name_the_recipe(name, data):
     config = config_of(name, "digits")
     config.data.name = data
     side = dict(array=28, folder=128)[data]
+    few = dict(array=3, folder=4)[data]  # more of whole pictures
     with pytest.raises(SettingError) as caught:
         fitted(completed(config), dataset(300, side=side))
     group = next(iter(config.augment))
     assert str(caught.value) == (
         f"augment.{group}.size=8: too small for the images of data.name={data!r}, which have "
         f"{side} pixels a side; --config={name}:{data} has views for such images, or set "
-        f"augment.{group}.size to at least {-(-side // 3)}"
+        f"augment.{group}.size to at least {-(-side // few)}"
     )
-    config.augment[group].size = -(-side // 3)  # on purpose
+    config.augment[group].size = -(-side // few)  # on purpose
     assert fitted(completed(config), dataset(300, side=side))[1] == ()
 
 
@@ -470,6 +472,37 @@ def test_views_far_from_the_stored_size_are_a_note():
     expected = "augment.large.size=32: the images have only 10 pixels a side and are enlarged"
     assert notes == (expected,)
     assert build(config, dataset(600, side=10)).notes == notes
+
+
+def test_views_of_whole_pictures_may_be_a_quarter_of_their_squares():
+    """Their crops are small parts of the square: 96 of 340 pixels suit ImageNet-10."""
+    config = config_of("conr", "imagenet10")
+    for keep, side, notes in (("whole", 384, 0), ("whole", 385, 1), ("centre", 289, 1)):
+        config.data.keep = keep
+        found = fitted(completed(config), dataset(600, side=side))[1]
+        assert len([note for note in found if f"have {side} pixels a side" in note]) == notes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "note"),
+    [
+        (
+            [(90, 128), (100, 75)],
+            "than 128 pixels: data.size=128 keeps all of their detail in 25 %",
+        ),
+        ([(30, 40), (20, 60)], "than 60 pixels: data.size=96 keeps all of their detail in 14 %"),
+        ([(90, 200), (100, 75)], ""),  # smaller squares would hardly take less
+        ([(90, 128), (256, 256)], ""),  # the true size of a square picture is not known
+    ],
+)
+def test_pictures_smaller_than_their_squares_are_a_note(sizes, note):
+    data = dataset(len(sizes) * 300, side=256)
+    sizes = np.resize(np.array(sizes, np.float32), (len(data.train), 2))
+    whole = Images(WholePictures(data.train.images, sizes), data.train.labels)
+    data = dataclasses.replace(data, train=whole)
+    _, notes = fitted(completed(recipe("swav", "folder")), data)
+    found = [text for text in notes if text.startswith("no image is longer")]
+    assert found == ([f"no image is longer {note} of the space"] if note else [])
 
 
 def every_variant():

@@ -26,7 +26,7 @@ VARIANTS["conr"] += ["digits+moco", "paper_cifar20+simsiam"]
 def test_a_backbone_takes_those_of_the_model_settings_that_it_has(name, tmp_path):
     config = config_of("byol", "imagenet")
     config.model.update(name=name, width=4, hidden=(8,))
-    config.data.update(name="array", dir=str(tmp_path / "a.npz"))
+    config.data.update(name="array", store="cache", dir=str(tmp_path / "a.npz"))
     images = np.zeros((4096, 8, 8, 3), np.uint8)
     labels = np.arange(4096) % 10
     np.savez(
@@ -117,7 +117,7 @@ def imagenet(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
     """ImageNet without its pixels: as many images and classes."""
 
     def pixels(count):
-        return np.broadcast_to(np.zeros(1, np.uint8), (count, 256, 256, 3))
+        return np.broadcast_to(np.zeros(1, np.uint8), (count, 480, 480, 3))
 
     def images(count):
         return Images(pixels(count), np.arange(count, dtype=np.int32) % 1000)

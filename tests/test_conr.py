@@ -176,7 +176,7 @@ def test_a_base_that_does_not_match_is_refused():
             {"stages.pretrain.until_epoch": 60.0},
             "stages.pretrain.until_epoch=60.0: must lie within the 60 epochs; 0 skips the stage",
         ),
-        ({"init_fresh": True}, "init_fresh and init_epoch need init_from"),
+        ({"init_fresh": True}, "init_fresh, init_epoch and init_prefix need init_from"),
         (
             {"init_from": "nowhere"},
             "init_from='nowhere' holds no checkpoint; give the folder of a run",

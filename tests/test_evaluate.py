@@ -167,7 +167,7 @@ def test_a_failed_evaluator_does_not_lose_the_others(run, monkeypatch):
         ),
         (
             dict(name="folder", dir="PICTURES", bands=4),
-            "has 4 channels, the run was trained on 1; data.bands=1 reads grey, if the data have",
+            "has 4 channels, the encoder was trained on 1; data.bands=1 reads grey, if the data",
         ),
         (dict(limit=4), r"evals.knn.k=5: between 1 and the 4 training images"),
     ],

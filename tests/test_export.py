@@ -1,5 +1,7 @@
 """Runs as weight files: what is written, the lines that load it, and what is refused."""
 
+import dataclasses
+import math
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,6 @@ from helpers.trained import made, opened
 from helpers.weights import everything, torchs
 
 from ssl_jax import load_encoder
-from ssl_jax.data.augment import clean
 from ssl_jax.inference import snippets
 from ssl_jax.inference.pretrained import export, of_run, writable
 from ssl_jax.models import torch_weights, weight_files
@@ -62,25 +63,77 @@ def test_an_exported_run_is_the_run(run, tmp_path):
     assert set(weight_files.read(tmp_path / "b.safetensors")) == set(alone)
 
 
+@pytest.mark.parametrize("crop", [0.0, 0.5])
 @pytest.mark.parametrize("head", [False, True])
-def test_the_lines_for_torchvision(head, run, tmp_path, monkeypatch):
+def test_the_lines_for_torchvision(head, crop, run, tmp_path, monkeypatch):
     torch, _ = torchs()
     monkeypatch.chdir(tmp_path)
+    run = seeing(run, crop)
     export(run, "a.safetensors", head=head)
     stage = run.plan.stages[-1]
-    x = np.array(clean(IMAGES, 8, stage.mean, stage.std)).transpose(0, 3, 1, 2)
-    lines = snippets.torchvision("a.safetensors", stage.method.network.backbone, 1, head=head)
+    # With a short side of 16 torchvision's Resize(16) and CenterCrop(8) cut between whole pixels.
+    images = IMAGES if not crop else np.repeat(IMAGES[:, :8, :6], 2, axis=1).repeat(4, axis=2)
+    lines = snippets.torchvision(
+        "a.safetensors",
+        stage.method.network.backbone,
+        size=8,
+        mean=stage.mean,
+        std=stage.std,
+        crop=crop,
+        head=head,
+    )
     space = {}
+    x = torch.from_numpy(np.float32(images.transpose(0, 3, 1, 2)) / 255)
     with torch.no_grad():
-        exec("\n".join(lines), space | {"images": torch.from_numpy(x)}, space)
-    np.testing.assert_allclose(of_run(run)(IMAGES), space["features"].numpy(), atol=1e-5)
+        exec("\n".join(lines), space | {"images": x}, space)
+    np.testing.assert_allclose(of_run(run)(images), space["features"].numpy(), atol=1e-5)
+
+
+def seeing(run, crop):
+    """The run, as if it had been trained with this `evals.crop`."""
+    stages = tuple(dataclasses.replace(stage, crop=crop) for stage in run.plan.stages)
+    return dataclasses.replace(run, plan=dataclasses.replace(run.plan, stages=stages))
 
 
 def test_the_lines_for_known_models():
-    lines = snippets.torchvision("a.safetensors", ResNet(depth=50, stem="imagenet"), 3)
-    assert lines[1:3] == ["model = torchvision.models.resnet50()", "model.fc = torch.nn.Identity()"]
-    lines = snippets.torchvision("a.safetensors", ResNet(depth=18, stem="cifar"), 3)
+    images = dict(size=224, mean=(0.5,) * 3, std=(0.25,) * 3)
+    lines = snippets.torchvision("a.safetensors", ResNet(depth=50, stem="imagenet"), **images)
+    assert "model = torchvision.models.resnet50()" in lines
+    assert "model.fc = torch.nn.Identity()" in lines
+    assert (
+        "prepare = T.Compose([T.Resize((224, 224), antialias=True), "
+        "T.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))])"
+    ) in lines
+    lines = snippets.torchvision(
+        "a.safetensors", ResNet(depth=18, stem="cifar"), **images, crop=0.875
+    )
     assert lines[2] == "model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)"
+    assert "T.Resize(256, antialias=True), T.CenterCrop(224), T.Normalize(" in lines[-2]
+    sentence = snippets.images(224, 3, (0.5,) * 3, (0.25,) * 3, crop=0.875)
+    assert sentence.endswith("; it sees the central square of 0.875 of an image's short side")
+
+
+def test_a_file_keeps_what_the_scores_saw(run, tmp_path):
+    path = tmp_path / "a.safetensors"
+    seen = seeing(run, 0.5)
+    export(seen, path)
+    encoder = of_run(seen)
+    loaded = load_encoder(path)
+    assert encoder.crop == loaded.crop == 0.5
+    np.testing.assert_allclose(loaded(IMAGES), encoder(IMAGES), atol=1e-6)
+    assert np.abs(encoder(IMAGES) - of_run(run)(IMAGES)).max() > 1e-3
+    assert load_encoder(path, crop=0).crop == 0  # given, so it counts
+    for wrong in (-0.1, 1.5, math.nan, True, "0.5"):
+        with pytest.raises(WeightsError, match="crop=.*: give a number from 0 to 1"):
+            load_encoder(path, crop=wrong)
+    export(run, path)
+    assert weight_files.notes(path).keys() == {"size", "mean", "std", "reading"}
+    assert load_encoder(path).crop == 0
+    tensors = weight_files.read(path)
+    for wrong in ("true", "2", "-1", "NaN", '"0.5"'):
+        weight_files.write(path, tensors, f'{{"mean": [0.5], "std": [0.5], "crop": {wrong}}}')
+        with pytest.raises(WeightsError, match="notes crop=.*; give crop yourself, or export"):
+            load_encoder(path)
 
 
 def test_refusals(tiny_run, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 import ssl_jax
 from ssl_jax import figures
+from ssl_jax.data.whole import WholePictures
 from ssl_jax.figures import codes, curves, density, discovery, maps, neighbours, style
 
 
@@ -98,6 +99,55 @@ def test_large_images_are_shown_small():
     images = np.zeros((3, 400, 200, 1), np.uint8)
     grid = figures.neighbour_grid(images, [0], [[1, 2]], [[1.0, 1.0]])
     assert grid.axes[0].images[0].get_array().shape == (96, 48, 3)
+
+
+def test_images_keep_their_proportions():
+    shapes = [(64, 16), (16, 64), (400, 300), (50, 50)]
+    images = [np.full((*shape, 3), 90, np.uint8) for shape in shapes]
+    one_of_each = ([0, 3], [[1, 2], [2, 1]], np.full((2, 2), 0.5))
+    grid = figures.neighbour_grid(images, *one_of_each)
+    order = [0, 1, 2, 3, 2, 1]
+    assert len(grid.axes[0].images) == len(order)
+    for row, image in zip(order, grid.axes[0].images):
+        left, right, bottom, top = image.get_extent()
+        height, width = shapes[row]
+        assert (bottom - top) / (right - left) == pytest.approx(height / width)
+        assert max(bottom - top, right - left) == pytest.approx(0.92)
+    centres = {
+        round((image.get_extent()[2] + image.get_extent()[3]) / 2, 6)
+        for image in grid.axes[0].images
+    }
+    assert centres == {0.5, 1.78}  # two rows
+    oblong = np.full((4, 30, 60, 3), 90, np.uint8)
+    extents = [
+        [image.get_extent() for image in figures.neighbour_grid(x, *one_of_each).axes[0].images]
+        for x in (oblong, list(oblong))
+    ]
+    assert extents[0] == extents[1]
+    left, right, bottom, top = extents[0][0]
+    assert (right - left) == pytest.approx(2 * (bottom - top))
+
+
+def test_whole_pictures_are_drawn_in_their_true_proportions():
+    squares = WholePictures(
+        np.full((3, 32, 32, 3), 90, np.uint8), np.float32([[20, 40], [300, 30], [32, 32]])
+    )
+    grid = figures.neighbour_grid(squares, [0], [[1, 2]], [[1.0, 1.0]])
+    shapes = [image.get_array().shape[:2] for image in grid.axes[0].images]
+    assert shapes == [(16, 32), (32, 8), (32, 32)]
+    for image, (height, width) in zip(grid.axes[0].images, shapes):
+        left, right, bottom, top = image.get_extent()
+        assert (bottom - top) / (right - left) == pytest.approx(height / width)
+
+
+def test_square_images_fill_their_cells():
+    """As they did when all images had one shape."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
+    grid = figures.neighbour_grid(images, [0], [[1, 2]], [[1.0, 1.0]])
+    np.testing.assert_allclose(grid.axes[0].images[0].get_extent(), (0.04, 0.96, 0.96, 0.04))
+    assert not grid.axes[0].collections  # nothing pale around them
+    listed = figures.neighbour_grid(list(images), [0], [[1, 2]], [[1.0, 1.0]])
+    assert style.encoded(listed, "png") == style.encoded(grid, "png")
 
 
 def test_scaling_keeps_distances_of_a_plane():
@@ -223,6 +273,10 @@ def test_prototypes():
         (
             lambda: figures.neighbour_grid(np.zeros((2, 4, 4), np.uint8), [0], [[1]], [[1.0]]),
             "give uint8 of shape",
+        ),
+        (
+            lambda: figures.neighbour_grid([np.zeros((4, 4, 1))] * 2, [0], [[1]], [[1.0]]),
+            r"shape \(4, 4, 1\), float64: give uint8 of shape \[H, W, C\]",
         ),
         (
             lambda: figures.neighbour_grid(np.zeros((2, 4, 4, 1), np.uint8), [0], [[1]], [1.0]),

@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 from helpers.runs import quiet, records, tiny, two_epochs
+from PIL import Image
 from rich.console import Console
 
 from ssl_jax import train
 from ssl_jax.build import build
-from ssl_jax.data.source import Dataset, Images
+from ssl_jax.data import datasets
+from ssl_jax.data.source import Dataset, Images, Source
 from ssl_jax.reporting import make, page, record, tables
 from ssl_jax.runs import by_class, console, data_record
 from ssl_jax.runs.scores import latest_scores
@@ -125,9 +127,41 @@ def test_a_run_leaves_a_record_of_its_data(scored):
         "channels",
         "range",
         "notes",
+        "stored",
     ]
+    assert found["stored"] == "images stored at 8"
     assert (found["train"], found["test"], found["classes"]) == (256, 360, list("0123456789"))
     assert (found["channels"], found["range"], found["left_out"]) == (1, [0, 255], {})
+
+
+def test_how_pictures_are_stored_in_a_few_words(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            shape = (30, 40, 3) if i else (20, 60, 3)
+            pixels = RNG.integers(0, 256, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    source = Source(name="folder", dir=str(tmp_path), size=16, cache=str(tmp_path / "cache"))
+    expected = {
+        ("whole", "cache"): "whole pictures as squares of 16 (7.68 kB)",
+        ("whole", "stream"): "whole pictures as squares of 16 (streamed)",
+        ("centre", "cache"): "central squares of 16 (7.68 kB)",
+        ("centre", "stream"): "central squares of 16 (streamed)",
+    }
+    for (keep, store), words in expected.items():
+        one = dataclasses.replace(source, keep=keep, store=store)
+        data = datasets.load_from(one)
+        true_sizes = keep == "whole" and store == "cache"
+        words = words.replace("7.68", "7.76") if true_sizes else words  # eight bytes a picture
+        assert data_record.stored(data, one) == words
+        whole = dataclasses.replace(one, whole=True)  # test images are counted once
+        assert data_record.stored(datasets.load_from(whole), whole) == words
+    assert capsys.readouterr().err.count(f"decoding 10 images of {tmp_path} (7.68 kB)") == 2
+    arrays = dataset([0, 1], [], ("a", "b"))
+    assert data_record.stored(arrays, Source(name="array")) == "images stored at 4"
+    oblong = Images(np.zeros((2, 4, 6, 1), np.uint8), arrays.train.labels)
+    oblong = dataclasses.replace(arrays, train=oblong)
+    assert data_record.stored(oblong, Source(name="array")) == "images stored at 4x6"
 
 
 def test_notes_are_wrapped_below():

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.images import assert_same_images, pixels_in
 from PIL import Image
 
 from ssl_jax.data import datasets
@@ -27,7 +28,7 @@ def contents(data):
     """(number of the picture, class, whether to train on it) of all images, sorted."""
     rows = []
     for split, train in ((data.train, True), (data.test, False)):
-        for image, label in zip(np.asarray(split.images), split.labels):
+        for image, label in zip(pixels_in(split.images), split.labels):
             name = data.classes[label] if label >= 0 else ""
             rows.append((round(image[0, 0, 0] / 8), name, train))
     return sorted(rows)
@@ -102,7 +103,7 @@ class TestWithPackage:
         assert data.names()[-1] == "test[5]"
         assert data.names()[0] != "train[0]"  # in a fixed random order
         first = load(limit=5)
-        np.testing.assert_array_equal(first.train.images, data.train.images[:5])
+        assert_same_images(first.train.images, data.train.images[:5])
         assert (
             datasets.load(
                 "hf:data", dir=str(tmp_path), size=4, cache=str(tmp_path / "cache")
@@ -116,7 +117,7 @@ class TestWithPackage:
         streamed = load(store="stream")
         assert streamed.fingerprint() == cached.fingerprint()
         again = pickle.loads(pickle.dumps(streamed.train.images))
-        np.testing.assert_array_equal(np.asarray(again), cached.train.images)
+        assert_same_images(again, cached.train.images)
 
     def test_parquet(self, load, tmp_path):
         (tmp_path / "data" / "data").mkdir(parents=True)

@@ -20,7 +20,7 @@ LAYERS = (
     {"inference"},
     {"training", "clustering", "reporting"},
     {"train"},
-    {"main", "evaluate", "assign", "report", "export", "preview"},
+    {"main", "evaluate", "assign", "embed", "report", "export", "preview"},
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -11,7 +11,7 @@ import ssl_jax
 from ssl_jax import build, figures, train
 from ssl_jax.clustering import contact_sheet
 from ssl_jax.clustering.label import label
-from ssl_jax.clustering.output import OutputFiles
+from ssl_jax.clustering.output_files import OutputFiles
 from ssl_jax.data.augment import View, colour_jitter, draw_view
 from ssl_jax.data.channels import shown
 from ssl_jax.preview import grid

@@ -9,18 +9,24 @@ by
 """
 
 import json
+import shutil
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 from helpers.plans import config_of
-from helpers.runs import TESTS, quiet, records
+from helpers.runs import TESTS, assert_same_run, quiet, records, tiny
 from helpers.trained import opened, scores
+from PIL import Image
 
 import ssl_jax
 from ssl_jax import train
+from ssl_jax.clustering.label import label
 from ssl_jax.data import datasets
 from ssl_jax.inference.pretrained import export
+from ssl_jax.ops.mesh import make_mesh
+from ssl_jax.runs import restore
 from ssl_jax.settings import old_records
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.whole_config import completed
@@ -163,7 +169,7 @@ def test_a_setting_that_comes_later_leaves_older_records_as_they_were(monkeypatc
     assert "shuffle" not in found["method"]
     assert found["optim"]["momentum"] == record["optim"]["momentum"] != 0.1
     assert found["evals"]["knn"]["k"] == 7
-    assert set(found["evals"]) == {"knn", "clustering"}
+    assert set(found["evals"]) == {"crop", "knn", "clustering"}
     assert "k" not in record["evals"]["knn"]
 
 
@@ -183,3 +189,98 @@ def test_settings_of_a_part_that_is_gone_stay_as_they_are():
     record = json.loads(json.dumps(completed(config_of("swav", "digits"))))
     record["method"] = {"name": "no_such_package.method", "strength": 3}
     assert old_records.with_later_settings(record)["method"] == record["method"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Pictures of several shapes, and the settings that read them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        shape = ((12, 18), (18, 12), (10, 10))[i // 2 % 3]
+        path = folder / "images" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(path)
+    return dict(
+        name="folder", dir=str(folder / "images"), cache=str(folder / "cache"), size=8, limit=0
+    )
+
+
+def of_pictures(pictures, **data):
+    config = tiny("instance")
+    config.update(epochs=4, batch_size=8, baselines=False, resident_gb=0.0)
+    config.evals = dict(knn=dict(k=3))
+    config.keep_checkpoints = 0
+    config.data.update(pictures | data)
+    return config
+
+
+@pytest.fixture(scope="module")
+def centres(pictures, tmp_path_factory):
+    """A run on central squares."""
+    folder = tmp_path_factory.mktemp("centres") / "run"
+    train.run(of_pictures(pictures, keep="centre"), folder, console=quiet())
+    return folder
+
+
+@pytest.fixture
+def of_centres(centres, tmp_path):
+    """The same run half done, as it was before whole pictures could be kept."""
+    shutil.copytree(centres, tmp_path / "run")
+    last = max(int(path.name) for path in (centres / "checkpoints").iterdir())
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        if int(path.name) > last // 2:
+            shutil.rmtree(path)
+    path = tmp_path / "run" / "config.json"
+    record = json.loads(path.read_text())
+    assert record["data"].pop("keep") == "centre"
+    path.write_text(json.dumps(record))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("store", ["cache", "stream"])
+def test_a_run_of_central_squares_resumes_with_them(pictures, centres, of_centres, store):
+    config = of_pictures(pictures, store=store)
+    assert completed(config)["data"]["keep"] == "whole"
+    console = quiet()
+    train.run(config, of_centres, console=console)
+    assert "keeps its original behaviour: data.keep=centre" in " ".join(
+        console.file.getvalue().split()
+    )
+    steps = [int(path.name) for path in (of_centres / "checkpoints").iterdir()]
+    assert_same_run(of_centres, centres, last=max(steps))
+    assert json.loads((of_centres / "config.json").read_text())["data"]["keep"] == "centre"
+    train.run(config, of_centres, console=quiet())  # once more: it is finished
+    config.data.keep = "whole"
+    with pytest.raises(SettingError, match="was trained with data.keep='centre', not 'whole'"):
+        train.run(config, of_centres, console=quiet(), given=("data.keep",))
+
+
+@pytest.mark.parametrize("store", ["cache", "stream"])
+def test_a_run_of_central_squares_is_scored_and_assigned_on_them(
+    pictures, centres, of_centres, store, capsys
+):
+    expected = scores(centres, 4)
+    capsys.readouterr()
+    assert scores(of_centres, 4, store=store) == expected
+    reports = []
+    for folder in (of_centres, centres):
+        with jax.set_mesh(make_mesh()):
+            run = restore.open_run(folder, make_mesh(), 4)
+        data = run.plan.source
+        assert data.keep == "centre"
+        reports.append(label(run, restore.config_of(folder), {}, count=2, report=lambda line: None))
+        other = dict(dir=f"{data.dir}/a")
+        settings = restore.other_data(restore.config_of(folder), other, data)["data"]
+        assert (settings["keep"], settings["size"], settings["dir"]) == ("centre", 8, other["dir"])
+    np.testing.assert_array_equal(*(report.assignment.labels for report in reports))
+    assert "decoding" not in capsys.readouterr().err  # the cache of earlier versions is read
+
+
+def test_older_records_kept_central_squares_whatever_their_data():
+    for name in ("folder", "hf:photos", "tfds:pets", "my.module"):
+        record = json.loads(json.dumps(completed(config_of("swav", "digits"))))
+        record["data"]["name"] = name
+        assert old_records.with_later_settings(record)["data"]["keep"] == "whole"
+        del record["data"]["keep"]
+        assert old_records.with_later_settings(record)["data"]["keep"] == "centre"

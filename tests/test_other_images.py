@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.images import pixels_in, sizes_in
 from helpers.runs import tiny
 from helpers.trained import made, opened
 from PIL import Image
@@ -17,7 +18,7 @@ from PIL import Image
 from ssl_jax import load_encoder
 from ssl_jax.clustering import assignment, contact_sheet
 from ssl_jax.clustering.label import label
-from ssl_jax.clustering.output import OutputFiles
+from ssl_jax.clustering.output_files import OutputFiles
 from ssl_jax.data import channels, datasets
 from ssl_jax.data.luma import luma
 from ssl_jax.data.source import Dataset, Images, Source, stand_in
@@ -67,12 +68,12 @@ def colour_run(tmp_path_factory):
 
 
 def assigned(run, given, **settings):
-    """A report, and the lines that were printed."""
+    """A report, and the lines that were printed about images and clusters."""
     config = config_of(run.folder)
     config["data"].update(given)
     lines = []
     report = label(run, config, given, report=lines.append, **settings)
-    return report, lines
+    return report, [line for line in lines if not line.startswith("comparing with")]
 
 
 def similarities(report):
@@ -149,16 +150,17 @@ def test_a_data_set_in_grey(store, tmp_path):
     in_grey = channels.converted(data, 1)
     assert isinstance(in_grey.train.images, np.ndarray) == (store == "memory")
     for before, after in ((data.train, in_grey.train), (data.test, in_grey.test)):
-        expected = luma(np.asarray(before.images))
-        np.testing.assert_array_equal(np.asarray(after.images), expected)
+        expected = luma(pixels_in(before.images))
+        np.testing.assert_array_equal(pixels_in(after.images), expected)
+        np.testing.assert_array_equal(sizes_in(after.images), sizes_in(before.images))
         np.testing.assert_array_equal(after.labels, before.labels)
-    share = np.asarray(in_grey.train.images) / 255
+    share = pixels_in(in_grey.train.images) / 255
     assert in_grey.mean == pytest.approx((share.mean(),), abs=1e-3)
     assert in_grey.std == pytest.approx((share.std(),), abs=1e-3)
     colour = channels.converted(in_grey, 3)
     assert (colour.mean, colour.std) == (in_grey.mean * 3, in_grey.std * 3)
     np.testing.assert_array_equal(
-        np.asarray(colour.test.images), np.repeat(np.asarray(in_grey.test.images), 3, axis=-1)
+        pixels_in(colour.test.images), np.repeat(pixels_in(in_grey.test.images), 3, axis=-1)
     )
 
 
@@ -170,11 +172,12 @@ def test_encoders_take_grey_and_colour(grey_run, colour_run, tmp_path):
     for images in (COLOURS, mapped, jnp.asarray(COLOURS), COLOURS.tolist()):
         images = images if hasattr(images, "ndim") else np.array(images, np.uint8)
         np.testing.assert_allclose(in_grey(images), expected, atol=1e-5)
+    np.testing.assert_allclose(in_grey(GREY[..., 0]), in_grey(GREY), atol=1e-6)
     in_colour = load_encoder(colour_run.folder)
     expected = np.asarray(in_colour(np.repeat(GREY, 3, axis=-1)))
     for images in (GREY, jnp.asarray(GREY)):
         np.testing.assert_allclose(in_colour(images), expected, atol=1e-5)
-    for images in (COLOURS[..., :2], np.repeat(COLOURS, 2, axis=-1), GREY[..., 0], GREY[:0]):
+    for images in (COLOURS[..., :2], np.repeat(COLOURS, 2, axis=-1), GREY[:0]):
         with pytest.raises(ValueError, match=r"give uint8 \[N, H, W, 1\], N >= 1"):
             in_grey(images)
     for images in (GREY.astype(np.uint16), GREY / 255, np.full((1, 2, 2, 1), "a")):
@@ -195,7 +198,7 @@ def test_scores_of_grey_and_colour(by_colour, grey_run, colour_run, tmp_path):
     become = "three equal channels" if by_colour else "grey"
     count = "1 channel" if by_colour else "3 channels"
     wanted = 3 if by_colour else 1
-    note = f"the images have {count}, the run {wanted}: converted to {become}"
+    note = f"the images have {count}, the encoder {wanted}: converted to {become}"
     assert evaluation.notes == (note,)
     report, lines = assigned(run, dict(name="array", dir=other))
     expected, _ = assigned(run, dict(name="array", dir=str(tmp_path / "ours.npz")))
@@ -219,18 +222,42 @@ def test_colour_pictures_by_a_grey_run(store, grey_run, tmp_path):
     found = assignment.assign(of_run(grey_run), GREY)
     expected = dict(zip((f"{i:02}.png" for i in range(24)), found.similarity.tolist()))
     assert similarities(report) == pytest.approx(expected, abs=1e-5)
-    assert lines[0] == "the images have 3 channels, the run 1: converted to grey"
+    assert lines[0] == "the images have 3 channels, the encoder 1: converted to grey"
+
+
+def test_pictures_of_several_shapes_by_a_grey_run(grey_run, tmp_path):
+    """They are the same from the cache and streamed, whole, and not those of their centres."""
+    shapes = ((12, 18), (18, 12), (10, 10), (8, 40))
+    for i in range(12):
+        pixels = RNG.integers(0, 256, (*shapes[i % 4], 3), dtype=np.uint8)
+        draw(tmp_path / "pictures" / f"{i:02}.png", pixels)
+    given = dict(
+        name="folder", dir=str(tmp_path / "pictures"), cache=str(tmp_path / "cache"), size=8
+    )
+
+    def found(**more):
+        return similarities(assigned(grey_run, given | more, by="own")[0])
+
+    cached = found()
+    assert found(store="stream") == pytest.approx(cached, abs=1e-6)
+    pictures = datasets.load(**given).train.images
+    whole = channels.as_channels(pictures, 1)[np.arange(12)]
+    expected = assignment.assign(of_run(grey_run), whole).similarity.tolist()
+    assert sorted(cached.values()) == pytest.approx(sorted(expected), abs=1e-5)
+    centres = found(keep="centre")
+    differ = [abs(centres[name] - cached[name]) > 1e-4 for name in cached]
+    assert sum(differ) == 9  # all but the squares
 
 
 @pytest.mark.parametrize(
     ("name", "present", "wanted", "end"),
     [
-        ("folder", 4, 3, "4 channels, the run was trained on 3; data.bands=3 reads colour"),
-        ("array", 1, 4, "1 channel, the run was trained on 4; data.bands=4 reads the first 4"),
-        ("hf:photos", 3, 13, "3 channels, the run was trained on 13; data.bands=13 reads"),
-        ("cifar10", 3, 4, "3 channels, the run was trained on 4$"),
-        ("tfds:mnist", 1, 4, "1 channel, the run was trained on 4$"),
-        ("my.data", 1, 4, "1 channel, the run was trained on 4$"),
+        ("folder", 4, 3, "4 channels, the encoder was trained on 3; data.bands=3 reads colour"),
+        ("array", 1, 4, "1 channel, the encoder was trained on 4; data.bands=4 reads the first 4"),
+        ("hf:photos", 3, 13, "3 channels, the encoder was trained on 13; data.bands=13 reads"),
+        ("cifar10", 3, 4, "3 channels, the encoder was trained on 4$"),
+        ("tfds:mnist", 1, 4, "1 channel, the encoder was trained on 4$"),
+        ("my.data", 1, 4, "1 channel, the encoder was trained on 4$"),
     ],
 )
 def test_channels_that_no_run_can_convert(name, present, wanted, end):
@@ -311,7 +338,7 @@ def test_pictures_of_8_bits_by_a_run_of_16(deep, tmp_path):
         deep.run, dict(dir=str(tmp_path / "pictures"), cache=str(tmp_path / "cache")), by="own"
     )
     assert (
-        "8 bits and are used as they are; the run was trained on values of 100 to 4000"
+        "8 bits and are used as they are; the encoder was trained on values of 100 to 4000"
         in " ".join(lines)
     )
     found = assignment.assign(of_run(deep.run), GREY[:12])
@@ -398,7 +425,7 @@ def test_bands_go_along(tmp_path):
     assert (len(report.names), report.picture(0).shape) == (13, (8, 8, 4))
     assert len(lines) == 1  # nothing to say of the channels
     with pytest.raises(
-        SettingError, match="has 3 channels, the run was trained on 4; data.bands=4"
+        SettingError, match="has 3 channels, the encoder was trained on 4; data.bands=4"
     ):
         assigned(run, pictures("c", 3) | dict(bands=0), count=2)
 
@@ -562,7 +589,7 @@ def test_a_table_beside_the_run_folder(unlabelled, tmp_path):
     files = OutputFiles(tmp_path / "RUN.csv", overwrite=True)
     files.check()
     files.write(report, most=2)
-    assert len(list((tmp_path / "RUN_sheets").iterdir())) == 3
+    assert len([*(tmp_path / "RUN_sheets").glob("cluster_*")]) == 2
 
 
 def test_images_of_another_size_are_said():
@@ -572,6 +599,6 @@ def test_images_of_another_size_are_said():
     assert notes_on(square(24), square(8)) == ()
     assert notes_on(square(24), square(64)) == ()
     (note,) = notes_on(square(128), square(8))
-    assert note.startswith("the images have 128 pixels a side, those of the run 8;")
+    assert note.startswith("the images have 128 pixels a side, those in training 8;")
     (note,) = notes_on(square(8), square(128))
-    assert note.startswith("the images have 8 pixels a side, those of the run 128;")
+    assert note.startswith("the images have 8 pixels a side, those in training 128;")

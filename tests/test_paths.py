@@ -88,14 +88,26 @@ def command():
             "clusters",
             "by",
             "sheets",
+            "append",
+            "names",
+            "folders",
+            "folders_by",
+            "parquet",
+            "use",
+            "labelled",
+            "folder",
         } & set(flags.FLAGS):
             delattr(flags.FLAGS, flag)
         spec = importlib.util.find_spec(f"ssl_jax.{name}")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        flags.FLAGS.mark_as_parsed()
         return module
 
+    parsed = flags.FLAGS.is_parsed()
     yield load
+    if not parsed:
+        flags.FLAGS.unparse_flags()
     for name in [name for name in flags.FLAGS if flags.FLAGS[name] is not kept.get(name)]:
         delattr(flags.FLAGS, name)
     for name in set(kept) - set(flags.FLAGS):

@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers.images import assert_same_images
 from helpers.runs import tiny
 from PIL import Image
 
@@ -71,8 +72,8 @@ def both(load, **settings):
     """The data from the cache, after a check that the stream gives the same."""
     cached = load(**settings)
     streamed = load(store="stream", **settings)
-    np.testing.assert_array_equal(np.asarray(streamed.train.images), cached.train.images)
-    np.testing.assert_array_equal(np.asarray(streamed.test.images), cached.test.images)
+    assert_same_images(streamed.train.images, cached.train.images)
+    assert_same_images(streamed.test.images, cached.test.images)
     assert (streamed.notes, streamed.facts()) == (cached.notes, cached.facts())
     pickle.dumps(streamed.train.images)
     return cached

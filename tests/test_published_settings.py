@@ -25,6 +25,7 @@ from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.vectors import unit
 from ssl_jax.positives.boundary import Boundary
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.settings.whole_config import completed
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_a_run_scores_against_features_recomputed_and_the_live_bank(tmp_path):
             "anchor_neighbourhood:imagenet",
             {"model.stem": "imagenet", "batch_size": 256, "method.rounds": 4},
         ),
-        ("anchor_neighbourhood:cub200", {"data.name": "tfds:caltech_birds2011", "data.size": 256}),
+        ("anchor_neighbourhood:cub200", {"data.name": "tfds:caltech_birds2011", "data.size": 480}),
         (
             "local_aggregation:imagenet_resnet18",
             {"model.init": "tensorflow", "model.bn_momentum": 0.003},
@@ -287,6 +288,37 @@ def test_recipes_have_the_published_settings(name, expected):
         for part in setting.split("."):
             actual = actual[part]
         assert actual == value, setting
+
+
+STREAMED = ("folder", "stream", 480, 0.875)
+PICTURES = {
+    # variant: data.name, data.store, data.size and evals.crop
+    "swav:imagenet": STREAMED,
+    "swav:imagenet_bs256": STREAMED,
+    "byol:imagenet": STREAMED,
+    "moco:imagenet": STREAMED,
+    "simsiam:imagenet": STREAMED,
+    "instance:imagenet_resnet50": STREAMED,
+    "anchor_neighbourhood:imagenet": STREAMED,
+    "anchor_neighbourhood:dogs": ("tfds:stanford_dogs", "cache", 480, 0.875),
+    "local_aggregation:imagenet_vgg16": STREAMED,
+    "conr:imagenet_dogs": ("folder", "cache", 480, 0.875),
+    "conr:imagenet10": ("folder", "cache", 340, 0.0),
+    "conr:tiny_imagenet": ("folder", "cache", 64, 0.0),
+    "conr:stl10": ("tfds:stl10", "cache", 96, 0.0),
+}
+for method in ("swav", "moco", "anchor_neighbourhood", "conr"):
+    PICTURES[f"{method}:folder"] = ("folder", "cache", 256, 0.875)
+    PICTURES[f"{method}:array"] = ("array", "cache", 256, 0.0)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_recipes_store_what_their_crops_need(name):
+    settings = completed(config_of(*name.split(":")))
+    data = settings["data"]
+    assert data["keep"] == "whole"
+    found = (data["name"], data["store"], data["size"], settings["evals"]["crop"])
+    assert found == PICTURES[name]
 
 
 @pytest.mark.parametrize(

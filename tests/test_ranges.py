@@ -36,6 +36,7 @@ PARTS = (
         "automatic",
         "accumulate",
         "init_from",
+        "init_prefix",
         "init_epoch",
         "init_fresh",
         "resident_gb",
@@ -93,7 +94,7 @@ def owner(config, path):
     top, *rest = path.split(".")
     if top == "optim":
         return config.optim.schedule.name
-    if top == "evals":
+    if top == "evals" and len(rest) > 1:
         return config.evals[rest[0]].get("name", rest[0])
     return config[top].name if top in ("method", "model", "positives") else ""
 

@@ -14,7 +14,10 @@ from xml.etree import ElementTree
 import jax
 import numpy as np
 import pytest
+from helpers import shapes
+from helpers.browser import BROWSER
 from helpers.runs import environment, tiny
+from helpers.trained import made as made_run
 from PIL import Image
 
 from ssl_jax.build import build, init_state
@@ -25,11 +28,6 @@ from ssl_jax.runs import provenance as surroundings
 from ssl_jax.runs.metrics import MetricsWriter
 from ssl_jax.runs.run_folder import claim
 from ssl_jax.settings.resolve import SettingError
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
-    None,
-)
 
 
 class Page(html.parser.HTMLParser):
@@ -353,6 +351,45 @@ def test_images_trained_on_are_not_shown_as_unseen(run, monkeypatch):
     assert pictures.neighbours(own).caption.startswith(
         "Training images and their nearest training images"
     )
+
+
+@pytest.mark.parametrize("store", ["cache", "stream"])
+def test_pictures_are_shown_in_their_true_proportions(tmp_path, monkeypatch, store):
+    for i in range(4):
+        shapes.write(tmp_path / "x" / "train" / f"{i}")
+    shapes.write(tmp_path / "x" / "test" / "3")
+    config = tiny("byol")
+    config.data = dict(name="folder", dir=str(tmp_path / "x"), size=shapes.SIDE, store=store)
+    config.data.cache = str(tmp_path / "cache")
+    config.augment.pair.size = 32
+    config.update(batch_size=8, evals={}, baselines=False)
+    folder = made_run(tmp_path / "run", config)
+    with jax.set_mesh(make_mesh()):
+        own = features.of_run(folder, make_mesh(), {})
+    assert (len(own.images), len(own.test_images)) == (24, 6)
+    expected = [*shapes.SHOWN.values()]
+    found = {own.picture(row).shape[:2] for row in range(24)}
+    assert found == set(expected)
+    assert [own.picture(24 + row).shape[:2] for row in range(6)] == expected
+    drawn = []
+    monkeypatch.setattr(
+        pictures,
+        "picture",
+        lambda figure, *_: drawn.append(figure) or pictures.Picture("data:,", "", "", 5.0),
+    )
+    pictures.neighbours(own)
+    (figure,) = drawn
+    images = figure.axes[0].images
+    assert len(images) > 8
+    colours = {}  # a file's colour tells its shape
+    for row in range(30):
+        picture = own.picture(row)
+        colours[int(picture[0, 0, 0])] = picture.shape[0] / picture.shape[1]
+    assert len(colours) == len(expected)
+    for image in images:
+        left, right, bottom, top = image.get_extent()
+        shape = colours[int(image.get_array()[0, 0, 0])]
+        assert (bottom - top) / (right - left) == pytest.approx(shape)
 
 
 def test_names_that_utf_8_cannot_hold(run, monkeypatch):

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from helpers.images import pixels_in
 from PIL import Image
 
 from ssl_jax.data import datasets
@@ -49,7 +50,7 @@ def contents(data):
     """(number of the picture, class, whether to train on it) of all images, sorted."""
     rows = []
     for split, train in ((data.train, True), (data.test, False)):
-        for image, label in zip(np.asarray(split.images), split.labels):
+        for image, label in zip(pixels_in(split.images), split.labels):
             assert (image == image[0, 0]).all()
             name = data.classes[label] if label >= 0 else ""
             rows.append((round(image[0, 0, 0] / 20), name, train))

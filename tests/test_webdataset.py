@@ -8,6 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from helpers.images import assert_same_images, pixels_in
 from PIL import Image
 
 from ssl_jax.data import datasets, tar_index
@@ -55,7 +56,7 @@ def contents(data):
     """(number of the picture, class, whether to train on it) of all images, sorted."""
     rows = []
     for split, train in ((data.train, True), (data.test, False)):
-        for image, label in zip(np.asarray(split.images), split.labels):
+        for image, label in zip(pixels_in(split.images), split.labels):
             name = data.classes[label] if label >= 0 else ""
             rows.append((round(image[0, 0, 0] / 8), name, train))
     return sorted(rows)
@@ -76,7 +77,7 @@ def test_training_and_test_files(load, tmp_path):
     assert data.names()[:12] != sorted(data.names()[:12])
     assert load().names() == data.names()
     first = load(limit=5)
-    np.testing.assert_array_equal(first.train.images, data.train.images[:5])
+    assert_same_images(first.train.images, data.train.images[:5])
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_files_are_listed_once(load, tmp_path, monkeypatch):
         path.write_text(path.read_text().replace("png", "pnf"))
     assert len(load(store="stream").names()) == 18
     assert len(listed) == 7
-    np.testing.assert_array_equal(np.asarray(data.train.images).shape, (9, 4, 4, 3))
+    assert pixels_in(data.train.images).shape == (9, 4, 4, 3)
 
 
 def test_streamed_pictures_are_those_of_the_cache_also_in_other_processes(load, tmp_path):
@@ -211,7 +212,7 @@ def test_streamed_pictures_are_those_of_the_cache_also_in_other_processes(load, 
     streamed = load(store="stream")
     assert streamed.fingerprint() == cached.fingerprint()
     again = pickle.loads(pickle.dumps(streamed.train.images))
-    np.testing.assert_array_equal(np.asarray(again), cached.train.images)
+    assert_same_images(again, cached.train.images)
 
 
 def test_pictures_that_cannot_be_read(load, tmp_path):

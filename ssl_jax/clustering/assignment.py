@@ -1,115 +1,141 @@
-"""Images into clusters: by a method's own prototypes, or by k-means on the embeddings.
+"""Images into clusters: a method's own prototypes, k-means or HDBSCAN, or clusters made before.
 
 encoder = ssl_jax.load_encoder("runs/swav")
 clusters = assignment.assign(encoder, images)
 images[clusters.labels == 3]
+assignment.save("clusters.npz", clusters, encoder)
+others = assignment.assign(encoder, other_images, use=assignment.load("clusters.npz"))
 """
 
 import dataclasses
 import math
-from functools import cached_property
+import secrets
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.clustering import density, how_many, saved
+from ssl_jax.clustering.fingerprint import fingerprint
+from ssl_jax.clustering.placement import ClusterAssignment, to_centroids, to_sample, to_saved
+from ssl_jax.clustering.saved import SavedClusters
 from ssl_jax.inference.pretrained import Encoder
 from ssl_jax.ops.kmeans import kmeans
-from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
+from ssl_jax.settings.paths import user_path
+from ssl_jax.settings.resolve import SettingError
 
+AUTO = "auto"
 ITERATIONS = 100
 FEWEST = 10  # clusters to look at, if nobody says how many
 MOST = 20
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ClusterAssignment:
-    """The cluster of each image, and how typical the image is of it.
+def save(path: str | Path, clusters: ClusterAssignment, encoder: Encoder) -> None:
+    """Writes clusters to a .npz file, whole or not at all; an existing one is replaced.
 
-    Attributes:
-        labels: [N] int32 cluster of each image.
-        similarity: [N] cosine similarity to the cluster's centroid.
-        margin: [N] `similarity` minus the cosine similarity to the second nearest centroid; small
-            between two clusters.
-        centroids: [K, D] unit rows; some clusters may be empty.
+    Args:
+        path: the file.
+        clusters: as `assign` returns them.
+        encoder: that they were made with.
+
+    Raises:
+        SettingError: the file cannot be written, or it exists and holds something else.
     """
+    path = user_path(path, "path")
+    if path.suffix.lower() != ".npz":
+        raise SettingError(f"path={path}: give a file that ends in .npz")
+    if path.exists() and not saved.holds_clusters(path):
+        raise SettingError(f"path={path} holds something else than clusters; give another name")
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}-new")
+    try:
+        to_save(clusters, encoder).write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise SettingError(f"path={path} cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
-    labels: np.ndarray
-    similarity: np.ndarray
-    margin: np.ndarray
-    centroids: np.ndarray
 
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """[K] images in each cluster."""
-        return np.bincount(self.labels, minlength=len(self.centroids))
+def to_save(clusters: ClusterAssignment, encoder: Encoder) -> SavedClusters:
+    """Clusters as `save` writes them; `encoder` is the one that they were made with."""
+    return SavedClusters(
+        centroids=clusters.centroids,
+        kind=clusters.kind,
+        settings=clusters.settings,
+        encoder=fingerprint(encoder, encoder.clustered),
+        names=clusters.names,
+        sample=clusters.sample,
+    )
 
-    @property
-    def perplexity(self) -> float:
-        """exp(entropy of the sizes): the number of equally large clusters that would be as even."""
-        share = self.sizes[self.sizes > 0] / len(self.labels)
-        return float(np.exp(-np.sum(share * np.log(share))))
 
-    @cached_property
-    def ranks(self) -> np.ndarray:
-        """[N] rank of each image within its cluster; 1 is the most typical."""
-        ranks = np.empty(len(self.labels), np.int64)
-        starts = np.cumsum(self.sizes) - self.sizes
-        positions = np.arange(len(self.labels))
-        ranks[self._order] = positions - starts[self.labels[self._order]] + 1
-        return ranks
+def load(path: str | Path) -> SavedClusters:
+    """Reads clusters that `save` or the command wrote, for `assign`.
 
-    def members(self, cluster: int) -> np.ndarray:
-        """Indices of a cluster's images, most typical first."""
-        end = np.cumsum(self.sizes)[cluster]
-        return self._order[end - self.sizes[cluster] : end]
-
-    @cached_property
-    def _order(self) -> np.ndarray:
-        """[N] indices of all images, by cluster, then by decreasing similarity, then in order."""
-        return np.lexsort((np.arange(len(self.labels)), -self.similarity, self.labels))
+    Raises:
+        SettingError: no such file, or it cannot be used.
+    """
+    return saved.read(user_path(path, "path"), f"path={path}")
 
 
 def assign(
     encoder: Encoder,
     images: np.ndarray,
     *,
-    clusters: int = 0,
+    clusters: int | str = 0,
     by: str = "",
     restarts: int = 10,
     seed: int = 0,
+    use: SavedClusters | None = None,
 ) -> ClusterAssignment:
     """Assigns images [N, H, W, C] uint8, of any size, to clusters.
 
     Args:
         encoder: from `ssl_jax.load_encoder`.
         images: the images to assign.
-        clusters: K of k-means.
+        clusters: K of k-means; "auto" chooses it, see `how_many.search`.
         by: "own": each image goes to the prototype with its highest score, without Sinkhorn-Knopp,
             as SwAV's authors assign images; "kmeans": k-means on the embeddings of these images;
-            "": own if there are prototypes and `clusters` is 0, else kmeans.
+            "hdbscan": their dense regions, as many as there are, and outliers, see
+            `density.dense_regions`; "": own if there are prototypes and `clusters` is 0, else
+            kmeans.
         restarts: runs of k-means, of which the one with the lowest inertia counts.
-        seed: seed of k-means.
+        seed: seed of k-means, and of the rows that "auto" and "hdbscan" look at.
+        use: clusters made before, from `load`; nothing else is chosen then. One image is enough.
 
     Raises:
         ValueError: the encoder has no prototypes, the number of clusters is missing or does not
             fit, or the images cannot be used.
+        SettingError: the clusters to use were made with another encoder.
     """
+    if use:
+        if clusters or by:
+            raise ValueError("use: these clusters are made already; leave clusters and by out")
+        use.check_encoder(fingerprint(encoder, encoder.clustered), "use")
+        return to_saved(encoder(images, encoder.clustered), use)
     by = choice(encoder, clusters, by)
     check(by, clusters, len(images))
     features = encoder(images, encoder.clustered)
+    if clusters == AUTO:
+        clusters = how_many.search(unit(features), seed=seed).chosen
+    assert isinstance(clusters, int)
     return of_features(encoder, features, by, clusters, restarts=restarts, seed=seed)
 
 
-def choice(encoder: Encoder, clusters: int, by: str) -> str:
-    """Resolves `by` to "own" or "kmeans"; see `assign`.
+def choice(encoder: Encoder, clusters: int | str, by: str) -> str:
+    """Resolves `by` to "own", "kmeans" or "hdbscan"; see `assign`.
 
     Raises:
-        ValueError: another value, "own" without prototypes, or "own" with a number of clusters.
+        ValueError: another value, "own" without prototypes, or a number of clusters where it is not
+            free.
     """
-    if by not in ("", "own", "kmeans"):
-        raise ValueError(f"by={by!r}: choose own or kmeans")
+    if by not in ("", "own", "kmeans", "hdbscan"):
+        raise ValueError(f"by={by!r}: choose own, kmeans or hdbscan")
+    if by == "hdbscan" and clusters:
+        raise ValueError(
+            f"clusters={clusters}: hdbscan makes as many clusters as there are dense regions; "
+            "leave clusters out or choose kmeans"
+        )
     has_prototypes = encoder.prototypes is not None
     if by == "own" and not has_prototypes:
         raise ValueError(
@@ -129,7 +155,7 @@ def few_clusters(images: int) -> int:
     return max(2, min(max(wanted, FEWEST), MOST, images // 2))
 
 
-def check(by: str, clusters: int, images: int) -> None:
+def check(by: str, clusters: int | str, images: int) -> None:
     """Checks the numbers of images and clusters.
 
     Raises:
@@ -137,10 +163,27 @@ def check(by: str, clusters: int, images: int) -> None:
     """
     if not images:
         raise ValueError("there are no images")
+    if by == "hdbscan" and images < density.FEWEST:
+        raise ValueError(
+            f"by='hdbscan': needs at least {density.FEWEST} images, there are {images}; choose "
+            "kmeans, with a number of clusters"
+        )
+    if clusters == AUTO and images < how_many.FEWEST:
+        raise ValueError(
+            f"clusters={clusters}: needs at least {how_many.FEWEST} images, there are {images}; "
+            "give a number"
+        )
+    if clusters == AUTO or by == "hdbscan":
+        return
+    if not isinstance(clusters, int):
+        raise ValueError(f"clusters={clusters!r}: give a number, or {AUTO}")
     if by == "kmeans" and not clusters:
         raise ValueError("clusters=0: k-means needs a number of clusters")
     if by == "kmeans" and images == 1:
-        raise ValueError(f"clusters={clusters}: there is only one image, k-means needs two")
+        raise ValueError(
+            f"clusters={clusters}: there is only one image, k-means needs two; use the clusters of "
+            "an earlier call (--use=NAME.npz)"
+        )
     if by == "kmeans" and not 2 <= clusters <= images:
         raise ValueError(f"clusters={clusters}: between 2 and the {images:,} images")
 
@@ -154,10 +197,18 @@ def of_features(
     restarts: int = 10,
     seed: int = 0,
 ) -> ClusterAssignment:
-    """`assign` for precomputed features [N, D], without checks."""
+    """`assign` for precomputed features [N, D], without checks.
+
+    Raises:
+        ValueError: "hdbscan" sees outliers only.
+    """
     points = unit(features)
     if by == "own":
-        return to_centroids(points, encoder.prototypes)
+        return dataclasses.replace(to_centroids(points, encoder.prototypes), kind=by)
+    if by == "hdbscan":
+        centroids, sample = density.dense_regions(points, seed)
+        settings = density.settings_for(len(points)) | dict(seed=seed)
+        return dataclasses.replace(to_sample(points, centroids, sample), settings=settings)
     clustering = kmeans(
         jax.random.key(seed),
         points,
@@ -166,19 +217,5 @@ def of_features(
         restarts=restarts,
         metric="cosine",
     )
-    return to_centroids(points, clustering.centroids)
-
-
-def to_centroids(
-    points: np.ndarray | jax.Array, centroids: np.ndarray | jax.Array
-) -> ClusterAssignment:
-    """Assigns unit `points` [N, D] to the nearest of `centroids` [K, D], K >= 2, by cosine."""
-    centroids = unit(jnp.asarray(centroids))
-    similarity, index = jax.jit(nearest, static_argnums=2)(points, centroids, 2)
-    similarity = np.asarray(similarity)
-    return ClusterAssignment(
-        labels=np.asarray(index)[:, 0],
-        similarity=similarity[:, 0],
-        margin=similarity[:, 0] - similarity[:, 1],
-        centroids=np.asarray(centroids),
-    )
+    settings = dict(clusters=clusters, restarts=restarts, iterations=ITERATIONS, seed=seed)
+    return dataclasses.replace(to_centroids(points, clustering.centroids), settings=settings)

@@ -9,6 +9,7 @@ import numpy as np
 from ssl_jax.build import load_data
 from ssl_jax.data import channels as channels_of
 from ssl_jax.data import datasets, deep
+from ssl_jax.data.errors import LabelError
 from ssl_jax.data.source import Dataset
 from ssl_jax.settings.text import counted, printable
 
@@ -38,6 +39,33 @@ def load_images(settings: Mapping[str, Any], channels: int, *, of_run: bool = Fa
     return dataset
 
 
+def pictures(
+    settings: dict[str, Any], trained_on: Dataset, with_its_range: bool = False
+) -> tuple[Dataset, tuple[str, ...]]:
+    """Loads the data set of complete settings, without labels if these cannot be used.
+
+    Args:
+        settings: of the data.
+        trained_on: the run's data.
+        with_its_range: the settings have the range of these, see `with_range`.
+
+    Returns:
+        the data, and notes for the user.
+
+    Raises:
+        SettingError: no such data, or images that the run's encoder does not take.
+    """
+    channels = trained_on.train.images.shape[-1]
+    notes = []
+    try:
+        dataset = load_images(settings, channels, of_run=with_its_range)
+    except LabelError as error:
+        notes.append(printable(f"labels are not used: {error.reason}"))
+        settings = settings | {"data": settings["data"] | {"labels": "none"}}
+        dataset = load_images(settings, channels, of_run=with_its_range)
+    return dataset, (*notes_on(dataset, trained_on), *notes)
+
+
 def notes_on(dataset: Dataset, trained_on: Dataset) -> tuple[str, ...]:
     """Sentences on how data are read for a run, and what is left out of them.
 
@@ -51,13 +79,13 @@ def notes_on(dataset: Dataset, trained_on: Dataset) -> tuple[str, ...]:
     if trained_on.range and not dataset.range:
         low, high = trained_on.range
         notes.append(
-            f"the images have 8 bits and are used as they are; the run was trained on values of "
-            f"{low:g} to {high:g}"
+            "the images have 8 bits and are used as they are; the encoder was trained on values "
+            f"of {low:g} to {high:g}"
         )
     side, trained_side = (min(data.train.images.shape[1:3]) for data in (dataset, trained_on))
     if not 1 / _FEW <= side / trained_side <= _FEW:
         notes.append(
-            f"the images have {side} pixels a side, those of the run {trained_side}; an encoder "
+            f"the images have {side} pixels a side, those in training {trained_side}; an encoder "
             "knows things of the size that it was trained on"
         )
     channels = (data.train.images.shape[-1] for data in (dataset, trained_on))
@@ -98,7 +126,7 @@ def prepared(images: Any, channels: int, limits: Sequence[float] = ()) -> Any:
         if not limits or getattr(images.dtype, "kind", "") not in _NUMBERS:
             raise ValueError(
                 f"images of type {images.dtype}: give uint8 in 0..255; from 0..1: "
-                "(255 * images).round().astype('uint8')"
+                "(255 * images).round().astype('uint8'), or unit=True"
             )
         function = functools.partial(_scaled, limits)
         images = channels_of.MappedImages(images, function, images.shape[-1])

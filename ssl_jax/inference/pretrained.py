@@ -12,13 +12,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ssl_jax.build import build, fresh_state
+from ssl_jax.data.channels import COLOUR, GREY
 from ssl_jax.inference.embed import embed
-from ssl_jax.inference.images import prepared
+from ssl_jax.inference.hand_made import Reading
+from ssl_jax.inference.inputs import Takes, as_images
 from ssl_jax.models import torch_weights, weight_files
 from ssl_jax.models.layers import Head
 from ssl_jax.models.network import Network
-from ssl_jax.models.resnet import STAGES, ResNet
+from ssl_jax.models.resnet import ResNet
 from ssl_jax.models.weight_files import WeightsError
+from ssl_jax.models.weight_names import backbone_of, network_in
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.ops.types import Numbers
 from ssl_jax.ops.vectors import dot
@@ -29,6 +32,7 @@ from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import counted, printable
 
 _LARGEST = 10_000  # maximum image side in pixels that the notes of a file may ask for
+_SHOWN = 8  # features that an encoder shows of itself
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -46,6 +50,11 @@ class Encoder:
         method, state: a method and its train state, or `Pretrained` and its weights.
         range: the values that were black and white in training, for encoders of images with more
             than 8 bits; else empty.
+        crop: side of the central square that the encoder sees, as a share of an image's short side;
+            0: all of the image, squeezed into a square.
+        notes: sentences on what was taken from a weight file, and what was not.
+        reading: how pictures and files of pictures are read; None: whole, in squares that are as
+            large as `size` and `crop` need.
     """
 
     names: tuple[str, ...]
@@ -56,16 +65,22 @@ class Encoder:
     method: Any
     state: Any
     range: tuple[float, ...] = ()
+    crop: float = 0.0
+    notes: tuple[str, ...] = ()
+    reading: Reading | None = None
 
     def __repr__(self) -> str:
-        """Without the weights: method or backbone, shape of the images, and features."""
+        """One line without the weights: method or backbone, shape of the images, and features."""
         method = self.method
         parts = [] if isinstance(method, Pretrained) else [type(method).__name__]
         backbone = getattr(getattr(method, "network", None), "backbone", None)
         if backbone is not None:
             parts.append(type(backbone).__name__)
         images = f"images [N, {self.size}, {self.size}, {self.channels}]"
-        return f"Encoder({', '.join([*parts, images])}, features: {', '.join(self.names)})"
+        names = list(self.names[:_SHOWN])
+        if len(self.names) > _SHOWN:
+            names.append(f"and {len(self.names) - _SHOWN} more")
+        return f"Encoder({', '.join([*parts, images])}, features: {', '.join(names)})"
 
     @property
     def prototypes(self) -> Float[Numbers, "K D"] | None:
@@ -81,20 +96,50 @@ class Encoder:
         """The feature that is clustered: "embedding" if available, else "backbone"."""
         return "embedding" if "embedding" in self.names else "backbone"
 
-    def __call__(self, images: Any, name: str = "backbone") -> Float[Array, "N ..."]:
-        """The feature `name` [N, D] of images [N, H, W, C] uint8, of any size.
+    @property
+    def takes(self) -> Takes:
+        """What it takes: channels, range, and how pictures are read."""
+        reading = self.reading
+        if reading is None:
+            side = round(self.size / self.crop) if self.crop else self.size
+            bands = self.channels if self.channels not in (GREY, COLOUR) else 0
+            reading = Reading(side, bands)
+        return Takes(self.channels, self.range, reading)
 
-        An encoder of one channel also takes colour images, as grey (ITU-R 601, as Pillow's
-        `convert("L")`), one of three channels also grey images, as three equal channels. An encoder
-        with a `range` also takes images of other types, [N, H, W, C] of integers or floats like
-        those it was trained on, and scales them as in training.
+    def __call__(
+        self, images: Any, name: str = "backbone", *, unit: bool = False
+    ) -> Float[Array, "N ..."]:
+        """The feature `name` [N, D] of images. What is seen of them is what scores see, see `crop`.
+
+        | images | read as |
+        | --- | --- |
+        | uint8 [N, H, W, C] | arrays of a data set; also a memory map, on a device, a tensor |
+        | uint8 [N, H, W] | grey images |
+        | floats of 0..1, with `unit=True` | the same, rounded to 8 bits |
+        | other numbers, with a `range` | the same, scaled as in training |
+        | the images of a data set | whole pictures, streamed ones |
+        | a path, or paths | files of a folder: EXIF, transparency, bands and 16 bits as there |
+        | a picture of Pillow's, or several | the same, of any mode and size |
+        | a list of arrays [H, W] or [H, W, C] | the same, of any sizes |
+
+        Pictures of the last three forms may be mixed. Each is squeezed whole into a square
+        (`reading`), as `assign` does with a folder. One exception: large JPEGs are decoded at a
+        smaller scale unless they are loaded already, which changes features a little. Grey and
+        colour take each other's place: colour becomes grey as by ITU-R 601, grey three equal
+        channels.
+
+        Args:
+            images: in one of these forms.
+            name: of the feature.
+            unit: whether they are floats of 0..1, 0 black and 1 white.
 
         Raises:
-            ValueError: unknown feature, or images of another shape or type.
+            ValueError: unknown feature; or images of another form, or of one that could mean two
+                things, such as [H, W, 3] and [3, H, W].
         """
-        images = prepared(images, self.channels, self.range)
         if name not in self.names:
             raise ValueError(f"no feature {name!r}; choose one of: {', '.join(self.names)}")
+        images = as_images(images, dataclasses.replace(self.takes, unit=unit))
         with jax.set_mesh(make_mesh()):
             features = embed(
                 self.method,
@@ -104,6 +149,7 @@ class Encoder:
                 size=self.size,
                 mean=self.mean,
                 std=self.std,
+                crop=self.crop,
             )
             return features[name]
 
@@ -115,11 +161,14 @@ def load_encoder(path: str | Path, *, checkpoint: str | int = "latest", **given:
         features = encoder(images)
 
     Args:
-        path: a run folder; or a `.safetensors`, `.pth` or `.tar` file with the weights of a
-            ResNet-10, -18, -34 or -50, with or without SwAV's projection head and prototypes.
+        path: a run folder; or a `.safetensors`, `.pth`, `.bin` or `.tar` file with the weights of a
+            ResNet-10, -18, -34 or -50, with or without SwAV's projection head and prototypes; see
+            `weight_names` for the names that it may have.
         checkpoint: for a run: "latest", "best" or a step.
         given: `size`, `mean` and `std` of the images, for files that do not record them; default
-            ImageNet's; and the `range` of images with more than 8 bits.
+            ImageNet's; the `range` of images with more than 8 bits; the `crop` that the encoder
+            sees, see `Encoder`; and the `prefix` of the network's names, for files with several
+            ("module.encoder_q.").
 
     Raises:
         SettingError: not a run folder, or no such checkpoint.
@@ -156,10 +205,12 @@ def of_run(run: Run) -> Encoder:
     stage = run.plan.stages[-1]
     size = stage.views[0].size
     channels = run.plan.dataset.train.images.shape[-1]
+    source = run.plan.source
+    bands = source.bands or (channels if channels not in (GREY, COLOUR) else 0)
     image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     names = [
         name
-        for name in ("backbone", "embedding", "query", "scores")
+        for name in ("backbone", "embedding", "query", "scores", "scores1", "scores2")
         if _has_feature(stage.method, run.state, image, name)
     ]
     return Encoder(
@@ -171,6 +222,8 @@ def of_run(run: Run) -> Encoder:
         method=stage.method,
         state=run.state,
         range=run.plan.dataset.range,
+        crop=stage.crop,
+        reading=Reading(source.size, bands, source.keep),
     )
 
 
@@ -218,18 +271,29 @@ def of_file(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     range: Sequence[float] = (),
+    crop: Any = None,
+    prefix: str | None = None,
+    prefix_flag: str = "prefix",
 ) -> Encoder:
-    """The encoder of a weight file; see `load_encoder`."""
-    tensors = weight_files.read(path)
-    tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
+    """The encoder of a weight file; see `load_encoder`. Messages call `prefix` `prefix_flag`."""
+    network = network_in(weight_files.read(path), path, prefix, flag=prefix_flag)
+    tensors = {**network.backbone, **network.head}
     backbone = backbone_of(tensors, path)
-    given = dict(size=size, mean=tuple(mean), std=tuple(std), range=list(map(float, range)))
+    given: dict[str, Any] = dict(size=size, mean=tuple(mean), std=tuple(std))
+    given["range"] = list(map(float, range))
     given = {name: value for name, value in given.items() if value}
+    if crop is not None:
+        given["crop"] = crop
     notes = {name: x for name, x in weight_files.notes(path).items() if name not in given}
     _check_notes(notes, path)
+    reading = (
+        None if given.keys() & {"size", "crop"} else _reading(notes.pop("reading", None), path)
+    )
     if "range" in given and not _is_range(given["range"]):
         raise WeightsError(f"range={range}: give (darkest, brightest), the first smaller")
-    image: dict[str, Any] = dict(size=32 if backbone.stem == "cifar" else 224, range=())
+    if "crop" in given and not _is_share(crop):
+        raise WeightsError(f"crop={crop!r}: give a number from 0 to 1")
+    image: dict[str, Any] = dict(size=32 if backbone.stem == "cifar" else 224, range=(), crop=0)
     image |= IMAGENET | notes | given
     channels = tensors["conv1.weight"].shape[1]
     if {len(image["mean"]), len(image["std"])} != {channels}:
@@ -250,6 +314,9 @@ def of_file(
         method=Pretrained(Network(backbone, head or Head(1))),
         state=jax.device_put(state),
         range=tuple(map(float, image["range"])),
+        crop=float(image["crop"]),
+        notes=network.notes(),
+        reading=reading,
     )
 
 
@@ -271,8 +338,25 @@ def _weights(
     return state, head
 
 
+def _reading(note: Any, path: str | Path) -> Reading | None:
+    """How pictures are read, by the notes of a file; None if these do not say.
+
+    Raises:
+        WeightsError: no pictures can be read so.
+    """
+    if note is None:
+        return None
+    if isinstance(note, dict) and note.keys() == {"side", "bands", "keep"}:
+        counts = [note["side"], note["bands"]]
+        whole = all(type(count) is int and 0 <= count <= _LARGEST for count in counts)
+        if whole and note["side"] and note["keep"] in ("whole", "centre"):
+            return Reading(**note)
+    value = printable(repr(note))[:80]
+    raise WeightsError(f"{path} notes reading={value} of its pictures; export the file again")
+
+
 def _check_notes(notes: Mapping[str, Any], path: str | Path) -> None:
-    """Checks the `size`, `mean`, `std` and `range` of images in the notes of a file.
+    """Checks `size`, `mean`, `std`, `range` and `crop` of images in the notes of a file.
 
     Raises:
         WeightsError: no images can have them.
@@ -287,6 +371,8 @@ def _check_notes(notes: Mapping[str, Any], path: str | Path) -> None:
         valid["size"] = type(notes["size"]) is int and 0 < notes["size"] <= _LARGEST
     if "range" in notes:
         valid["range"] = _is_range(notes["range"])
+    if "crop" in notes:
+        valid["crop"] = _is_share(notes["crop"])
     for name in valid:
         if not valid[name]:
             value = printable(repr(notes[name]))[:80]
@@ -301,45 +387,16 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e6
 
 
+def _is_share(value: Any) -> bool:
+    """Whether a value can be the crop of an encoder; NaN cannot."""
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
 def _is_range(value: Any) -> bool:
     """Whether a list can be the range of images; NaN cannot."""
     if not isinstance(value, list) or [type(x) in (int, float) for x in value] != [True, True]:
         return False
     return -FLOAT32 <= value[0] < value[1] <= FLOAT32
-
-
-def backbone_of(tensors: Mapping[str, np.ndarray], source: str | Path) -> ResNet:
-    """The residual network whose weights are `tensors`, named as in torchvision.
-
-    Args:
-        tensors: weights by name.
-        source: their file, for messages.
-
-    Raises:
-        WeightsError: no known network has these tensors.
-    """
-    if "conv1.weight" not in tensors:
-        raise WeightsError(
-            f"{source} has no conv1.weight; give the weights of a ResNet by torchvision's names"
-        )
-    shape = tensors["conv1.weight"].shape
-    if len(shape) != 4:
-        raise WeightsError(
-            f"{source}: conv1.weight has shape {tuple(shape)}; a ResNet's has four dimensions"
-        )
-    width, _, kernel, _ = shape
-    blocks = tuple(
-        len({name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")})
-        for stage in (1, 2, 3, 4)
-    )
-    has_bottlenecks = "layer1.0.conv3.weight" in tensors
-    for depth, stages in STAGES.items():
-        if stages == blocks and has_bottlenecks == (depth >= 50):
-            return ResNet(depth=depth, width=width, stem="cifar" if kernel == 3 else "imagenet")
-    raise WeightsError(
-        f"{source} has {blocks} blocks in its stages; known are "
-        f"ResNet-{', -'.join(map(str, STAGES))}"
-    )
 
 
 def head_of(tensors: Mapping[str, np.ndarray], source: str | Path) -> Head | None:
@@ -383,8 +440,8 @@ def writable(out: Path, overwrite: bool) -> None:
 def export(run: Run, path: str | Path, *, head: bool = False) -> dict[str, np.ndarray]:
     """Writes the run's backbone to a `.safetensors` file under torchvision's names.
 
-    The notes of the file record size, channel statistics and range of the images, for
-    `load_encoder`.
+    The notes of the file record size, channel statistics, range and crop of the images, and how
+    pictures are read, for `load_encoder`.
 
     Args:
         run: an opened run.
@@ -414,9 +471,15 @@ def export(run: Run, path: str | Path, *, head: bool = False) -> dict[str, np.nd
             tensors |= torch_weights.head_to_torch(variables, run.state.params.get("prototypes"))
         except WeightsError as error:
             raise SettingError(f"--head: {error}") from error
-    notes = dict(size=stage.views[0].size, mean=list(stage.mean), std=list(stage.std))
+    notes: dict[str, Any] = dict(size=stage.views[0].size)
+    notes |= dict(mean=list(stage.mean), std=list(stage.std))
     if run.plan.dataset.range:
         notes["range"] = list(run.plan.dataset.range)
+    if stage.crop:
+        notes["crop"] = stage.crop
+    encoder = of_run(run)
+    if encoder.reading != dataclasses.replace(encoder, reading=None).takes.reading:
+        notes["reading"] = dataclasses.asdict(encoder.takes.reading)
     try:
         weight_files.write(path, tensors, notes=json.dumps(notes))
     except OSError as error:

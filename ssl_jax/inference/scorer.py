@@ -9,6 +9,7 @@ import numpy as np
 
 from ssl_jax.build import Plan
 from ssl_jax.data.augment import View, clean
+from ssl_jax.data.whole import WholePictures
 from ssl_jax.evaluation.metrics import Accuracy, largest_share
 from ssl_jax.inference.embed import draw, embed
 from ssl_jax.interface import Draw, Split, no_progress
@@ -68,10 +69,11 @@ class Scorer:
     def too_many_pixels(self) -> str:
         """Why raw pixels are not scored, if they fill over a quarter of a device; else empty."""
         data = self._plan.dataset
+        crop = self._plan.stages[-1].crop
         size = 0
         for split in (data.train, data.test):
-            count, height, width, channels = split.images.shape
-            size += 4 * count * min(height, PIXELS) * min(width, PIXELS) * channels
+            height, width = _reduced(split.images, crop)
+            size += 4 * len(split.images) * height * width * split.images.shape[-1]
         if 4 * size <= device_memory():
             return ""
         return f"no scores of raw pixels, which would take {size / 1e9:,.0f} GB on a device"
@@ -80,10 +82,10 @@ class Scorer:
         """Scores of normalised pixels in place of each feature, without evaluators of "scores"."""
         data = self._plan.dataset
         with processes.alone():
-            trained = dict.fromkeys(self._names, _pixels(data.train.images, stage))
+            trained = dict.fromkeys(self._names, raw_pixels(data.train.images, stage))
             test = None
             if not data.joined:
-                test = dict.fromkeys(self._names, _pixels(data.test.images, stage))
+                test = dict.fromkeys(self._names, raw_pixels(data.test.images, stage))
             splits = self._splits(trained, test)
         keys = [
             key
@@ -179,7 +181,7 @@ class Scorer:
 def features(
     stage: Stage, state: Any, images: Any, names: Sequence[str], report: Report = no_progress
 ) -> dict[str, jax.Array]:
-    """Named features of clean images at the size of the stage's largest view."""
+    """Named features of clean images: what the stage's `crop` shows, at its largest view's size."""
     return embed(
         stage.method,
         state,
@@ -188,6 +190,7 @@ def features(
         size=stage.views[0].size,
         mean=stage.mean,
         std=stage.std,
+        crop=stage.crop,
         report=report,
     )
 
@@ -217,12 +220,31 @@ def _draw(stage: Stage, state: Any, images: Any) -> Draw:
     return draw_features
 
 
-def _pixels(images: Any, stage: Stage, chunk: int = 1024) -> jax.Array:
-    """Normalised pixels [N, S * S * C]; larger images are reduced to side PIXELS first.
+def _reduced(images: Any, crop: float) -> tuple[int, int]:
+    """Height and width of the raw pixels that are scored; larger images are reduced to `PIXELS`.
 
     Distances between small images mean more, and cost less.
     """
-    if max(images.shape[1:3]) <= PIXELS:
+    height, width = images.shape[1:3]
+    if max(height, width) <= PIXELS and not crop:
+        return height, width
+    seen = max(round(crop * min(height, width)), 1) if crop else PIXELS
+    side = min(seen, PIXELS)
+    return side, side
+
+
+def raw_pixels(images: Any, stage: Any, chunk: int = 1024) -> jax.Array:
+    """Normalised pixels [N, H * W * C] of what a `crop` shows, see `_reduced`.
+
+    Args:
+        images: [N, H, W, C] uint8, or `WholePictures`.
+        stage: provides `crop`, `mean` and `std`; a `Stage` or an encoder.
+        chunk: images reduced at a time.
+    """
+    side = max(_reduced(images, stage.crop))
+    first = images[np.arange(1)]  # tells whether they are whole pictures
+    as_they_are = max(images.shape[1:3]) <= PIXELS and not stage.crop
+    if as_they_are and not isinstance(first, WholePictures):
         mean = np.asarray(stage.mean, np.float32)
         std = np.asarray(stage.std, np.float32)
         x = (images / np.float32(255) - mean) / std
@@ -230,9 +252,10 @@ def _pixels(images: Any, stage: Stage, chunk: int = 1024) -> jax.Array:
 
     @jax.jit
     def reduced(block):
-        return clean(block, PIXELS, stage.mean, stage.std).reshape(len(block), -1)
+        return clean(block, side, stage.mean, stage.std, stage.crop).reshape(len(block), -1)
 
-    blocks = [
-        reduced(np.asarray(images[start : start + chunk])) for start in range(0, len(images), chunk)
-    ]
+    blocks = []
+    for start in range(0, len(images), chunk):
+        rows = np.arange(start, min(start + chunk, len(images)))
+        blocks.append(reduced(images[rows]))
     return jnp.concatenate(blocks)

@@ -13,6 +13,7 @@ def images(
     mean: Sequence[float],
     std: Sequence[float],
     limits: Sequence[float] = (),
+    crop: float = 0.0,
 ) -> str:
     """A sentence on the images that an encoder takes.
 
@@ -21,11 +22,14 @@ def images(
         channels: of an image.
         mean, std: statistics of each channel.
         limits: the values that become 0 and 1, for images of more than 8 bits.
+        crop: side of the central square that is seen, as a share of the short side; 0: all.
     """
     kind = f"{size}x{size} pixels and {counted(channels, 'channel')} in 0..1"
     if limits:
         kind += f" (values of {limits[0]:g} and below are 0, of {limits[1]:g} and above 1)"
-    return f"it takes images of {kind}, normalised with mean {_listed(mean)} and std {_listed(std)}"
+    seen = f"; it sees the central square of {crop:g} of an image's short side" if crop else ""
+    statistics = f"mean {_listed(mean)} and std {_listed(std)}"
+    return f"it takes images of {kind}, normalised with {statistics}{seen}"
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -46,16 +50,42 @@ def here(out: Path | str, channels: int, limits: Sequence[float] = ()) -> list[s
     ]
 
 
-def torchvision(out: Path | str, backbone: ResNet, channels: int, head: bool = False) -> list[str]:
+def timm(folder: Path | str) -> list[str]:
+    """Lines of Python that load the folder of an exported encoder with timm; see `timm_config`."""
+    return [
+        "import PIL.Image, timm",
+        f"model = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True).eval()",
+        "prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+        "features = model(prepare(PIL.Image.open('picture.jpg'))[None])",
+    ]
+
+
+def torchvision(
+    out: Path | str,
+    backbone: ResNet,
+    *,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    crop: float = 0.0,
+    head: bool = False,
+) -> list[str]:
     """Lines of Python that build torchvision's model with the weights of the file.
+
+    They also prepare images of any size as `load_encoder` does.
 
     Args:
         out: the file.
         backbone: torchvision has ResNets of width 64 with the ImageNet stem; the lines modify it
             for other widths and stems.
-        channels: of an image.
+        size, mean, std, crop: as in `images`; the statistics are of each channel of an image.
         head: whether the file holds more than the backbone.
     """
+    channels = len(mean)
+    resize = [f"T.Resize(({size}, {size}), antialias=True)"]
+    if crop:
+        resize = [f"T.Resize({round(size / crop)}, antialias=True)", f"T.CenterCrop({size})"]
+    normalise = f"T.Normalize({_listed(mean)}, {_listed(std)})"
     loading = "weights"
     if head:
         loading = (
@@ -69,7 +99,9 @@ def torchvision(out: Path | str, backbone: ResNet, channels: int, head: bool = F
         "model.fc = torch.nn.Identity()",
         f"weights = safetensors.torch.load_file({str(out)!r})",
         f"model.load_state_dict({loading})",
-        f"features = model.eval()(images)  # float32 [N, {channels}, H, W], normalised as above",
+        "T = torchvision.transforms",
+        f"prepare = T.Compose([{', '.join([*resize, normalise])}])",
+        f"features = model.eval()(prepare(images))  # float32 [N, {channels}, H, W] in 0..1",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Scores of a trained run on any data set."""
+"""Scores of a trained run, or of a weight file, on any data set."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +15,10 @@ from ssl_jax.interface import no_progress
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.runs import by_class
 from ssl_jax.runs.restore import Run, with_range
-from ssl_jax.runs.run_folder import FINGERPRINT, read_config
 from ssl_jax.runtime.sharding import replicated
+from ssl_jax.settings import eval_settings
 from ssl_jax.settings.resolve import SettingError
+from ssl_jax.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class Evaluation:
 
     Attributes:
         run: provides the encoder.
+        stage: of the run, its last; its crop is that of `settings`.
         scorer: runs the evaluators.
         state: the run's train state on its own data; None on other data, where the state that the
             run keeps per image means nothing.
@@ -35,6 +37,7 @@ class Evaluation:
     """
 
     run: Run
+    stage: Stage
     scorer: Scorer
     state: Any
     data: str
@@ -55,7 +58,7 @@ class Evaluation:
         Args:
             report: takes progress lines.
         """
-        splits = self.scorer.splits(self.run.plan.stages[-1], self.run.state, report)
+        splits = self.scorer.splits(self.stage, self.run.state, report)
         for key in self.scorer.keys:
             try:
                 scores = dict(self.scorer.one(key, splits, self.state, report))
@@ -80,16 +83,33 @@ def evaluation_of(run: Run, config: Mapping[str, Any]) -> Evaluation:
         SettingError: data or evaluators that do not fit each other or the run.
     """
     settings, with_its_range = with_range(completed(config), run.plan.dataset)
-    name = settings["data"]["name"]
     channels = run.plan.dataset.train.images.shape[-1]
     dataset = load_images(settings, channels, of_run=with_its_range)
     notes = notes_on(dataset, run.plan.dataset)
-    dataset = converted(dataset, channels)
+    return evaluation_on(run, settings, dataset, notes)
+
+
+def evaluation_on(
+    run: Run, settings: dict[str, Any], dataset: Dataset, notes: tuple[str, ...] = ()
+) -> Evaluation:
+    """`evaluation_of` on images that are loaded already.
+
+    Args:
+        run: provides the encoder.
+        settings: complete settings; the evaluators are those of `evals`.
+        dataset: the images of `data`, as `load_images` returns them.
+        notes: sentences for the user on the data.
+
+    Raises:
+        SettingError: data or evaluators that do not fit each other or the run.
+    """
+    name = settings["data"]["name"]
+    dataset = converted(dataset, run.plan.dataset.train.images.shape[-1])
     _check_labels(name, dataset, settings["evals"])
     evaluators = evaluators_of(settings["evals"], dataset)
     plan = dataclasses.replace(run.plan, dataset=dataset, evaluators=evaluators)
     check_features(plan)
-    is_own_data = read_config(run.folder).get(FINGERPRINT) == dataset.fingerprint()
+    is_own_data = run.fingerprint == dataset.fingerprint()
     for key, evaluator in evaluators.items():
         if evaluator.reads and not is_own_data:
             raise SettingError(
@@ -102,8 +122,10 @@ def evaluation_of(run: Run, config: Mapping[str, Any]) -> Evaluation:
         sharding = replicated(make_mesh())
         images = jax.device_put(images, sharding)
         test_images = jax.device_put(test_images, sharding)
+    crop = eval_settings.shared(settings["evals"]).crop
     return Evaluation(
         run=run,
+        stage=dataclasses.replace(run.plan.stages[-1], crop=crop),
         scorer=Scorer(plan, images, test_images),
         state=run.state if is_own_data else None,
         data=name,
@@ -115,6 +137,5 @@ def evaluation_of(run: Run, config: Mapping[str, Any]) -> Evaluation:
 def _check_labels(name: str, dataset: Dataset, evals: Mapping[str, Any]) -> None:
     """Checks that a data set can be scored."""
     if not dataset.classes or not (dataset.test.labels >= 0).any():
-        raise SettingError(
-            f"data.name={name!r} has no labelled test images, which {', '.join(evals)} need"
-        )
+        names = ", ".join(eval_settings.evaluators(evals))
+        raise SettingError(f"data.name={name!r} has no labelled test images, which {names} need")

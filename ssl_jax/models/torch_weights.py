@@ -15,7 +15,8 @@ import numpy as np
 from ssl_jax.models.weight_files import WeightsError
 
 _BATCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-_DROPPED = ("num_batches_tracked", "fc.weight", "fc.bias")  # features do not depend on these
+_COUNTER = "num_batches_tracked"  # features do not depend on it
+_BEYOND = ("projection_head.", "prototypes.", "fc.")  # what follows the backbone
 # The heads of SwAV's authors: our layers -> their places in torch's nn.Sequential, "" for a single
 # layer outside one.
 _HEADS = (
@@ -74,9 +75,8 @@ def from_torch(
     given = {name.removeprefix("module."): x for name, x in tensors.items()}
     arrays = {path: _take(given, torch_name(path), x, source) for path, x in _leaves(shapes)}
     used = {torch_name(path) for path in arrays}
-    heads = ("projection_head.", "prototypes.", *_DROPPED)
     for name in given:
-        if name not in used and not name.endswith(_DROPPED) and not name.startswith(heads):
+        if name not in used and not name.endswith(_COUNTER) and not name.startswith(_BEYOND):
             raise WeightsError(
                 f"{source}: {name} has no place in this network, whose depth may differ"
             )

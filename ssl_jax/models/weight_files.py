@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,14 +51,23 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if objects := re.search(r"GLOBAL ([\w.]+)", message):
             raise WeightsError(
                 f"{path} holds Python objects ({objects[1]}), and reading those could run any "
-                "code; if you trust the file, save its tensors alone: "
-                'torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW)'
+                f"code; if you trust the file, save its tensors alone: {_conversion(path)}"
             ) from error
         boilerplate = "^Weights only load failed.*? error: | Check the documentation .*"
         reason = re.sub(boilerplate, "", message) or type(error).__name__
         raise WeightsError(
             f"{path} is not a weight file that can be read safely ({reason})"
         ) from error
+
+
+def _conversion(path: Path) -> str:
+    """The command that saves the tensors of a PyTorch file without its Python objects."""
+    new = path.with_name(f"{path.name.split('.')[0]}_tensors.pth")
+    code = (
+        "import torch; from ssl_jax.models.weight_files import tensors_of; "
+        f"torch.save(tensors_of(torch.load({str(path)!r}, weights_only=False)), {str(new)!r})"
+    )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _check_room(path: Path, size: int) -> None:
@@ -104,18 +114,10 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
             f"{path}: only PyTorch reads such files; pip install torch, or give a .safetensors file"
         ) from error
     content = torch.load(path, map_location="cpu", weights_only=True)
-    seen = set()
-    while isinstance(content, dict) and isinstance(
-        inner := content.get("state_dict", content.get("model")), dict
-    ):
-        seen.add(id(content))
-        if id(inner) in seen:
-            raise WeightsError(f"{path}: its state_dict holds itself; save the state_dict alone")
-        content = inner
-    items = content.items() if isinstance(content, dict) else ()
-    tensors = {
-        name: x for name, x in items if isinstance(x, torch.Tensor) and isinstance(name, str)
-    }
+    try:
+        tensors = tensors_of(content)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
     if not tensors:
         raise WeightsError(
             f"{path} holds no tensors by name; give a state_dict, alone or in a checkpoint"
@@ -123,6 +125,40 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     # Counted again, because several tensors may be large views of a small one.
     _check_room(path, sum(4 * x.numel() for x in tensors.values()))
     return {name: x.float().numpy() for name, x in tensors.items()}
+
+
+def tensors_of(content: Any) -> dict[str, Any]:
+    """The tensors in a checkpoint that PyTorch has loaded, by name.
+
+    Those of a "state_dict" or "model" if there is one. Dicts within dicts are named by the way to
+    each tensor ("base_model.model.trunk.conv1.weight"); other keys than strings are left out.
+
+    Raises:
+        WeightsError: a state_dict that holds itself.
+    """
+    import torch
+
+    seen = set()
+    while isinstance(content, dict) and isinstance(
+        inner := content.get("state_dict", content.get("model")), dict
+    ):
+        seen.add(id(content))
+        if id(inner) in seen:
+            raise WeightsError("its state_dict holds itself; save the state_dict alone")
+        content = inner
+    tensors = {}
+    waiting = [("", content)]
+    seen = set()
+    while waiting:
+        prefix, x = waiting.pop()
+        if isinstance(x, torch.Tensor):
+            tensors[prefix.removesuffix(".")] = x
+        elif isinstance(x, dict) and id(x) not in seen:
+            seen.add(id(x))
+            inner = [(f"{prefix}{name}.", y) for name, y in x.items() if isinstance(name, str)]
+            waiting += reversed(inner)
+    tensors.pop("", None)
+    return tensors
 
 
 def notes(path: str | os.PathLike) -> dict[str, Any]:

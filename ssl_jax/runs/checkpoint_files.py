@@ -127,14 +127,23 @@ def first_other(
     Returns:
         its path, shape in `stored` (None where missing) and needed shape; None if all fit.
     """
+    return next(others(stored, shapes, shardings, parts), None)
+
+
+def others(
+    stored: Mapping[str, Shape],
+    shapes: TrainState,
+    shardings: Any,
+    parts: Collection[str] | None = None,
+) -> Iterator[tuple[str, Shape | None, Shape]]:
+    """All arrays like `first_other`'s."""
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings)):
         name = path_of(path)
         if parts is None or name.split("/")[0] in parts:
             shape = stored.get(name)
             if shape is None or not same_but_padding(shape, leaf.shape, sharding):
-                return name, shape, tuple(leaf.shape)
-    return None
+                yield name, shape, tuple(leaf.shape)
 
 
 def path_of(path: tuple[Any, ...]) -> str:

@@ -1,18 +1,21 @@
 """Reads a checkpoint of another run, or of one that is evaluated, without changing it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from ssl_jax.interface import TrainState
 from ssl_jax.runs import checksums
 from ssl_jax.runs.checkpoint_files import (
+    Shape,
     check_path,
     first_other,
+    others,
     path_of,
     reading,
     shapes_of,
@@ -58,7 +61,7 @@ class CheckpointReader:
         self._reader = ocp.Checkpointer(handler)
         with reading(self._damaged):
             self._metadata = handler.metadata(self._path)
-        self._stored = shapes_of(self._metadata)
+        self.stored = shapes_of(self._metadata)
 
     def check(self, shapes: TrainState, parts: Collection[str], shardings: Any) -> None:
         """Checks that the checkpoint has the trees `parts` of `shapes`.
@@ -68,13 +71,42 @@ class CheckpointReader:
         Raises:
             SettingError: names the first array that is missing or has another shape.
         """
-        if mismatch := first_other(self._stored, shapes, shardings, parts):
+        if mismatch := first_other(self.stored, shapes, shardings, parts):
             name, shape, needed = mismatch
             problem = "has no" if shape is None else f"has {shape} for"
             raise SettingError(f"{self._name} {problem} {name}, this run needs {needed}")
 
+    def misfits(
+        self, shapes: TrainState, parts: Collection[str], shardings: Any
+    ) -> list[tuple[str, Shape | None, Shape]]:
+        """All arrays of the trees `parts` that the checkpoint lacks or has in another shape.
+
+        Returns:
+            path, shape in the checkpoint (None where missing) and needed shape of each.
+        """
+        return list(others(self.stored, shapes, shardings, parts))
+
+    def check_one(self, name: str, place: str, shapes: TrainState) -> None:
+        """Checks that the array at `place` of the checkpoint fits as `name` of `shapes`.
+
+        Raises:
+            SettingError: it does not; names it and both shapes.
+        """
+        needed = {
+            path_of(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(shapes)
+        }[name]
+        shape = self.stored.get(place)
+        if shape != needed:
+            problem = "has no" if shape is None else f"has {shape} for"
+            raise SettingError(f"{self._name} {problem} {place}, this run needs {needed}")
+
     def load_into(
-        self, state: TrainState, shardings: Any, parts: Collection[str], everywhere: Sharding
+        self,
+        state: TrainState,
+        shardings: Any,
+        parts: Collection[str],
+        everywhere: Sharding,
+        places: Mapping[str, str | None] | None = None,
     ) -> TrainState:
         """`state` with the trees `parts` replaced by those of the checkpoint.
 
@@ -83,12 +115,19 @@ class CheckpointReader:
             shardings: the layout of the trees that are taken, a tree like `state`.
             parts: top-level trees to take.
             everywhere: where orbax puts the checkpoint's other arrays, which are dropped.
+            places: paths in the checkpoint of arrays that are elsewhere in `state`; None for those
+                that stay as they are.
         """
         leaves = jax.tree_util.tree_leaves_with_path(state)
+        places = places or {}
         taken = {}
+        sources = {}
         for (path, x), sharding in zip(leaves, jax.tree.leaves(shardings)):
-            if path_of(path).split("/")[0] in parts:
-                taken[path_of(path)] = (x.shape, sharding)
+            name = path_of(path)
+            place = places.get(name, name)
+            if name.split("/")[0] in parts and place is not None:
+                taken[place] = (x.shape, sharding)
+                sources[name] = place
 
         def target_of(path, x):
             shape, sharding = taken.get(path_of(path), (x.shape, everywhere))
@@ -100,9 +139,15 @@ class CheckpointReader:
                 self._path, args=ocp.args.StandardRestore(target, strict=False)
             )
         arrays = {path_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(restored)}
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: arrays[path_of(path)] if path_of(path) in taken else x, state
-        )
+
+        def replaced(path: Any, x: jax.Array) -> jax.Array:
+            if path_of(path) not in sources:
+                return x
+            place = sources[path_of(path)]
+            # Two networks must not share an array, which the step would donate twice.
+            return arrays[place] if place == path_of(path) else jnp.copy(arrays[place])
+
+        return jax.tree_util.tree_map_with_path(replaced, state)
 
     def _damaged(self, why: str) -> SettingError:
         return self._unusable(f"is damaged ({why})")

@@ -1,7 +1,7 @@
 """A config file for commands that read a run: --config=ssl_jax/runs/config_file.py:RUN::knn,purity
 
 The evaluators follow the double colon: names in the run's config or in evaluation/. `RUN::` alone
-keeps those of the run.
+keeps those of the run. Without a RUN, the settings are those for a weight file.
 """
 
 from ssl_jax.runs import restore
@@ -9,4 +9,5 @@ from ssl_jax.runs import restore
 
 def get_config(variant: str = ""):
     workdir, _, names = variant.rpartition("::")
-    return restore.config_for(workdir, [name for name in names.split(",") if name])
+    evals = [name for name in names.split(",") if name]
+    return restore.config_for(workdir, evals) if workdir else restore.config_of_weights(evals)

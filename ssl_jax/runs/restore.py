@@ -18,9 +18,12 @@ from ssl_jax.runs import run_folder
 from ssl_jax.runs.checkpoint_reader import CheckpointReader
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runtime.sharding import replicated, state_shardings
+from ssl_jax.settings import eval_settings
+from ssl_jax.settings.defaults import EVALUATORS
 from ssl_jax.settings.old_records import BESIDE, with_later_settings
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError, choose
+from ssl_jax.settings.run_settings import RunSettings
 from ssl_jax.settings.sections import settings_of
 
 PARTS = ("params", "batch_stats", "method", "step")  # what features and evaluators read
@@ -29,24 +32,40 @@ _PUBLISHED = ("digits", "cifar10", "cifar100")  # the same images, wherever `dat
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A trained run.
+    """A trained run, or a weight file in place of one; see `inference.weights_run`.
 
     Attributes:
-        folder: the run folder.
+        folder: the run folder, or the weight file.
         plan: its parts; features come from the last stage, and its data may lack images.
         state: the train state at `step`.
-        step: of the checkpoint.
+        step: of the checkpoint; 0 for a weight file.
+        fingerprint: of the images that it was trained on; empty if unknown.
+        from_file: whether it is a weight file, without epochs and data.
+        notes: sentences for the user on what was taken from the file.
     """
 
     folder: Path
     plan: Plan
     state: TrainState
     step: int
+    fingerprint: str = ""
+    from_file: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def epoch(self) -> float:
         """The epoch of the checkpoint."""
         return self.step / self.plan.steps_per_epoch
+
+    @property
+    def title(self) -> str:
+        """What messages call it: the folder with the epoch, or the file."""
+        return str(self.folder) if self.from_file else f"{self.folder} at epoch {self.epoch:g}"
+
+    def __repr__(self) -> str:
+        """One line, without settings and weights."""
+        method = type(self.plan.stages[-1].method).__name__
+        return f"Run({str(self.folder)!r}, {method}, epoch {self.epoch:g})"
 
 
 def config_of(workdir: Path | str) -> dict[str, Any]:
@@ -64,23 +83,45 @@ def config_for(workdir: Path | str, evals: Sequence[str]) -> ConfigDict:
 
     Each evaluator has all its settings, so that any can be overridden on the command line.
     """
-    settings = config_of(workdir)
+    return ConfigDict(_with_evaluators(config_of(workdir), evals))
+
+
+def config_of_weights(evals: Sequence[str]) -> ConfigDict:
+    """The settings that scores and clusters of a weight file take: `data`, `evals`, and a few more.
+
+    Pictures of a folder are the default data.
+
+    Args:
+        evals: names of evaluators; if empty, those that score every run.
+    """
+    settings = {
+        "data": settings_of(Source, name="folder"),
+        "evals": settings_of(eval_settings.EvalSettings),
+        "resident_gb": RunSettings().resident_gb,
+    }
+    return ConfigDict(_with_evaluators(settings, evals or EVALUATORS))
+
+
+def _with_evaluators(settings: dict[str, Any], evals: Sequence[str]) -> dict[str, Any]:
+    """`settings`; if `evals` names evaluators, with those instead of its own."""
     if evals:
         names = {name.rpartition(".")[2]: name for name in evals}  # dotted: by the last part
-        settings["evals"] = {
+        eval_settings.check_names(names)
+        shared = dataclasses.asdict(eval_settings.shared(settings["evals"]))
+        settings["evals"] = shared | {
             key: _evaluator_settings(name, settings["evals"].get(key, {}))
             for key, name in names.items()
         }
         settings["best"] = f"eval/{next(iter(names))}/"
-    return ConfigDict(settings)
+    return settings
 
 
 def other_data(settings: dict[str, Any], given: dict[str, Any], own: Source) -> dict[str, Any]:
     """`settings` with a fresh section `data` if `given` names other images than the run's.
 
-    A limit on the run's images, say, does not apply to others; only name, size, bands and cache are
-    kept. Other images are another `data.name`, or another `data.dir`, except that a published data
-    set (digits, cifar10, cifar100, tfds:<name>) is the same wherever it is.
+    A limit on the run's images, say, does not apply to others; only name, size, keep, bands and
+    cache are kept. Other images are another `data.name`, or another `data.dir`, except that a
+    published data set (digits, cifar10, cifar100, tfds:<name>) is the same wherever it is.
 
     Args:
         settings: the run's, with what is given.
@@ -91,7 +132,7 @@ def other_data(settings: dict[str, Any], given: dict[str, Any], own: Source) -> 
     moves_freely = own.name in _PUBLISHED or own.name.startswith("tfds:")
     if same_name and (moves_freely or _same_place(given.get("dir", own.dir), own.dir)):
         return settings
-    names = ["name", "size", "cache"]
+    names = ["name", "size", "keep", "cache"]
     if reads_bands(given.get("name", own.name)):
         names.append("bands")
     kept = {name: settings["data"][name] for name in names}
@@ -143,7 +184,8 @@ def open_run(workdir: Path | str, mesh: Mesh, which: str | int = "latest") -> Ru
         SettingError: no run folder, no such checkpoint, or one that lacks arrays of the config.
     """
     workdir = user_path(workdir, "--workdir")
-    facts = run_folder.read_config(workdir).get(run_folder.FACTS)
+    record = run_folder.read_config(workdir)
+    facts = record.get(run_folder.FACTS)
     plan = build(config_of(workdir), stand_in(facts) if facts else None, recorded=True)
     source = CheckpointReader(workdir, _step(which, workdir, plan.settings.best), setting="workdir")
     shardings = state_shardings(mesh, plan.shapes)
@@ -153,7 +195,8 @@ def open_run(workdir: Path | str, mesh: Mesh, which: str | int = "latest") -> Ru
     )
     state = source.load_into(zeros, shardings, PARTS, replicated(mesh))
     source.close()
-    return Run(workdir, plan, state, source.step)
+    fingerprint = record.get(run_folder.FINGERPRINT) or ""
+    return Run(workdir, plan, state, source.step, fingerprint)
 
 
 def _step(which: str | int, workdir: Path, best: str) -> int | None:

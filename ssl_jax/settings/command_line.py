@@ -3,24 +3,37 @@
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from ssl_jax.settings import config_files
+from ssl_jax.settings import config_files, eval_settings
 from ssl_jax.settings.resolve import SettingError
+
+
+class _ConfigFileParser(ConfigFileFlagParser):
+    """Reads config files; each has a value for the settings that evaluators share."""
+
+    def parse(self, path: str) -> Any:
+        config = super().parse(path)
+        eval_settings.complete(config)
+        return config
+
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A config by its name or path, with :variant."
 )
+flags.FLAGS["config"].parser = _ConfigFileParser("config")
 _CONVERSIONS = {  # what Python says of a value of the wrong type, and what to give
     "invalid literal for int()": "a whole number",
     "could not convert string to float": "a number",
     "('Non-boolean argument to boolean flag'": "true or false",
 }
+OF_WEIGHTS = ("size", "mean", "std", "crop", "prefix")  # flags that describe a weight file
 _LISTED = 20  # settings of a section that a message lists, at most
 RUN_CONFIG = Path(__file__).parents[1] / "runs" / "config_file.py"
 
@@ -183,23 +196,54 @@ def joined(argv: Iterable[str], names: str) -> list[str]:
 
 
 def with_run(argv: list[str]) -> list[str]:
-    """Adds a --config with the settings of the run in --workdir.
+    """Adds a --config with the settings of the run in --workdir, or those for --weights.
 
     --data.NAME becomes --config.data.NAME. The evaluators are those of --evals if the command has
     that flag, else those of the run.
 
     Raises:
-        SettingError: no --workdir, or a --config.
+        SettingError: neither --workdir nor --weights, or both; a --config; or a flag of the other.
     """
-    full_names = [re.sub(r"^--?data\.", "--config.data.", arg) for arg in argv]
-    argv = joined(full_names, "workdir|evals|config")
+    argv = joined(with_data(argv), "workdir|weights|evals|config")
     workdir = _last_value(argv, "workdir")
-    if not workdir:
-        raise SettingError("--workdir is missing; name a run folder")
+    weights = _last_value(argv, "weights")
+    if not workdir and not weights:
+        takes_weights = "weights" in flags.FLAGS
+        also = ", or a weight file with --weights" if takes_weights else ""
+        raise SettingError(f"--workdir is missing; name a run folder{also}")
+    check_source(argv, workdir, weights)
     if any(re.match("--?config=", arg) for arg in argv):
         raise SettingError("--config: this command takes the settings of the run; leave it out")
     evals = _last_value(argv, "evals")
     return [argv[0], f"--config={RUN_CONFIG}:{workdir}::{evals}", *argv[1:]]
+
+
+def with_data(argv: Iterable[str]) -> list[str]:
+    """The arguments with --data.NAME by its full name, --config.data.NAME."""
+    return [re.sub(r"^--?data\.", "--config.data.", arg) for arg in argv]
+
+
+def check_source(argv: Sequence[str], run: str, weights: str) -> None:
+    """Checks that the flags name one encoder, and say only what is not on its record.
+
+    Args:
+        argv: the command line, with "--NAME VALUE" of `run` and `weights` joined.
+        run: a run folder; empty if none is given.
+        weights: a weight file; empty if none is given.
+
+    Raises:
+        SettingError: a run and a file, or a flag of the one with the other.
+    """
+    if run and weights:
+        raise SettingError(
+            f"a run ({run}) and --weights={weights} are two encoders; leave one of them out"
+        )
+    other = ("checkpoint",) if weights else OF_WEIGHTS
+    for arg in argv[1:]:
+        name = arg.partition("=")[0].lstrip("-")
+        if arg.startswith("-") and name in other:
+            reason = "a weight file has no checkpoints" if weights else "a run has it on record"
+            raise SettingError(f"--{name}: {reason}; leave it out")
 
 
 def _last_value(argv: list[str], name: str) -> str:

@@ -22,9 +22,12 @@ class RunSettings:
         accumulate: batches per step: must be 1. The losses compare images within a batch and
             BatchNorm averages over it, so several small batches do not add up to a large one.
         init_from: run folder whose last checkpoint this run starts from, under its own stages and
-            schedules.
+            schedules; or a weight file (.safetensors, .pth), whose backbone it starts with.
+        init_prefix: what stands before the network's names in that weight file, if it holds several
+            networks ("module.encoder_q.").
         init_epoch: epoch of the checkpoint of `init_from`; 0 takes the last.
-        init_fresh: take only networks, banks and queues from `init_from`, and start at epoch 0.
+        init_fresh: take only networks, banks and queues from `init_from`, and start at epoch 0;
+            heads, prototypes, banks and queues that do not fit begin at random.
         resident_gb: training images up to this size are kept on the device, larger sets on the
             host.
         base: base method of configs/conr.py: byol, simsiam or moco; set when the config is made.
@@ -42,6 +45,7 @@ class RunSettings:
     automatic: bool = False
     accumulate: int = 1
     init_from: str = ""
+    init_prefix: str = ""
     init_epoch: float = 0.0
     init_fresh: bool = False
     resident_gb: float = 8.0

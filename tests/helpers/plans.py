@@ -31,6 +31,6 @@ def plan_of(name, variant, tmp_path, **changes):
         test_labels=labels[:20],
     )
     if config.data.name != "digits":
-        config.data.update(name="array", dir=str(tmp_path / "a.npz"))
+        config.data.update(name="array", store="cache", dir=str(tmp_path / "a.npz"))
     config.update(changes)
     return build(config)
