@@ -187,7 +187,7 @@ def measured(config: ConfigDict) -> dict[str, PartCost]:
     key = jax.random.key(0)
     stage = plan.stages[-1]
     state = jax.jit(lambda k: train.init_state(plan, stage, k))(key)
-    images = jnp.asarray(plan.dataset.train.images)
+    images = jax.tree.map(jnp.asarray, plan.dataset.train.images)
     index = jnp.arange(plan.batch_size, dtype=jnp.int32)
     compiled, _, seconds = measure(parts_of(plan, state, images, index, key), RUNS.value)
     parts = {}
