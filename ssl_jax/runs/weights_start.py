@@ -72,6 +72,7 @@ def of_file(plan: Plan, path: Path) -> WeightsStart:
             f"{source}: weight files start a ResNet, not "
             f"model.name={plan.record['model']['name']!r}; set model.name=resnet, or give a run"
         )
+    tensors: dict[str, Any] = {}
     try:
         network = network_in(
             weight_files.read(path),
@@ -79,12 +80,12 @@ def of_file(plan: Plan, path: Path) -> WeightsStart:
             plan.settings.init_prefix or None,
             flag="--config.init_prefix",
         )
-        tensors = dict(network.backbone)
+        tensors |= network.backbone
         channels = plan.dataset.train.images.shape[-1]
         note = _with_channels(tensors, channels)
         variables = torch_weights.from_torch(tensors, _backbone_shapes(plan), source)
     except WeightsError as error:
-        raise SettingError(_explained(error, locals().get("tensors"), backbone, path)) from error
+        raise SettingError(_explained(error, tensors, backbone, path)) from error
     arrays = {}
     for collection, tree in variables.items():
         for inside, x in backbone_arrays.paths(tree).items():
@@ -98,6 +99,7 @@ def of_file(plan: Plan, path: Path) -> WeightsStart:
 
 
 def _backbone_shapes(plan: Plan) -> dict[str, Any]:
+    """The shapes of the backbone of the network that trains, as `from_torch` takes them."""
     stats = plan.shapes.batch_stats
     stats = stats.get("network", stats)
     return {
@@ -118,11 +120,11 @@ def _with_channels(tensors: dict[str, Any], channels: int) -> str:
     return "weights: grey filters of the first layer are shared among three channels"
 
 
-def _explained(error: WeightsError, tensors: Any, backbone: ResNet, path: Path) -> str:
+def _explained(error: WeightsError, tensors: dict[str, Any], backbone: ResNet, path: Path) -> str:
     """The error, with the settings of a backbone that the file fits, if it is another ResNet."""
     message = str(error)
     try:
-        theirs = backbone_of(tensors or {}, path)
+        theirs = backbone_of(tensors, path)
     except WeightsError:
         return message
     settings = [
