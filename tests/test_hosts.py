@@ -181,8 +181,6 @@ def test_each_process_decodes_its_part_of_a_batch_in_a_worker_of_its_own(pair, s
 def test_one_process_goes_on_where_two_were_stopped_through_one_of_them(pair, single):
     folder, ((_, out, _), (_, other, _)) = pair
     stops = [re.search(r"conr 15 stopped at step (\d+) of 16, saved in", x) for x in (out, other)]
-    if stops == [None, None] and out.count("conr {") == other.count("conr {") == 1:
-        pytest.skip("JAX told neither process of the signal before the run was over")
     at, again = (int(stop[1]) for stop in stops)
     assert at == again
     assert 8 <= at < 16

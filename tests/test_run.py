@@ -22,6 +22,7 @@ from helpers.runs import (
     tiny,
     wait_for_step,
 )
+from jax.experimental import multihost_utils
 from rich.console import Console
 
 from ssl_jax import train
@@ -244,6 +245,17 @@ def test_the_latest_and_the_best_checkpoint_stay(keep, expected, tmp_path):
         checkpoints.close()
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert kept == expected
+
+
+def test_only_the_loop_asks_jax_whether_to_stop(tmp_path, monkeypatch):
+    """Several processes agree on a number of these questions: they must all count alike."""
+    questions = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", questions.append)
+    checkpoints = Checkpoints(tmp_path, {})
+    for step in (1, 2):
+        checkpoints.save(step, {"x": np.full(3, step)})
+    checkpoints.close()
+    assert questions == []
 
 
 def test_the_untrained_encoder_is_the_one_that_the_run_began_with(uninterrupted):

@@ -19,6 +19,18 @@ from ssl_jax.settings.resolve import SettingError
 _OVERHEAD = 4096  # bytes per array for names, shapes and partly filled disk blocks
 
 
+class _Manager(ocp.CheckpointManager):
+    """orbax's manager, which leaves it to `StopRequest` to ask JAX whether to stop.
+
+    JAX agrees on where to stop by the number of the last question in each process, whoever asked.
+    `StopRequest` counts its questions; orbax would ask with the step of a checkpoint, also from its
+    threads, and the processes could agree on a number that they have passed.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of a run folder.
 
@@ -32,7 +44,7 @@ class Checkpoints:
     def __init__(self, folder: Path, scores: dict[int, float], keep: int = 2):
         self._policy = _KeepLatestAndBest(scores, keep)
         self._path = Path(folder) / "checkpoints"
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._path.absolute(),
             item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
