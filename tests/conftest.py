@@ -61,6 +61,13 @@ LONGEST = (
     "test_resume",
     "test_stream",
     "test_conr",
+    "test_whole",
+    "test_old_runs",
+    "test_targets",
+    "test_signals",
+    "test_other_images",
+    "test_ranges",
+    "test_report",
 )
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -170,6 +170,7 @@ def gradients(model, variables, x):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
 
+@pytest.mark.slow
 def test_remat_changes_memory_not_numbers(key):
     x = jax.random.normal(key, (4, 16, 16, 3))
     plain = ResNet(10, 4, "cifar")

@@ -72,7 +72,10 @@ SAVED = 16
 LAST = 32
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
+@pytest.fixture(
+    scope="module",
+    params=["swav", "conr", pytest.param("local_aggregation", marks=pytest.mark.slow)],
+)
 def old_run(request, tmp_path_factory):
     """The folder of a run as the earlier version left it."""
     folder = tmp_path_factory.mktemp("old")

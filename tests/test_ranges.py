@@ -179,6 +179,7 @@ def test_the_parts_are_all_there_are():
     }
 
 
+@pytest.mark.slow
 def test_large_values_inside_a_range_build():
     """Whatever passes the check gives a plan, or a one-line error about these images."""
     images = Images(np.zeros((4096, 8, 8, 3), np.uint8), np.arange(4096, dtype=np.int32) % 10)

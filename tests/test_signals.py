@@ -190,7 +190,7 @@ print(json.dumps(codes))
 
 def test_a_signal_ends_a_command_with_one_line(whole, tmp_path):
     run = [f"--workdir={whole}"]
-    calls = [(name, signum, run) for name in ("assign", "evaluate", "export") for signum in (2, 15)]
+    calls = [("assign", 2, run), ("evaluate", 15, run), ("export", 2, run)]
     calls.append(("preview", 2, [f"--config={TESTS / 'configs' / 'tiny.py'}"]))
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS],

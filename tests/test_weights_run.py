@@ -256,6 +256,7 @@ def test_data_and_evaluators_that_do_not_fit(files, tmp_path, pictures):
         scores(*weights_run(files["plain"], given, ("knn",), size=8))
 
 
+@pytest.mark.slow
 def test_the_page_on_a_file(files, pictures, tmp_path):
     run, settings = weights_run(files["moco"], pictures | SMALL, EVALS, size=8)
     path = tmp_path / "page.html"

@@ -503,6 +503,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_sizes_go_to_eight_devices(root, load, tmp_path):
     fill(root, SHAPES)
     load(labels="none")
@@ -555,7 +556,7 @@ def runs(tmp_path_factory):
     ("store", "resident"),
     [
         pytest.param("cache", 1, marks=pytest.mark.slow),
-        ("cache", 0),
+        pytest.param("cache", 0, marks=pytest.mark.slow),
         pytest.param("stream", 0, marks=pytest.mark.slow),
     ],
 )
