@@ -197,7 +197,7 @@ def _standardised(train: Split, test: Split, names: Sequence[str]) -> tuple[Spli
     draw = train.draw
     assert draw is not None
 
-    def scaled(features: Mapping[str, Array]) -> dict[str, Array]:
+    def scaled(features: Mapping[str, Any]) -> dict[str, Array]:
         return {name: (jnp.asarray(features[name]) - means[name]) / scales[name] for name in names}
 
     def draw_scaled(*args: Any, **crop: Any) -> dict[str, Array]:

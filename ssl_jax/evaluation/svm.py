@@ -200,7 +200,7 @@ class SVM(interface.Evaluator):
         return LinearSVC(
             C=cost,
             class_weight={1: self.positive_weight, -1: 1.0},
-            dual=False,
+            dual=False,  # pyright: ignore[reportArgumentType]
             tol=self.tolerance,
             max_iter=self.iterations,
         )
