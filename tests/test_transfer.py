@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import json
+import runpy
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import optax
 import pytest
 from helpers import official
 from helpers.foreign_names import as_in, random_weights
-from helpers.runs import environment, tiny
+from helpers.runs import TESTS, environment, tiny
 from safetensors.numpy import save_file
 from sklearn.svm import LinearSVC
 
@@ -109,6 +110,17 @@ def test_every_preset_scores_its_data(name, weights, data):
     values = scores(made)
     assert {key.partition("/")[0] for key in values} == set(evals)
     assert all(0 <= x <= 1 for key, x in values.items() if "/top1" in key or "/map" in key)
+
+
+def test_published_transfers_are_presets_on_rows_that_train():
+    experiments = TESTS.parent / "experiments"
+    transfers = runpy.run_path(str(experiments / "transfers.py"))
+    rows = runpy.run_path(str(experiments / "published.py"))["ROWS"]
+    page = (TESTS.parent / "docs" / "results.md").read_text("utf-8")
+    for transfer in transfers["TRANSFERS"]:
+        assert transfer.row in rows
+        assert transfer.preset in presets.PRESETS
+    assert transfers["table"]() in page
 
 
 def test_presets_have_the_published_settings():

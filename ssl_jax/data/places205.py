@@ -11,10 +11,11 @@ from ssl_jax.settings.text import printable
 
 _LAYOUT = listing.Layout(
     "places205",
-    "train_places205.csv and val_places205.csv (or .txt, or both in trainvalsplit_places205/), "
-    "lines of a path and a label, and the pictures below images256/ or DIR itself",
+    "train_places205.csv and val_places205.csv (or .txt), lines of a path and a label, directly or "
+    "in trainvalsplit_places205/, and the pictures in images256/, images/, DIR itself or "
+    "data/vision/torralba/deeplearning/images256/",
 )
-# Where the pictures are: as the archive unpacks (from memory), or moved up.
+# Where the pictures are: as the archive unpacks, or moved up.
 _IMAGES = (
     "images256",
     "data/vision/torralba/deeplearning/images256",
@@ -30,8 +31,8 @@ def places205(source: Source) -> Dataset:
 
     Lines are "a/abbey/NAME.jpg 0", or with a comma. Names of classes come from
     categoryIndex_places205.csv ("/a/abbey 0") if it is there, else from the folders of the
-    pictures; "/a/" is left out of them. The names of the lists and folders are from memory of the
-    data set's page.
+    pictures; "/a/" is left out of them. The folders are those that other libraries read, too; the
+    name of the file of classes is from memory.
 
     Raises:
         SettingError: a missing list or picture, or a line that cannot be read.
