@@ -120,7 +120,7 @@ def build(
         unfit = unfit_for(evaluators, dataset)
         if unfit:
             evaluators = {key: x for key, x in evaluators.items() if key not in unfit}
-            notes += (f"no scores by {several_classes_note(unfit)}",)
+            notes += (f"no scores by {several_classes_note(unfit)}; evals.svm scores them",)
     elif names:
         lacking = "no labelled test images" if dataset.classes else "no labels"
         notes += (f"{lacking}, so no scores ({', '.join(names)}); watch the loss and train/spread",)
@@ -294,11 +294,11 @@ def unfit_for(evaluators: Mapping[str, Any], dataset: datasets.Dataset) -> list[
 
 
 def several_classes_note(names: Sequence[str]) -> str:
-    """Why evaluators cannot score a data set, and which one can."""
+    """The names of evaluators that cannot score a data set, and why."""
     need = "needs" if len(names) == 1 else "need"
     return (
         f"{', '.join(names)}, which {need} one label per image, while these may show several "
-        "classes; evals.svm scores them"
+        "classes"
     )
 
 

@@ -115,7 +115,8 @@ def evaluation_on(
     evaluators = evaluators_of(settings["evals"], dataset)
     if unfit := unfit_for(evaluators, dataset):
         raise SettingError(
-            f"data.name={name!r} cannot be scored by {several_classes_note(unfit)}: --evals=svm"
+            f"data.name={name!r} cannot be scored by {several_classes_note(unfit)}; --evals=svm "
+            "scores them"
         )
     plan = dataclasses.replace(run.plan, dataset=dataset, evaluators=evaluators)
     check_features(plan)
