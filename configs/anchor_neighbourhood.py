@@ -142,7 +142,8 @@ def cub200(config: ConfigDict) -> None:
     at 224 pixels from random weights, batch 128, five rounds of 200 epochs, CIFAR's optimiser and
     drops; kNN over the 200 nearest, temperature 0.1. Until epoch 200, the end of round 0, the run
     is identical to Instance Discrimination, so its score at that epoch compares with theirs. Kept
-    whole as squares of 480, the images take 8.1 GB in the cache.
+    whole as squares of 480, the images take 8.1 GB in the cache. --config.data.name=cub200
+    --config.data.dir=DIR reads the official files in place of tfds.
     """
     _photographs(config)
     config.data.name = "tfds:caltech_birds2011"
@@ -152,6 +153,7 @@ def dogs(config: ConfigDict) -> None:
     """Stanford Dogs: 12,000 training and 8,580 test images (kNN 32.3 %; Instance 27.0 %).
 
     120 breeds. Settings are those of `cub200`; the images take 14.2 GB in the cache.
+    --config.data.name=dogs --config.data.dir=DIR reads the official files in place of tfds.
     """
     _photographs(config)
     config.data.name = "tfds:stanford_dogs"

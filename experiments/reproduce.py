@@ -7,10 +7,10 @@
 
 `run` resumes the row where it stopped, for at most `--minutes`. Once the row has finished, its
 numbers become a line of experiments/results.jsonl: the last epoch's, and the best epoch's, which
-was selected on the test images. `table` writes the two tables of docs/results.md: what was measured
-here, and each published number with its protocol. The rows are in `published.py`. A row run with
-`--set` is recorded separately, under a name that includes the settings, unless they only observe
-(such as eval_epochs).
+was selected on the test images. `table` writes the tables of docs/results.md: what was measured
+here, each published number with its protocol, and the published transfers to other data. The rows
+are in `published.py`, the transfers in `transfers.py`. A row run with `--set` is recorded
+separately, under a name that includes the settings, unless they only observe (such as eval_epochs).
 """
 
 import argparse
@@ -31,6 +31,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 from published import ROWS, Row
+from transfers import MARKS as TRANSFERS
+from transfers import table as transfer_table
 
 __all__ = ["ROWS", "Row", "load", "main", "read", "record", "run", "table", "write_table"]
 Records = Sequence[Mapping[str, Any]]
@@ -414,6 +416,7 @@ def main() -> None:
     elif args.command == "table":
         write_table(PAGE, table(read()), MEASURED)
         write_table(PAGE, published_table(read()))
+        write_table(PAGE, transfer_table(), TRANSFERS)
     else:
         run(
             args.row,

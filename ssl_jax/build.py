@@ -115,8 +115,12 @@ def build(
     evaluators = {}
     notes = dataset.notes + size_notes
     names = eval_settings.evaluators(settings["evals"])
-    if dataset.classes and (dataset.test.labels >= 0).any():
+    if dataset.classes and dataset.test.labelled.any():
         evaluators = evaluators_of(settings["evals"], dataset)
+        unfit = unfit_for(evaluators, dataset)
+        if unfit:
+            evaluators = {key: x for key, x in evaluators.items() if key not in unfit}
+            notes += (f"no scores by {several_classes_note(unfit)}; evals.svm scores them",)
     elif names:
         lacking = "no labelled test images" if dataset.classes else "no labels"
         notes += (f"{lacking}, so no scores ({', '.join(names)}); watch the loss and train/spread",)
@@ -260,10 +264,10 @@ def _facts(run: RunSettings, dataset: datasets.Dataset) -> RunFacts:
 
 def _facts_of_data(dataset: datasets.Dataset) -> RunFacts:
     """The facts for evaluators; images that joined from the test split count as unlabelled."""
-    labels = dataset.train.labels[: len(dataset.train) - dataset.joined]
+    labelled = dataset.train.labelled[: len(dataset.train) - dataset.joined]
     return RunFacts(
         examples=len(dataset.train),
-        labelled=int((labels >= 0).sum()),
+        labelled=int(labelled.sum()),
         classes=len(dataset.classes),
     )
 
@@ -278,7 +282,24 @@ def _with_label(labels: np.ndarray) -> bytes:
 
 def evaluators_of(evals: Mapping[str, Any], dataset: datasets.Dataset) -> dict[str, Any]:
     """The evaluators of the section `evals` by name, for the images and classes of a data set."""
-    return _evaluators(evals, _facts_of_data(dataset))
+    facts = dataclasses.replace(_facts_of_data(dataset), class_names=tuple(dataset.classes))
+    return _evaluators(evals, facts)
+
+
+def unfit_for(evaluators: Mapping[str, Any], dataset: datasets.Dataset) -> list[str]:
+    """Names of the evaluators that cannot score images of several classes; none for other data."""
+    if not dataset.several_classes:
+        return []
+    return [key for key, evaluator in evaluators.items() if not evaluator.takes_targets]
+
+
+def several_classes_note(names: Sequence[str]) -> str:
+    """The names of evaluators that cannot score a data set, and why."""
+    need = "needs" if len(names) == 1 else "need"
+    return (
+        f"{', '.join(names)}, which {need} one label per image, while these may show several "
+        "classes"
+    )
 
 
 def _evaluators(evals: Mapping[str, Any], facts: RunFacts) -> dict[str, Any]:

@@ -3,13 +3,15 @@
     python -m ssl_jax.evaluate --workdir=RUN --evals=knn,linear --checkpoint=best
     python -m ssl_jax.evaluate --workdir=RUN --data.name=cifar100 --data.dir=DIR
     python -m ssl_jax.evaluate --weights=FILE --data.dir=DIR --append=scores.jsonl
+    python -m ssl_jax.evaluate --workdir=RUN --preset=voc07 --data.dir=DIR
 
 Flags set any setting of an evaluator, as in --config.evals.knn.k=50; --data.NAME is short for
 --config.data.NAME. For other data, name, size, bands and cache are taken from the run, and values
 of more than 8 bits are scaled as in training; all other settings of `data` start from their
-defaults. A run of grey images takes colour images, as grey, and a run of colour images takes grey
-ones. The scores are printed as tables, with the recall of each class, and appended to
-RUN/evaluations.jsonl, or to --append=FILE, one line per call.
+defaults. --preset stands for the data set, the evaluator and the settings of a published transfer,
+each of which a flag can change. A run of grey images takes colour images, as grey, and a run of
+colour images takes grey ones. The scores are printed as tables, with the recall of each class, and
+appended to RUN/evaluations.jsonl, or to --append=FILE, one line per call.
 
 A weight file in place of a run, of any library that makes ResNets, has no data: --data.name is a
 folder unless given, and all settings of `data` start from their defaults. The evaluators are knn,
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from ssl_jax.runtime import command
-from ssl_jax.settings import command_line, weight_flags
+from ssl_jax.settings import command_line, presets, weight_flags
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import encodable, printable
@@ -44,6 +46,11 @@ EVALS = flags.DEFINE_string(
     "of a weight file knn, linear and clustering.",
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
+flags.DEFINE_string(
+    "preset",
+    "",
+    f"Data and evaluator of a published transfer: {', '.join(presets.PRESETS)}.",
+)
 APPEND = flags.DEFINE_string(
     "append",
     "",
@@ -108,6 +115,11 @@ def main() -> None:
         raise stopped
     if failed:
         command_line.fail("; ".join(f"{name} failed ({why})" for name, why in failed.items()), 1)
+
+
+def prepared(argv: list[str]) -> list[str]:
+    """The command line with the flags of its preset, and the settings of its run or weights."""
+    return command_line.with_run(presets.with_preset(argv))
 
 
 def _append() -> Path | None:
@@ -216,4 +228,4 @@ def append(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    command.start(main, prepare=command_line.with_run)
+    command.start(main, prepare=prepared)

@@ -12,7 +12,7 @@ optimiser, step count and keys. `Positives` choose which rows of a batch attract
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 from flax import struct
@@ -53,6 +53,7 @@ class RunFacts:
         examples: N, the number of training images.
         labelled: how many of them have a label, not counting test images that `data.whole` adds.
         classes: C; 0 if the data have none.
+        class_names: [C], for evaluators; empty for methods.
         batch_size: B, over all devices.
         steps_per_epoch: full batches in an epoch.
         total_steps: of the run.
@@ -65,6 +66,7 @@ class RunFacts:
     examples: int = 0
     labelled: int = 0
     classes: int = 0
+    class_names: tuple[str, ...] = ()
     batch_size: int = 0
     steps_per_epoch: int = 1
     total_steps: int = 0
@@ -288,11 +290,15 @@ class Split(NamedTuple):
         labels: [n] int32, -1 if unlabelled.
         draw: computes features of random crops on demand, for evaluators that train on augmented
             images; None where no encoder made the features (raw pixels).
+        targets: [n, C] int8 of data whose images may show several classes and have no label: 1
+            where a class is shown, -1 where not, 0 where the image does not count for the class;
+            None for all other data.
     """
 
     features: Mapping[str, Any]
     labels: Any
     draw: Draw | None = None
+    targets: Any = None
 
 
 class Evaluator(Protocol):
@@ -300,13 +306,16 @@ class Evaluator(Protocol):
 
     Its file ends with `Evaluator = ...`; its fields are settings of `config.evals`. `build` fills
     the field `facts: RunFacts = RunFacts()` if the class declares it, but only with `examples`,
-    `labelled` and `classes` of the scored data.
+    `labelled`, `classes` and `class_names` of the scored data.
 
     Attributes:
         reads: fields of `state.method` that the evaluator requires, such as "bank".
+        takes_targets: whether it can score images that may show several classes, by
+            `Split.targets`; all evaluators score images with a label each.
     """
 
     reads: tuple[str, ...] = ()
+    takes_targets: ClassVar[bool] = False
 
     def check(self, facts: RunFacts) -> None:
         """Called once after the data are read.

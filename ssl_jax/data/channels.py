@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.data.luma import luma
-from ssl_jax.data.source import Dataset, Images, statistics
+from ssl_jax.data.source import Dataset, statistics
 from ssl_jax.data.whole import WholePictures, pixels_of, with_pixels
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import counted
@@ -130,7 +130,7 @@ def converted(dataset: Dataset, channels: int) -> Dataset:
     if present == channels:
         return dataset
     train, test = (
-        Images(_kept_in_memory(split.images, channels), split.labels)
+        dataclasses.replace(split, images=_kept_in_memory(split.images, channels))
         for split in (dataset.train, dataset.test)
     )
     if channels == COLOUR:

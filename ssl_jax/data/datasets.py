@@ -9,12 +9,17 @@ import numpy as np
 
 from ssl_jax.data.arrays import arrays
 from ssl_jax.data.cifar import cifar10, cifar100
+from ssl_jax.data.cub200 import cub200
+from ssl_jax.data.dogs import dogs
 from ssl_jax.data.folder import folder
 from ssl_jax.data.hf import hf
+from ssl_jax.data.inat18 import inat18
+from ssl_jax.data.places205 import places205
 from ssl_jax.data.source import UNLABELLED, Dataset, Images, Source, check_classes
 from ssl_jax.data.streaming import StreamedImages
 from ssl_jax.data.table import table
 from ssl_jax.data.tfds import tfds
+from ssl_jax.data.voc07 import voc07
 from ssl_jax.data.webdataset import webdataset
 from ssl_jax.data.whole import WholePictures
 from ssl_jax.settings.resolve import SettingError, choose, fill
@@ -23,7 +28,8 @@ __all__ = ["LOADERS", "UNLABELLED", "Dataset", "Images", "Source", "load"]
 _TFDS = "tfds:"
 _HF = "hf:"
 _COARSE = ("cifar100", _TFDS, _HF)  # prefixes of names that may have coarse labels
-_STREAMED = ("folder", "table", "webdataset")
+_LISTED = ("places205", "voc07", "inat18", "cub200", "dogs")  # pictures, and lists of them
+_STREAMED = ("folder", "table", "webdataset", *_LISTED)
 _DOWNLOADABLE = ("cifar10", "cifar100")
 
 
@@ -54,8 +60,7 @@ def load_from(source: Source) -> Dataset:
             f"data.limit={source.limit}: {source.name} has {len(dataset.train)} training images; "
             "0 keeps all"
         )
-    limit = source.limit or None
-    train = Images(dataset.train.images[:limit], dataset.train.labels[:limit])
+    train = dataset.train.first(source.limit or None)
     which = "the first" if source.limit else "all"
     check_classes(train.labels, dataset.classes, source.dir or source.name, which)
     joined = 0
@@ -148,7 +153,10 @@ def _joined(train: Images, test: Images) -> Images:
         )
     else:
         images = np.concatenate(images)
-    return Images(images, np.concatenate([train.labels, test.labels]))
+    labels = np.concatenate([train.labels, test.labels])
+    if train.targets is None or test.targets is None:
+        return Images(images, labels)
+    return Images(images, labels, np.concatenate([train.targets, test.targets]))
 
 
 def _digits(source: Source) -> Dataset:
@@ -180,4 +188,9 @@ LOADERS = {
     "array": arrays,
     "table": table,
     "webdataset": webdataset,
+    "places205": places205,
+    "voc07": voc07,
+    "inat18": inat18,
+    "cub200": cub200,
+    "dogs": dogs,
 }

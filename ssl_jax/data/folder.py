@@ -1,17 +1,13 @@
 """A folder of image files, with class folders or without."""
 
-import functools
 import os
-import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import formats, pictures, streaming
-from ssl_jax.data.decode import contents
+from ssl_jax.data import disk_files, formats, pictures, streaming
 from ssl_jax.data.errors import LabelError
 from ssl_jax.data.layout import (
     Layout,
@@ -78,26 +74,12 @@ def folder(source: Source) -> Dataset:
         train=count,
         classes=classes,
         origin=str(root),
-        contents=_Files(root, names),
-        stamps=_stamps(root, names),
+        contents=disk_files.FilesBelow(root, names),
+        stamps=disk_files.stamps(root, names),
         left_out=dict(sorted(left_out.items())),
         notes=notes,
     )
     return pictures.dataset(source, "folders", files)
-
-
-class _Files:
-    """The bytes of files, by their paths below `root`."""
-
-    def __init__(self, root: Path, names: Sequence[str]):
-        self._root = str(root)
-        self._names = names
-
-    def __call__(self, i: int) -> bytes:
-        return contents(os.path.join(self._root, self._names[i]))
-
-    def head(self, i: int) -> bytes:
-        return contents(os.path.join(self._root, self._names[i]), 64)
 
 
 def _no_images(source: Source, left_out: Counter[str]) -> SettingError:
@@ -239,25 +221,3 @@ def _classes(
         f"{single}/ is the only class folder, so all images are read without labels; for labels, "
         "put the images of each class into a folder of their own"
     ]
-
-
-def _stamps(root: Path, names: Sequence[str]) -> Callable[[Sequence[int]], list[Any]]:
-    """A function that returns the stamps of some of the files; each is looked at only once."""
-
-    @functools.cache
-    def stamp(i: int) -> tuple[int, int] | None:
-        return _stamp(os.path.join(root, names[i]))
-
-    return lambda rows: [stamp(i) for i in rows]
-
-
-def _stamp(path: str) -> tuple[int, int] | None:
-    """Size in bytes and modification time in ns of a file; None if it cannot be read."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    # Few files need the second call.
-    if not status.st_mode & stat.S_IROTH and not os.access(path, os.R_OK):
-        return None
-    return status.st_size, status.st_mtime_ns

@@ -21,17 +21,34 @@ _BLOCK = 250  # of these images, read at once
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """One split: `images` uint8 [N, H, W, C] and `labels` int32 [N] (-1: unlabelled).
+    """One split.
 
-    `images` is a numpy array, a memory map, `WholePictures` of one of these, or
-    `streaming.StreamedImages`, which decodes rows on demand.
+    Attributes:
+        images: uint8 [N, H, W, C]: a numpy array, a memory map, `WholePictures` of one of these, or
+            `streaming.StreamedImages`, which decodes rows on demand.
+        labels: int32 [N]; -1: unlabelled.
+        targets: int8 [N, C], of data whose images may show several classes, none of which is its
+            label: 1 where a class is shown, -1 where it is not, 0 where the image does not count
+            for the class. Else None.
     """
 
     images: Any
     labels: np.ndarray
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Whether images have a label or targets, bool [N]."""
+        with_label = np.asarray(self.labels) >= 0
+        return with_label if self.targets is None else (self.targets != 0).any(axis=1)
+
+    def first(self, count: int | None) -> "Images":
+        """The first `count` images; all if None."""
+        targets = None if self.targets is None else self.targets[:count]
+        return Images(self.images[:count], self.labels[:count], targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +78,11 @@ class Dataset:
     range: tuple[float, ...] = ()
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     listed: Callable[[], Sequence[str]] | None = None
+
+    @property
+    def several_classes(self) -> bool:
+        """Whether an image may show several classes, so that it has targets and no label."""
+        return self.test.targets is not None
 
     def names(self) -> list[str]:
         """Where each image comes from: training images without the joined ones, then test images.
@@ -94,6 +116,8 @@ class Dataset:
         digest = hashlib.sha256(json.dumps(shapes).encode())
         for split in (self.train, self.test):
             digest.update(np.ascontiguousarray(split.labels))
+            if split.targets is not None:
+                digest.update(np.ascontiguousarray(split.targets))
             rows = np.linspace(0, max(len(split) - 1, 0), min(len(split), 64)).astype(int)
             images = split.images[np.unique(rows)]
             digest.update(np.ascontiguousarray(pixels_of(images)))
@@ -135,14 +159,15 @@ class Source:
     """The settings of `config.data`.
 
     Attributes:
-        name: the data set: digits, cifar10, cifar100; folder, array, table or webdataset, for
-            data of your own; hf:<folder>; tfds:<name>; or the dotted name of your own module.
+        name: the data set: digits, cifar10, cifar100; places205, voc07, inat18, cub200 or dogs, as
+            published; folder, array, table or webdataset, for data of your own; hf:<folder>;
+            tfds:<name>; or the dotted name of your own module.
         dir: folder or file to read the data set from.
         limit: keep the first `limit` training images; 0 keeps all.
         labels: which labels to use: "fine"; "coarse", for CIFAR-100 and data sets of tfds and hf
             that have them; or "none", which ignores all.
-        size: side in pixels of the squares that pictures are stored as (folder, table, webdataset,
-            hf and tfds).
+        size: side in pixels of the squares that pictures are stored as (all but digits, cifar10,
+            cifar100 and array).
         keep: what of these pictures is kept: "whole" squeezes all of each into the square, and
             views are drawn in its true proportions; "centre" keeps the central square alone.
         whole: also train on the test images, as deep clustering does. kNN and linear scores are
@@ -162,10 +187,10 @@ class Source:
         download: fetch missing files (cifar10 and cifar100).
         cache: folder for decoded images and downloads; empty: ssl_jax in $XDG_CACHE_HOME or
             ~/.cache.
-        store: how pictures are stored (folder, table, webdataset, hf and tfds). "cache" decodes all
-            of them once, before the first step, into a file that later runs share. "stream" decodes
-            each image whenever it is used, to the same pixels: no disk space, and no first pass
-            over millions of files.
+        store: how pictures are stored (all but digits, cifar10, cifar100 and array). "cache"
+            decodes all of them once, before the first step, into a file that later runs share.
+            "stream" decodes each image whenever it is used, to the same pixels: no disk space, and
+            no first pass over millions of files.
         workers: processes that decode streamed training images; 0 uses one thread per CPU.
         mean: mean of each channel, for pixels in 0..1; empty: the data set's own.
         std: standard deviation of each channel, for pixels in 0..1; empty: the data set's own.

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,6 +43,9 @@ class Augmented(interface.Evaluator):
     epochs=70. Its crops are squares of 224 of 256 pixels (here scale=(0.77, 0.77), ratio=(1.0,
     1.0)), and its maps are larger than ours, which are pooled.
 
+    `standardise` stands in for the BatchNorm that VISSL puts before the classifier: the statistics
+    are those of clean training images, not of batches of crops, and there is no learnt scale.
+
     Yields nothing for raw pixels, which have no random crops.
 
     Attributes:
@@ -52,12 +56,15 @@ class Augmented(interface.Evaluator):
         learning_rate: learning rate at the start.
         base_batch_size: the batch size that `learning_rate` is for; 0 uses the rate unscaled.
         momentum: momentum of SGD.
+        nesterov: Nesterov's momentum.
         weight_decay: weight decay, coupled, of weights and biases.
         schedule: learning-rate schedule: "cosine" (per epoch, to zero) or "drops".
         drops: epochs before which the rate of schedule="drops" falls to a tenth.
         scale: range of a crop's area, as a share of the image's.
         ratio: range of a crop's aspect ratio, log-uniform.
         flip: probability of a horizontal flip.
+        standardise: subtract the mean of the labelled training images from features, and divide by
+            their standard deviation.
         seed: seed of order, crops and weights.
     """
 
@@ -67,12 +74,14 @@ class Augmented(interface.Evaluator):
     learning_rate: float = 0.3
     base_batch_size: int = 256
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 1e-6
     schedule: str = "cosine"
     drops: tuple[int, ...] = (60, 80)
     scale: tuple[float, ...] = (0.08, 1.0)
     ratio: tuple[float, ...] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    standardise: bool = False
     seed: int = 0
     facts: RunFacts = RunFacts()
 
@@ -110,6 +119,8 @@ class Augmented(interface.Evaluator):
         test = splits["test"]
         if train.draw is None:
             return
+        if self.standardise:
+            train, test = _standardised(train, test, self.features)
         dims = {name: test.features[name].shape[1] for name in self.features}
         classifiers = self._train(train, dims, report)
         for name in self.features:
@@ -168,12 +179,32 @@ class Augmented(interface.Evaluator):
                 self.rate(epoch, size),
                 self.momentum,
                 self.weight_decay,
+                self.nesterov,
             )
             # Waits for the step: many steps in flight can deadlock several virtual CPU devices.
             loss = float(loss)
             done = f"{min(start + size, len(order)):,} of {len(order):,} images"
             report(f"epoch {epoch + 1} of {self.epochs}, {done}, loss {loss:.3f}")
         return weights, trace
+
+
+def _standardised(train: Split, test: Split, names: Sequence[str]) -> tuple[Split, Split]:
+    """Both splits with features of mean 0 and deviation 1 over the labelled training images."""
+    labelled = np.flatnonzero(np.asarray(train.labels) >= 0)
+    x = {name: jnp.asarray(train.features[name])[labelled] for name in names}
+    means = {name: rows.mean(0, keepdims=True) for name, rows in x.items()}
+    scales = {name: rows.std(0, keepdims=True) + 1e-6 for name, rows in x.items()}
+    draw = train.draw
+    assert draw is not None
+
+    def scaled(features: Mapping[str, Any]) -> dict[str, Array]:
+        return {name: (jnp.asarray(features[name]) - means[name]) / scales[name] for name in names}
+
+    def draw_scaled(*args: Any, **crop: Any) -> dict[str, Array]:
+        return scaled(draw(*args, **crop))
+
+    train = train._replace(features=scaled(train.features), draw=draw_scaled)
+    return train, test._replace(features=scaled(test.features))
 
 
 def _start(key: PRNGKeyArray, dim: int, classes: int) -> dict[str, Array]:
@@ -184,7 +215,7 @@ def _scores(classifier: Mapping[str, Array], x: Float[Array, "B D"]) -> Float[Ar
     return x @ classifier["kernel"] + classifier["bias"][None]
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="nesterov")
 def _step(
     weights: Any,
     trace: Any,
@@ -193,6 +224,7 @@ def _step(
     rate: Scalar,
     momentum: Scalar,
     decay: Scalar,
+    nesterov: bool,
 ) -> tuple[Any, Any, Float[Array, ""]]:
     """A step of torch's SGD: weights, momentum buffers and the sum of the classifiers' losses."""
 
@@ -203,8 +235,12 @@ def _step(
         )
 
     total, grads = jax.value_and_grad(loss)(weights)
-    trace = jax.tree.map(lambda t, g, w: momentum * t + g + decay * w, trace, grads, weights)
-    return jax.tree.map(lambda w, t: w - rate * t, weights, trace), trace, total
+    grads = jax.tree.map(lambda g, w: g + decay * w, grads, weights)
+    trace = jax.tree.map(lambda t, g: momentum * t + g, trace, grads)
+    moves = trace
+    if nesterov:
+        moves = jax.tree.map(lambda t, g: momentum * t + g, trace, grads)
+    return jax.tree.map(lambda w, t: w - rate * t, weights, moves), trace, total
 
 
 Evaluator = Augmented

@@ -171,10 +171,11 @@ class Scorer:
         if test is None:
             test = {name: x[count:] for name, x in trained.items()}
         train = {name: x[:count] for name, x in trained.items()}
+        kept = data.train.first(count)
         return {
-            "trained": Split(trained, data.train.labels),
-            "train": Split(train, data.train.labels[:count]),
-            "test": Split(test, data.test.labels),
+            "trained": Split(trained, data.train.labels, targets=data.train.targets),
+            "train": Split(train, kept.labels, targets=kept.targets),
+            "test": Split(test, data.test.labels, targets=data.test.targets),
         }
 
 

@@ -6,7 +6,13 @@ from typing import Any
 
 import jax
 
-from ssl_jax.build import check_features, completed, evaluators_of
+from ssl_jax.build import (
+    check_features,
+    completed,
+    evaluators_of,
+    several_classes_note,
+    unfit_for,
+)
 from ssl_jax.data.channels import converted
 from ssl_jax.data.source import Dataset
 from ssl_jax.inference.images import load_images, notes_on
@@ -107,6 +113,11 @@ def evaluation_on(
     dataset = converted(dataset, run.plan.dataset.train.images.shape[-1])
     _check_labels(name, dataset, settings["evals"])
     evaluators = evaluators_of(settings["evals"], dataset)
+    if unfit := unfit_for(evaluators, dataset):
+        raise SettingError(
+            f"data.name={name!r} cannot be scored by {several_classes_note(unfit)}; --evals=svm "
+            "scores them"
+        )
     plan = dataclasses.replace(run.plan, dataset=dataset, evaluators=evaluators)
     check_features(plan)
     is_own_data = run.fingerprint == dataset.fingerprint()
@@ -136,6 +147,6 @@ def evaluation_on(
 
 def _check_labels(name: str, dataset: Dataset, evals: Mapping[str, Any]) -> None:
     """Checks that a data set can be scored."""
-    if not dataset.classes or not (dataset.test.labels >= 0).any():
+    if not dataset.classes or not dataset.test.labelled.any():
         names = ", ".join(eval_settings.evaluators(evals))
         raise SettingError(f"data.name={name!r} has no labelled test images, which {names} need")

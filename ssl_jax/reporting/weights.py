@@ -48,7 +48,10 @@ def write(
     dataset, notes = pictures(whole, run.plan.dataset, with_its_range)
     for note in notes:
         say(note)
-    scores = Section("Scores", "The images have no test labels, so there are no scores.")
+    lacking = "The images have no test labels, so there are no scores."
+    if dataset.several_classes:
+        lacking = "The images may show several classes: ssl_jax.evaluate --evals=svm scores them."
+    scores = Section("Scores", lacking)
     if dataset.classes and (dataset.test.labels >= 0).any():
         scores = _scores(name, run, whole, dataset, attempt)
     images = converted(dataset, run.plan.dataset.train.images.shape[-1])

@@ -26,8 +26,8 @@ def of_dataset(dataset: Dataset) -> dict[str, Any]:
         of all have no label; `classes`: names; `left_out`: number of files that were not read, by
         ending; `channels`; `range`: the values that become black and white; `notes`: sentences.
     """
-    labels = dataset.train.labels[: len(dataset.train) - dataset.joined]
-    unlabelled = np.sum(np.asarray(labels) < 0) + np.sum(np.asarray(dataset.test.labels) < 0)
+    labelled = dataset.train.labelled[: len(dataset.train) - dataset.joined]
+    unlabelled = np.sum(~labelled) + np.sum(~dataset.test.labelled)
     return dict(
         train=len(dataset.train),
         test=len(dataset.test),

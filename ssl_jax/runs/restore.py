@@ -27,7 +27,17 @@ from ssl_jax.settings.run_settings import RunSettings
 from ssl_jax.settings.sections import settings_of
 
 PARTS = ("params", "batch_stats", "method", "step")  # what features and evaluators read
-_PUBLISHED = ("digits", "cifar10", "cifar100")  # the same images, wherever `data.dir` is
+# The same images, wherever `data.dir` is.
+_PUBLISHED = (
+    "digits",
+    "cifar10",
+    "cifar100",
+    "places205",
+    "voc07",
+    "inat18",
+    "cub200",
+    "dogs",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,7 +131,7 @@ def other_data(settings: dict[str, Any], given: dict[str, Any], own: Source) -> 
 
     A limit on the run's images, say, does not apply to others; only name, size, keep, bands and
     cache are kept. Other images are another `data.name`, or another `data.dir`, except that a
-    published data set (digits, cifar10, cifar100, tfds:<name>) is the same wherever it is.
+    published data set (digits, cub200, ..., tfds:<name>) is the same wherever it is.
 
     Args:
         settings: the run's, with what is given.

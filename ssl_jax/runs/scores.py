@@ -38,6 +38,8 @@ SCORES = {
     "probe/top1": "probe",
     "augmented/top1": "augmented",
     "augmented/balanced": "balanced augmented",
+    "svm/map": "SVM mAP",
+    "svm/map_11point": "11-point mAP",
 }
 WIDE = 6  # a table with more scores than this has a row for each, to fit into 80 columns
 MANY = 3  # of an evaluator with more scores than this only those in SCORES are shown
