@@ -1,7 +1,9 @@
 """Detection on PASCAL VOC: its folders, the scores and the settings; none needs PyTorch."""
 
+import dataclasses
 import hashlib
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ from helpers.weights import random_tensors
 from ssl_jax.models import weight_files
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.settings.resolve import SettingError
-
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -441,3 +442,22 @@ def test_other_settings_need_another_folder(load, tmp_path):
     for _ in range(2):
         record.record(tmp_path / "a", tmp_path / "results.jsonl", {"row": "x"})
     assert record.read(tmp_path / "results.jsonl") == [record.finished(tmp_path / "a")]
+
+
+def test_the_table_has_detectors_and_how_they_differ(load):
+    reproduce = load("reproduce")
+    plain = json.loads(json.dumps(dataclasses.asdict(load("detection").protocol_of("voc07", {}))))
+    shared = dict(numbers={"AP50": 0.5, "voc/AP50": 0.25}, device="G", commit="abc")
+    records = [
+        dict(shared, row="local_aggregation-voc07", protocol=plain),
+        dict(shared, row="local_aggregation-voc07", protocol=plain | {"neck": "fpn"}),
+        dict(shared, row="", protocol=plain),
+    ]
+    lines = reproduce.detector_lines(records)
+    assert len(lines) == len(load("published").DETECTORS)
+    (measured,) = [line for line in lines if "| `local_aggregation-voc07` |" in line]
+    numbers = "AP50 50.0, voc/AP50 25.0"
+    assert measured.endswith(f"| {numbers}; G, abc; {numbers} (`neck=fpn`); G, abc |")
+    assert sum("not yet measured" in line for line in lines) == len(lines) - 1
+    page = (EXPERIMENTS.parent / "docs" / "results.md").read_text("utf-8")
+    assert all(line.rsplit("|", 2)[0] in page for line in reproduce.detector_lines([]))

@@ -298,14 +298,27 @@ def test_the_command(torch, weights, tmp_path):
     assert (again.returncode, again.stderr) == (0, "")
     assert done.stdout.endswith(again.stdout[again.stdout.index("cat ") :])  # the same scores
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_does_not_fit_is_one_line(torch, load, weights, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pycocotools", reason="needs pycocotools: pip install pycocotools")
+    script = load("detection")
+    made_voc(tmp_path / "VOCdevkit")
+    path = weights()
+    monkeypatch.chdir(tmp_path)
+    workdir = tmp_path / "there"
+    load("detection_parts.record").check_settings(workdir, {"rate": 0.5})
     for flag, message in (
-        ("--voc=none", "error: --voc=none: no such folder\n"),
-        ("--backbone=none", "error: --backbone=none: no such file\n"),
-        ("--row=swav-voc07+12", "is of a ResNet-50, and --backbone of a ResNet-18\n"),
-        ("--rate=0.5", "(rate=0.01, not 0.5); give another --workdir\n"),
-        ("--results=none/a", "error: --results=none/a: no folder none\n"),
+        ("--voc=none", "error: --voc=none: no such folder"),
+        ("--backbone=none", "error: --backbone=none: no such file"),
+        ("--row=swav-voc07+12", "is of a ResNet-50, and --backbone of a ResNet-18"),
+        ("--workdir=there", "rate=0.5, not 0.01); give another --workdir"),
+        ("--results=none/a", "error: --results=none/a: no folder none"),
     ):
-        failed = run(flag)
-        assert failed.returncode == 1
-        assert failed.stderr.endswith(message)
-        assert failed.stderr.count("\n") == 1
+        monkeypatch.setattr(sys, "argv", command(tmp_path, path.name, flag)[1:])
+        with pytest.raises(SystemExit) as caught:
+            script.main()
+        assert str(caught.value).startswith("error: ")
+        assert str(caught.value).endswith(message)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "results.jsonl").exists()

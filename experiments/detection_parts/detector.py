@@ -23,9 +23,9 @@ def detector(backbone: Backbone, protocol: Protocol) -> "torchvision.models.dete
     normalises them by the backbone's statistics.
 
     "c4": proposals from layer3 (stride 16); layer4 on 14x14 values of each region (its borders not
-    rounded, as in Detectron2's ROIAlignV2), with one more BatchNorm behind it if BatchNorm is trained, as in MoCo's Detectron2 model; 12,000 proposals
-    before their suppression in training and 6,000 in testing, 2,000 and 1,000 after it. "fpn":
-    torchvision's own model.
+    rounded, as in Detectron2's ROIAlignV2), with one more BatchNorm behind it if BatchNorm is
+    trained, as in MoCo's Detectron2 model; 12,000 proposals before their suppression in training
+    and 6,000 in testing, 2,000 and 1,000 after it. "fpn": torchvision's own model.
     """
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.rpn import AnchorGenerator

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from detection_parts.voc import Picture
 
 if TYPE_CHECKING:

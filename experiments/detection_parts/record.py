@@ -45,8 +45,8 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     if changed:
         text = ", ".join(f"{name}={earlier.get(name)}, not {settings[name]}" for name in changed)
         raise SettingError(
-            f"--workdir={printable(folder)} has a detector with other settings ({printable(text)}); "
-            "give another --workdir"
+            f"--workdir={printable(folder)} has a detector with other settings "
+            f"({printable(text)}); give another --workdir"
         )
 
 

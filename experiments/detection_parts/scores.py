@@ -16,7 +16,6 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
 from detection_parts.voc import CLASSES, Picture
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

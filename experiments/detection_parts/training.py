@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
 from detection_parts.pictures import Order, Pictures, loader
 from detection_parts.protocol import Protocol
 from detection_parts.scores import Detections
 from detection_parts.voc import Picture
+
 from ssl_jax.settings.resolve import SettingError
 
 if TYPE_CHECKING:
