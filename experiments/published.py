@@ -29,6 +29,25 @@ class Row:
     source: str = "-"
 
 
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """One number of object detection on PASCAL VOC, which `detection.py` measures.
+
+    Attributes:
+        train: "voc07" or "voc07+12", see `detection_parts/voc.py`.
+        backbone: config and variant that train it; "-" if it has labels.
+        published: the number, in percent.
+        source: paper or code.
+        depth: of the ResNet.
+    """
+
+    train: str
+    backbone: str
+    published: str
+    source: str
+    depth: int = 50
+
+
 def _digits() -> dict[str, Row]:
     """Runs of minutes on a CPU; no numbers are published for them."""
     rows = {
@@ -269,3 +288,29 @@ ROWS = (
     | _bases()
     | _clustering()
 )
+
+# Instance Discrimination also lists AlexNet (48.1) and VGG16 (60.5), which have no detector here.
+DETECTORS = {
+    "swav-voc07+12": Detector(
+        "voc07+12", "configs/swav.py:imagenet", "AP50 82.6 [m]", "SwAV, transfer"
+    ),
+    "supervised-voc07+12": Detector("voc07+12", "-", "AP50 81.3 [m]", "SwAV, transfer"),
+    "instance-voc07+12": Detector(
+        "voc07+12",
+        "configs/instance.py:imagenet_resnet50",
+        "AP50 80.0, AP 54.1, AP75 59.5",
+        "OpenSelfSup's run of Instance Discrimination",
+    ),
+    "local_aggregation-voc07": Detector(
+        "voc07", "configs/local_aggregation.py:imagenet_resnet50", "mAP 69.1 [m]", "LA, detection"
+    ),
+    "instance-voc07": Detector(
+        "voc07",
+        "configs/instance.py:imagenet_resnet50",
+        "mAP 65.4 [m]",
+        "Instance Discrimination, detection",
+    ),
+    "supervised-voc07": Detector(
+        "voc07", "-", "mAP 76.2 [m]", "Instance Discrimination, detection"
+    ),
+}

@@ -15,6 +15,7 @@ separately, under a name that includes the settings, unless they only observe (s
 
 import argparse
 import ast
+import dataclasses
 import datetime
 import json
 import os
@@ -29,8 +30,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detection_parts.protocol import PROTOCOLS
+from detection_parts.record import read as read_detections
 from ml_collections import ConfigDict
-from published import ROWS, Row
+from published import DETECTORS, ROWS, Row
 from transfers import MARKS as TRANSFERS
 from transfers import table as transfer_table
 
@@ -338,7 +341,36 @@ def published_table(records: Records) -> str:
             _ours(runs),
         )
         lines.append(f"| {' | '.join(cells)} |")
+    lines += detector_lines(read_detections())
     return "\n".join(lines)
+
+
+def detector_lines(records: Records) -> list[str]:
+    """The published numbers of object detection, which `detection.py` measures."""
+    lines = []
+    for name, row in sorted(DETECTORS.items(), key=lambda item: item[1].source):
+        protocol = f"Faster R-CNN on {row.train.upper()} trainval, ResNet-{row.depth}, VOC07 test"
+        ours = [_detector(record, row.train) for record in records if record["row"] == name]
+        cells = (
+            row.source,
+            f"`{name}`",
+            "-" if row.backbone == "-" else f"`{row.backbone}`",
+            f"`python experiments/detection.py --row={name} --backbone=FILE --voc=VOCdevkit`",
+            row.published,
+            protocol,
+            "; ".join(ours) or "recipe, not yet measured",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _detector(result: Mapping[str, Any], train: str) -> str:
+    """The result of one detector, with the settings that are not its paper's."""
+    paper = json.loads(json.dumps(dataclasses.asdict(PROTOCOLS[train])))
+    numbers = ", ".join(f"{key} {100 * x:.1f}" for key, x in result["numbers"].items())
+    settings = (f"{key}={x}" for key, x in result["protocol"].items() if x != paper.get(key))
+    changes = " ".join(f"`{text}`" for text in settings)
+    return f"{numbers}{f' ({changes})' if changes else ''}; {result['device']}, {result['commit']}"
 
 
 def _data_flag(row: Row) -> str:
