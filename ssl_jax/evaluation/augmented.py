@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ssl_jax import interface
 from ssl_jax.data.augment import View
 from ssl_jax.evaluation import metrics
+from ssl_jax.evaluation.ten_crop import crops_of, mean_probabilities
 from ssl_jax.interface import RunFacts, Split, TrainState, no_progress
 from ssl_jax.ops.types import Numbers, Scalar
 from ssl_jax.settings import ranges
@@ -39,8 +41,10 @@ class Augmented(interface.Evaluator):
 
     LA's protocol for a ResNet-18 or -50: features=("stage1", .., "stage5"), batch_size=128,
     learning_rate=0.01, base_batch_size=0, weight_decay=1e-4, schedule="drops", drops=(30, 60),
-    epochs=70. Its crops are squares of 224 of 256 pixels (here scale=(0.77, 0.77), ratio=(1.0,
-    1.0)), and its maps are larger than ours, which are pooled.
+    epochs=70, ten_crop=0.875. Its crops are squares of 224 of 256 pixels (here scale=(0.77, 0.77),
+    ratio=(1.0, 1.0)), and its maps are larger than ours, which are pooled. It cuts the ten crops
+    from the central 256 x 256 pixels; here the corners are those of the whole image, as in
+    torchvision's `TenCrop` (data.keep="centre" stores central squares).
 
     Yields nothing for raw pixels, which have no random crops.
 
@@ -58,6 +62,9 @@ class Augmented(interface.Evaluator):
         scale: range of a crop's area, as a share of the image's.
         ratio: range of a crop's aspect ratio, log-uniform.
         flip: probability of a horizontal flip.
+        ten_crop: ten-crop testing, which adds `top1_ten_crop`: side of the crops, as a share of a
+            test image's short side (0.875: 224 of 256 pixels); 0 for none. Four corners and the
+            centre, as they are and mirrored; the classes' probabilities are averaged.
         seed: seed of order, crops and weights.
     """
 
@@ -73,6 +80,7 @@ class Augmented(interface.Evaluator):
     scale: tuple[float, ...] = (0.08, 1.0)
     ratio: tuple[float, ...] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    ten_crop: float = 0.0
     seed: int = 0
     facts: RunFacts = RunFacts()
 
@@ -87,6 +95,7 @@ class Augmented(interface.Evaluator):
         ranges.count(1, ranges.EPOCHS, epochs=self.epochs, batch_size=self.batch_size)
         ranges.count(0, base_batch_size=self.base_batch_size, drops=self.drops)
         ranges.count(0, ranges.SEED, seed=self.seed)
+        ranges.between(0, 1, ten_crop=self.ten_crop)
         View(size=8, scale=self.scale, ratio=self.ratio, flip=self.flip)  # checks them
 
     @property
@@ -116,6 +125,13 @@ class Augmented(interface.Evaluator):
             scores = _scores(classifiers[name], jnp.asarray(test.features[name]))
             suffix = f"_{name}" if len(self.features) > 1 else ""
             yield f"top1{suffix}", metrics.accuracy(test.labels, scores.argmax(1))
+        if ten_crops := crops_of(test, self.ten_crop):
+            scorers = {name: (name, partial(_scores, classifiers[name])) for name in self.features}
+            shares = mean_probabilities(ten_crops, self.ten_crop, scorers)
+            for name in self.features:
+                suffix = f"_{name}" if len(self.features) > 1 else ""
+                accuracy = metrics.accuracy(test.labels, shares[name].argmax(1))
+                yield f"top1_ten_crop{suffix}", accuracy
 
     def _train(
         self, train: Split, dims: Mapping[str, int], report: Callable[[str], None]

@@ -36,7 +36,10 @@ SCORES = {
     "purity/local_10": "purity",
     "purity/contextual_10": "in context",
     "probe/top1": "probe",
+    "probe/top1_ten_crop": "ten-crop probe",
     "augmented/top1": "augmented",
+    "augmented/top1_ten_crop": "ten-crop augmented",
+    "finetune/top1": "fine-tuned",
     "augmented/balanced": "balanced augmented",
 }
 WIDE = 6  # a table with more scores than this has a row for each, to fit into 80 columns
