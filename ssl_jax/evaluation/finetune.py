@@ -33,6 +33,14 @@ class Weights(NamedTuple):
     head: Any
 
 
+class Trained(NamedTuple):
+    """Everything that a step changes: weights, running statistics, and momentum buffers."""
+
+    weights: Weights
+    batch_stats: Any
+    buffers: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Finetune(interface.Evaluator):
     """Top-1 and top-5 after training a copy of the whole backbone, with a new head, on few labels.
@@ -192,10 +200,8 @@ class Finetune(interface.Evaluator):
         """
         key = jax.random.key(self.seed)
         rng = np.random.default_rng(self.seed)
-        weights = Weights(train.params, None)
-        statistics = train.batch_stats
-        momentum = None
         steps = math.ceil(len(rows) / self.batch_size)
+        trained = None
         for epoch in range(self.epochs):
             rates = self.rates(number, epoch, len(rows))
             done = 0
@@ -203,16 +209,13 @@ class Finetune(interface.Evaluator):
                 view_key = jax.random.fold_in(key, 1 + epoch * steps + step)
                 crops = dict(scale=self.scale, ratio=self.ratio, flip=self.flip)
                 views = train.views(view_key, batch, **crops)
-                if momentum is None:
-                    weights = weights._replace(head=self._new_head(key, train, views))
-                    momentum = _optimiser(self.momentum, self.weight_decay).init(weights)
-                weights, statistics, momentum, loss = _step()(
+                if trained is None:
+                    trained = self._start(key, train, views)
+                trained, loss = _step()(
                     train.apply,
                     self.momentum,
                     self.weight_decay,
-                    weights,
-                    statistics,
-                    momentum,
+                    trained,
                     views,
                     labels[batch],
                     rates,
@@ -227,19 +230,23 @@ class Finetune(interface.Evaluator):
                 done += len(batch)
                 images = f"{done:,} of {len(rows):,} images"
                 report(f"epoch {epoch + 1} of {self.epochs}, {images}, loss {loss:.3f}")
-        return weights, statistics
+        assert trained is not None
+        return trained.weights, trained.batch_stats
 
-    def _new_head(
+    def _start(
         self, key: PRNGKeyArray, train: Backbone, views: Float[Array, "B S S C"]
-    ) -> dict[str, Float[np.ndarray, "..."]]:
-        """A linear layer as torch starts it, for the features of the backbone."""
+    ) -> "Trained":
+        """The weights of the run and a new head, a linear layer as torch starts it."""
         features, _ = jax.eval_shape(train.apply, train.params, train.batch_stats, views)
         dim = features.shape[-1]
         kernel_key, bias_key = jax.random.split(jax.random.fold_in(key, 0))
         kernel = uniform_fan_in(kernel_key, (dim, self.facts.classes), jnp.float32)
         bound = dim**-0.5
         bias = jax.random.uniform(bias_key, (self.facts.classes,), minval=-bound, maxval=bound)
-        return {"kernel": np.asarray(kernel), "bias": np.asarray(bias)}
+        head = {"kernel": np.asarray(kernel), "bias": np.asarray(bias)}  # on all hosts
+        weights = Weights(train.params, head)
+        buffers = _optimiser(self.momentum, self.weight_decay).init(weights)
+        return _laid_out()(Trained(weights, train.batch_stats, buffers))
 
 
 def _optimiser(momentum: float, decay: float) -> optax.GradientTransformation:
@@ -247,8 +254,18 @@ def _optimiser(momentum: float, decay: float) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(decay), optax.trace(momentum))
 
 
+def _replicated(tree: Any) -> Any:
+    """`tree` on all devices, so that each step gets its arrays laid out alike."""
+    return jax.tree.map(lambda x: constrain(x, REPLICATED), tree)
+
+
 @cache
-def _step() -> Callable[..., tuple[Weights, Any, Any, Array]]:
+def _laid_out() -> Callable[[Trained], Trained]:
+    return jax.jit(_replicated)
+
+
+@cache
+def _step() -> Callable[..., tuple[Trained, Array]]:
     """The jitted step; created on first use, since its options need the backend."""
     return jax.jit(step, static_argnums=(0, 1, 2), compiler_options=convolution_options())
 
@@ -257,31 +274,39 @@ def step(
     apply: Callable[..., Any],
     momentum: float,
     decay: float,
-    weights: Weights,
-    statistics: Any,
-    buffers: Any,
+    trained: Trained,
     views: Float[Array, "B S S C"],
     labels: Int[Numbers, " B"],
     rates: tuple[Scalar, Scalar],
-) -> tuple[Weights, Any, Any, Float[Array, ""]]:
-    """A step of SGD on the mean cross-entropy: weights, running statistics, buffers and loss."""
+) -> tuple[Trained, Float[Array, ""]]:
+    """A step of SGD on the mean cross-entropy, and the loss before it.
+
+    Args:
+        apply: see `interface.Backbone`.
+        momentum, decay: of SGD.
+        trained: before the step.
+        views: of the batch.
+        labels: of the batch.
+        rates: of backbone and head.
+    """
 
     def loss(weights: Weights) -> tuple[Float[Array, ""], Any]:
-        features, updated = apply(weights.backbone, statistics, views)
+        features, updated = apply(weights.backbone, trained.batch_stats, views)
         scores = features @ weights.head["kernel"] + weights.head["bias"][None]
         error = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
         return error.mean(), updated
 
-    (value, updated), grads = jax.value_and_grad(loss, has_aux=True)(weights)
+    weights = trained.weights
+    (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(weights)
+    optimiser = _optimiser(momentum, decay)
     directions: Any
-    directions, buffers = _optimiser(momentum, decay).update(grads, buffers, weights)
+    directions, buffers = optimiser.update(grads, trained.buffers, weights)
     moves = [
         jax.tree.map(lambda x, rate=rate: -rate * x, group)
         for group, rate in zip(directions, rates, strict=True)
     ]
-    moved = optax.apply_updates(weights, Weights(*moves))
-    result = (moved, updated, buffers, value)
-    return jax.tree.map(lambda x: constrain(x, REPLICATED), result)
+    weights = optax.apply_updates(weights, Weights(*moves))
+    return _replicated((Trained(weights, batch_stats, buffers), value))
 
 
 Evaluator = Finetune
