@@ -306,7 +306,7 @@ def test_the_step_is_traced_once_for_each_size(runs, monkeypatch):
             results = dict(evaluation_of(run, config_for(runs["instance"], ()))())
         assert not isinstance(results["finetune"], Exception)
     finetune._step.cache_clear()
-    assert sorted(traced) == [26, 128]  # a tenth of each class; all 256 in two batches
+    assert sorted(traced) == [27, 128]  # a tenth of each class; all 256 in two batches
 
 
 @pytest.fixture(scope="module")
@@ -324,19 +324,23 @@ def pictures(tmp_path_factory):
     return root
 
 
-def test_whole_pictures_and_streams_and_weight_files(pictures, tmp_path):
-    """The same run on decoded and on streamed whole pictures; and its exported weights."""
+def settings_of(pictures, tmp_path):
+    """A run's config on the pictures."""
     config = tiny("instance")
-    config.model.update(name="resnet", width=4, depth=10)
+    config.model.width = 4
     config.data = dict(name="folder", dir=str(pictures), size=16, cache=str(tmp_path / "cache"))
     config.batch_size = 8
     config.evals = dict(
         crop=0.875,
-        finetune=RATES | dict(shares=(1.0,), epochs=2, batch_size=5),
+        finetune=RATES | dict(shares=(1.0,), epochs=2, batch_size=6),
         probe=dict(shares=(1.0,), steps=5, rates=(0.1,), decays=(0.0,), ten_crop=0.875),
     )
     config.best = "eval/probe/top1"
-    folder = made(tmp_path / "run", config)
+    return config
+
+
+def test_whole_pictures_decoded_or_streamed(pictures, tmp_path):
+    folder = made(tmp_path / "run", settings_of(pictures, tmp_path))
     run = opened(folder)
     scores = {}
     for store in ("cache", "stream"):
@@ -346,27 +350,32 @@ def test_whole_pictures_and_streams_and_weight_files(pictures, tmp_path):
         with jax.set_mesh(make_mesh()):
             evaluation = evaluation_of(run, settings)
             assert isinstance(evaluation.scorer._images[np.arange(1)], WholePictures)
-            results = dict(evaluation())
-        scores[store] = {
-            name: float(x) for values in results.values() for name, x in values.items()
-        }
+            scores[store] = {name: float(x) for _, part in evaluation() for name, x in part.items()}
     names = {"probe/top1", "probe/top1_ten_crop", "finetune/top1"}
     assert names < scores["cache"].keys()
     assert scores["stream"] == pytest.approx(scores["cache"])
 
+
+@pytest.mark.slow
+def test_a_weight_file_is_fine_tuned_as_its_run_is(pictures, tmp_path):
+    config = settings_of(pictures, tmp_path)
+    config.model.update(name="resnet", depth=10)
+    folder = made(tmp_path / "run", config)
+    run = opened(folder)
     export(run, tmp_path / "encoder.safetensors")
-    given = {"data.dir": str(pictures), "data.cache": str(tmp_path / "cache")}
+    given = {"data.dir": str(pictures), "data.cache": str(tmp_path / "cache"), "data.size": 16}
     given |= {f"evals.finetune.{name}": x for name, x in config.evals.finetune.items()}
     settings = config_of_weights(("finetune",))
-    settings.update_from_flattened_dict(given | {"data.size": 16})
-    of_file, settings = open_weights(
-        tmp_path / "encoder.safetensors", settings, given | {"data.size": 16}
-    )
-    with jax.set_mesh(make_mesh()):
-        results = dict(evaluation_of(of_file, settings)())
-    assert results["finetune"]["finetune/top1"] == scores["cache"]["finetune/top1"]
+    settings.update_from_flattened_dict(given)
+    of_file, settings = open_weights(tmp_path / "encoder.safetensors", settings, given)
+    top1 = []
+    for encoder, config in ((run, config_for(folder, ("finetune",))), (of_file, settings)):
+        with jax.set_mesh(make_mesh()):
+            top1.append(dict(evaluation_of(encoder, config)())["finetune"]["finetune/top1"])
+    assert top1[0] == top1[1]
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_row_for_each_share(runs):
     call = [sys.executable, "-m", "ssl_jax.evaluate", f"--workdir={runs['instance']}"]
     call += ["--evals=finetune", "--config.evals.finetune.epochs=1"]
