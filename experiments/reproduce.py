@@ -19,6 +19,7 @@ import datetime
 import json
 import os
 import runpy
+import shlex
 import signal
 import statistics
 import subprocess
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-from published import ROWS, Row
+from published import ROWS, Row, Score
 
 __all__ = ["ROWS", "Row", "load", "main", "read", "record", "run", "table", "write_table"]
 Records = Sequence[Mapping[str, Any]]
@@ -336,7 +337,24 @@ def published_table(records: Records) -> str:
             _ours(runs),
         )
         lines.append(f"| {' | '.join(cells)} |")
+        lines.extend(_score_line(name, row, score) for score in row.scores)
     return "\n".join(lines)
+
+
+def _score_line(name: str, row: Row, score: Score) -> str:
+    """A number that `ssl_jax.evaluate` measures on the run of a row, as a line of the table."""
+    flags = [f"--workdir=runs/reproduce/{name}-seed0", *score.flags()]
+    command = shlex.join(["python", "-m", "ssl_jax.evaluate", *flags])
+    cells = (
+        score.source,
+        f"`{name}`, then",
+        f"`{row.config}`",
+        f"`{command}`",
+        score.published,
+        score.protocol,
+        "command, not yet measured",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _data_flag(row: Row) -> str:

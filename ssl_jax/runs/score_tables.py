@@ -12,7 +12,7 @@ from ssl_jax.runs.scores import Scores, shown_scores, table
 from ssl_jax.settings.text import encodable, printable
 
 # Scores and settings of a classifier.
-_PROBE = ("top1_ten_crop", "top1", "top5", "held_out", "rate", "decay")
+_PROBE = ("top1_ten_crop", "top1", "top5", "balanced", "held_out", "rate", "decay")
 
 
 def every_score(scores: Scores) -> list[Table]:
