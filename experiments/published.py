@@ -11,6 +11,32 @@ CLUSTERS = "NMI / ACC / ARI of k-means on all images trained on; epoch not state
 
 
 @dataclasses.dataclass(frozen=True)
+class Score:
+    """A number that is measured on the finished run of a row, by `ssl_jax.evaluate`.
+
+    Attributes:
+        evaluator: its name.
+        published: the number, in percent.
+        protocol: how the published number was measured.
+        source: paper or code, and its table.
+        settings: of the evaluator, where they are not the defaults.
+    """
+
+    evaluator: str
+    published: str
+    protocol: str
+    source: str
+    settings: dict = dataclasses.field(default_factory=dict)
+
+    def flags(self) -> list[str]:
+        """The flags of `python -m ssl_jax.evaluate`, beside --workdir."""
+        prefix = f"--config.evals.{self.evaluator}"
+        texts = {name: str(x).replace("'", '"') for name, x in self.settings.items()}
+        settings = [f"{prefix}.{name}={text.replace(' ', '')}" for name, text in texts.items()]
+        return [f"--evals={self.evaluator}", *settings]
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One reproduction.
 
@@ -20,6 +46,7 @@ class Row:
         published: the number, in percent; "-" if none is published.
         protocol: how the published number was measured, as far as is known.
         source: paper or code, and its table.
+        scores: further numbers that are measured on the finished run.
     """
 
     config: str
@@ -27,6 +54,35 @@ class Row:
     published: str = "-"
     protocol: str = "-"
     source: str = "-"
+    scores: tuple[Score, ...] = ()
+
+
+# SwAV's numbers are of 800 epochs; they are quoted from memory.
+_FINETUNE = Score(
+    "finetune",
+    "with 1 %: top-1 53.9, top-5 78.5; with 10 %: 70.2, 89.9 (from memory)",
+    "the whole backbone, 20 epochs; the authors take SimCLR's lists of files",
+    "SwAV, semi-supervised learning",
+)
+_TEN_CROP = Score(
+    "augmented",
+    "linear 60.2",
+    "linear on the best stage, mean probability over ten crops",
+    "LA, transfer on ImageNet",
+    {
+        "features": ("stage1", "stage2", "stage3", "stage4", "stage5"),
+        "batch_size": 128,
+        "learning_rate": 0.01,
+        "base_batch_size": 0,
+        "weight_decay": 1e-4,
+        "schedule": "drops",
+        "drops": (30, 60),
+        "epochs": 70,
+        "scale": (0.77, 0.77),
+        "ratio": (1.0, 1.0),
+        "ten_crop": 0.875,
+    },
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +156,12 @@ def _swav() -> dict[str, Row]:
     for epochs, top1 in ((100, 72.1), (200, 73.9), (400, 74.6), (800, 75.3)):
         name = f"swav-imagenet-{epochs}"
         rows[name] = Row(
-            "configs/swav.py:imagenet", {"epochs": epochs}, f"linear {top1}", linear, paper
+            "configs/swav.py:imagenet",
+            {"epochs": epochs},
+            f"linear {top1}",
+            linear,
+            paper,
+            (_FINETUNE,) if epochs == 800 else (),
         )
     for epochs, top1 in ((200, 72.7), (400, 74.3)):
         name = f"swav-imagenet_bs256-{epochs}"
@@ -146,13 +207,18 @@ def _local_aggregation() -> dict[str, Row]:
     protocol = "kNN, last epoch, features recomputed"
     for net, epochs, number in (
         ("resnet18", 200, "kNN 45.0"),
-        ("resnet50", 200, "kNN 49.4, linear 60.2 over ten crops"),
+        ("resnet50", 200, "kNN 49.4"),
         ("alexnet", 160, "kNN 38.1"),
         ("vgg16", 168, "-"),
     ):
         name = f"local_aggregation-imagenet-{net}-{epochs}"
         rows[name] = Row(
-            f"{config}:imagenet_{net}", {}, number, protocol, "LA, transfer on ImageNet"
+            f"{config}:imagenet_{net}",
+            {},
+            number,
+            protocol,
+            "LA, transfer on ImageNet",
+            (_TEN_CROP,) if net == "resnet50" else (),
         )
     return rows
 

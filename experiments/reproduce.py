@@ -20,6 +20,7 @@ import datetime
 import json
 import os
 import runpy
+import shlex
 import signal
 import statistics
 import subprocess
@@ -33,7 +34,7 @@ from typing import Any
 from detection_parts.protocol import PROTOCOLS
 from detection_parts.record import read as read_detections
 from ml_collections import ConfigDict
-from published import DETECTORS, ROWS, Row
+from published import DETECTORS, ROWS, Row, Score
 from transfers import MARKS as TRANSFERS
 from transfers import table as transfer_table
 
@@ -341,6 +342,7 @@ def published_table(records: Records) -> str:
             _ours(runs),
         )
         lines.append(f"| {' | '.join(cells)} |")
+        lines.extend(_score_line(name, row, score) for score in row.scores)
     lines += detector_lines(read_detections())
     return "\n".join(lines)
 
@@ -371,6 +373,22 @@ def _detector(result: Mapping[str, Any], train: str) -> str:
     settings = (f"{key}={x}" for key, x in result["protocol"].items() if x != paper.get(key))
     changes = " ".join(f"`{text}`" for text in settings)
     return f"{numbers}{f' ({changes})' if changes else ''}; {result['device']}, {result['commit']}"
+
+
+def _score_line(name: str, row: Row, score: Score) -> str:
+    """A number that `ssl_jax.evaluate` measures on the run of a row, as a line of the table."""
+    flags = [f"--workdir=runs/reproduce/{name}-seed0", *score.flags()]
+    command = shlex.join(["python", "-m", "ssl_jax.evaluate", *flags])
+    cells = (
+        score.source,
+        f"`{name}`, then",
+        f"`{row.config}`",
+        f"`{command}`",
+        score.published,
+        score.protocol,
+        "command, not yet measured",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _data_flag(row: Row) -> str:

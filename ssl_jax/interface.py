@@ -281,24 +281,68 @@ view; the settings are those of `data.augment.View`.
 """
 
 
+TenCrops = Callable[..., Iterator[Mapping[str, Any]]]
+"""`ten_crops(names, crop) -> blocks {name: [B, 10, D]}`, which cover a split in order.
+
+Features of the four corners and the centre of each image, as they are and mirrored, at the size of
+the largest training view; `crop` is their side as a share of an image's short side.
+"""
+
+
+class Backbone(NamedTuple):
+    """The backbone of an encoder and the images of a split, for evaluators that train a copy.
+
+    Nothing here changes the run: arrays are never changed in place, so an evaluator trains new ones
+    (and must not donate these to `jit`). All calls are made within `jax.set_mesh(mesh)`, on several
+    hosts by all of them at the same point.
+
+    Attributes:
+        params, batch_stats: of the backbone that the features come from; of methods with two
+            networks, the one that trains.
+        apply: `apply(params, batch_stats, views [B, S, S, C]) -> [B, D], batch_stats`: the feature
+            `backbone` in training mode, with the statistics of the whole batch in BatchNorm, and
+            the new running statistics. Pure, differentiable, and hashable: static to `jit`.
+        views: `views(key, rows, scale=..., ratio=..., flip=...) -> [B, S, S, C]`: normalised random
+            crops of the images `rows` [B], at the size of the largest training view; the settings
+            are those of `data.augment.View`.
+        clean: `clean(params, batch_stats, report) -> [n, D]`: the feature `backbone` in evaluation
+            mode, of all images of the split as scores see them.
+        mesh: the devices.
+    """
+
+    params: Any
+    batch_stats: Any
+    apply: Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
+    views: Callable[..., jax.Array]
+    clean: Callable[..., Any]
+    mesh: Any
+
+
 class Split(NamedTuple):
     """One split, as evaluators see it.
+
+    The last three compute more on demand; they are None where no encoder made the features (raw
+    pixels).
 
     Attributes:
         features: by name [n, D], of clean images, computed once for all evaluators. Maps
             (`stage1`..) are pooled to about 9,000 numbers (`models.pooling.flat`).
         labels: [n] int32, -1 if unlabelled.
-        draw: computes features of random crops on demand, for evaluators that train on augmented
-            images; None where no encoder made the features (raw pixels).
+        draw: features of random crops, for evaluators that train on augmented images.
         targets: [n, C] int8 of data whose images may show several classes and have no label: 1
             where a class is shown, -1 where not, 0 where the image does not count for the class;
             None for all other data.
+        ten_crops: features of ten crops of each image, for ten-crop testing.
+        backbone: the backbone itself, for evaluators that train it further; also None for methods
+            without a `Network`.
     """
 
     features: Mapping[str, Any]
     labels: Any
     draw: Draw | None = None
     targets: Any = None
+    ten_crops: TenCrops | None = None
+    backbone: Backbone | None = None
 
 
 class Evaluator(Protocol):

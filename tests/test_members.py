@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import members
+from helpers.linear_backbone import WIDTH, backbone
 
 from ssl_jax.interface import RunFacts, Split
 from ssl_jax.settings.resolve import fill
@@ -16,7 +17,6 @@ CLASSES = 3
 TRAIN = 60
 TEST = 20
 UNLABELLED = 10
-WIDTH = 12
 
 
 @pytest.mark.parametrize("name", members.methods())
@@ -44,6 +44,11 @@ def draw(features, key, rows, names, **shape):
     return {name: jnp.asarray(features[name])[np.asarray(rows)] + noise for name in names}
 
 
+def ten_crops(features, names, crop):
+    """Features of ten crops, as `Split.ten_crops` gives them: those of the images, ten times."""
+    yield {name: jnp.repeat(features[name][:, None], 10, 1) for name in names}
+
+
 def split(names, count, unlabelled, seed):
     """Features that separate the classes roughly; the last `unlabelled` images have no label."""
     rng = np.random.default_rng(seed)
@@ -51,7 +56,8 @@ def split(names, count, unlabelled, seed):
     rows = rng.normal(size=(len(labels), WIDTH)) + 2 * np.eye(WIDTH)[labels]
     features = {name: jnp.asarray(rows, jnp.float32) for name in names}
     labels = np.where(np.arange(len(labels)) < count, labels, -1).astype(np.int32)
-    return Split(features, labels, functools.partial(draw, features))
+    crops = functools.partial(ten_crops, features)
+    return Split(features, labels, functools.partial(draw, features), crops, backbone(rows))
 
 
 @pytest.mark.parametrize("name", members.evaluators())
@@ -87,7 +93,18 @@ def with_strangers(test, found_in):
     plain = split(found_in, TEST, 0, seed=1)
     far = 100.0 + jnp.zeros((UNLABELLED, WIDTH))
     features = {name: jnp.concatenate([x, far]) for name, x in plain.features.items()}
-    return Split(features, test.labels, None)
+    crops = functools.partial(ten_crops, features)
+    return Split(features, test.labels, None, crops, _with_rows(plain.backbone, far))
+
+
+def _with_rows(plain, far):
+    """A backbone whose split has further images."""
+
+    def clean(params, batch_stats, report=None):
+        rows = far @ params["kernel"]
+        return jnp.concatenate([plain.clean(params, batch_stats), rows])
+
+    return plain._replace(clean=clean)
 
 
 @pytest.mark.parametrize("name", members.backbones())

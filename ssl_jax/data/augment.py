@@ -175,37 +175,52 @@ def clean(
     x = jnp.asarray(whole.pixels_of(images), jnp.float32) / 255.0
     height, width = x.shape[1:3]
     if crop:
-        central = functools.partial(_centre, size=size, crop=crop)
+        central = functools.partial(resized_square, size=size, crop=crop)
         x = jax.vmap(central)(whole.with_pixels(images, lambda _: x))
     elif (height, width) != (size, size):
         x = jax.vmap(lambda image: resized_crop(image, (0.0, 0.0, height, width), size))(x)
     return normalise(x, mean, std)
 
 
-def _centre(image: Any, *, size: int, crop: float) -> jax.Array:
-    """The central square of an image [H, W, C], or of a whole picture, as [size, size, C].
+def resized_square(
+    image: Any,
+    *,
+    size: int,
+    crop: float,
+    place: tuple[float, float] = (0.5, 0.5),
+    flip: bool = False,
+) -> jax.Array:
+    """A square of an image [H, W, C], or of a whole picture, as [size, size, C].
 
-    torchvision's `Resize(size / crop)` and `CenterCrop(size)` as one step. Where that is a whole
-    number of pixels, so are the resized length of the long side and the place of the crop.
+    torchvision's `Resize(size / crop)`, and a crop of `size`, as one step. Where the first is a
+    whole number of pixels, so are the resized length of the long side and the place of the crop.
+
+    Args:
+        image: [H, W, C], or one of `WholePictures`.
+        size: side of the result.
+        crop: side of the square, as a share of the image's short side.
+        place: share of the free space that is above the square, and left of it: (0.5, 0.5) is the
+            centre, (0, 1) the upper right corner.
+        flip: mirror the square left to right.
     """
     height, width = whole.geometry(image)
     short = jnp.minimum(height, width)
     resized = size / crop
     in_whole_pixels = resized == round(resized)
 
-    def span(length: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    def span(length: jax.Array | int, share: float) -> tuple[jax.Array, jax.Array]:
         """Start and length of the crop along one side, in the image's own pixels."""
         target = jnp.asarray(resized * length / short, jnp.float32)
         if in_whole_pixels:
             target = jnp.floor(target)
-        start = (target - size) / 2
+        start = (target - size) * share
         if in_whole_pixels:
             start = jnp.round(start)
         return start * length / target, jnp.maximum(size * length / target, 1.0)
 
-    top, crop_height = span(height)
-    left, crop_width = span(width)
-    return _resized(image, (top, left, crop_height, crop_width), size)
+    top, crop_height = span(height, place[0])
+    left, crop_width = span(width, place[1])
+    return _resized(image, (top, left, crop_height, crop_width), size, flip)
 
 
 def _resized(

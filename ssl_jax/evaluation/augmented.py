@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ssl_jax import interface
 from ssl_jax.data.augment import View
 from ssl_jax.evaluation import metrics
+from ssl_jax.evaluation.ten_crop import crops_of, mean_probabilities
 from ssl_jax.interface import RunFacts, Split, TrainState, no_progress
 from ssl_jax.ops.types import Numbers, Scalar
 from ssl_jax.settings import ranges
@@ -40,8 +41,10 @@ class Augmented(interface.Evaluator):
 
     LA's protocol for a ResNet-18 or -50: features=("stage1", .., "stage5"), batch_size=128,
     learning_rate=0.01, base_batch_size=0, weight_decay=1e-4, schedule="drops", drops=(30, 60),
-    epochs=70. Its crops are squares of 224 of 256 pixels (here scale=(0.77, 0.77), ratio=(1.0,
-    1.0)), and its maps are larger than ours, which are pooled.
+    epochs=70, ten_crop=0.875. Its crops are squares of 224 of 256 pixels (here scale=(0.77, 0.77),
+    ratio=(1.0, 1.0)), and its maps are larger than ours, which are pooled. It cuts the ten crops
+    from the central 256 x 256 pixels; here the corners are those of the whole image, as in
+    torchvision's `TenCrop` (data.keep="centre" stores central squares).
 
     `standardise` stands in for the BatchNorm that VISSL puts before the classifier: the statistics
     are those of clean training images, not of batches of crops, and there is no learnt scale.
@@ -65,6 +68,9 @@ class Augmented(interface.Evaluator):
         flip: probability of a horizontal flip.
         standardise: subtract the mean of the labelled training images from features, and divide by
             their standard deviation.
+        ten_crop: ten-crop testing, which adds `top1_ten_crop`: side of the crops, as a share of a
+            test image's short side (0.875: 224 of 256 pixels); 0 for none. Four corners and the
+            centre, as they are and mirrored; the classes' probabilities are averaged.
         seed: seed of order, crops and weights.
     """
 
@@ -82,6 +88,7 @@ class Augmented(interface.Evaluator):
     ratio: tuple[float, ...] = (3 / 4, 4 / 3)
     flip: float = 0.5
     standardise: bool = False
+    ten_crop: float = 0.0
     seed: int = 0
     facts: RunFacts = RunFacts()
 
@@ -96,6 +103,7 @@ class Augmented(interface.Evaluator):
         ranges.count(1, ranges.EPOCHS, epochs=self.epochs, batch_size=self.batch_size)
         ranges.count(0, base_batch_size=self.base_batch_size, drops=self.drops)
         ranges.count(0, ranges.SEED, seed=self.seed)
+        ranges.between(0, 1, ten_crop=self.ten_crop)
         View(size=8, scale=self.scale, ratio=self.ratio, flip=self.flip)  # checks them
 
     @property
@@ -127,6 +135,13 @@ class Augmented(interface.Evaluator):
             scores = _scores(classifiers[name], jnp.asarray(test.features[name]))
             suffix = f"_{name}" if len(self.features) > 1 else ""
             yield f"top1{suffix}", metrics.accuracy(test.labels, scores.argmax(1))
+        if ten_crops := crops_of(test, self.ten_crop):
+            scorers = {name: (name, partial(_scores, classifiers[name])) for name in self.features}
+            shares = mean_probabilities(ten_crops, self.ten_crop, scorers)
+            for name in self.features:
+                suffix = f"_{name}" if len(self.features) > 1 else ""
+                accuracy = metrics.accuracy(test.labels, shares[name].argmax(1))
+                yield f"top1_ten_crop{suffix}", accuracy
 
     def _train(
         self, train: Split, dims: Mapping[str, int], report: Callable[[str], None]
@@ -203,8 +218,18 @@ def _standardised(train: Split, test: Split, names: Sequence[str]) -> tuple[Spli
     def draw_scaled(*args: Any, **crop: Any) -> dict[str, Array]:
         return scaled(draw(*args, **crop))
 
+    def scaled_crops(*args: Any) -> Iterator[dict[str, Array]]:
+        for block in ten_crops(*args):
+            flat = {name: jnp.asarray(block[name]) for name in names}
+            rows = scaled({name: x.reshape(-1, x.shape[-1]) for name, x in flat.items()})
+            yield {name: rows[name].reshape(flat[name].shape) for name in names}
+
+    ten_crops = test.ten_crops
     train = train._replace(features=scaled(train.features), draw=draw_scaled)
-    return train, test._replace(features=scaled(test.features))
+    test = test._replace(
+        features=scaled(test.features), ten_crops=scaled_crops if ten_crops else None
+    )
+    return train, test
 
 
 def _start(key: PRNGKeyArray, dim: int, classes: int) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """Agreement of classes or clusters with labels; rows with label -1, unlabelled, are ignored."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from sklearn import metrics
 
@@ -48,6 +48,15 @@ class Accuracy(float):
 def accuracy(labels: Int[Numbers, " N"], predicted: Int[Numbers, " N"]) -> Accuracy:
     """Share of rows whose predicted class is their label."""
     return Accuracy(*_labelled(labels, predicted))
+
+
+def top_accuracy(labels: Int[Numbers, " N"], scores: Float[Numbers, "N C"], count: int) -> float:
+    """Share of rows whose label is among the `count` classes with the highest scores."""
+    scores = np.asarray(scores)
+    labels = np.asarray(labels)
+    highest = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    rows = np.where((highest == labels[:, None]).any(1), labels, -2)  # -2: no class
+    return float(accuracy(labels, rows))
 
 
 def largest_share(labels: Int[Numbers, " N"]) -> float:

@@ -3,14 +3,16 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from ssl_jax import interface
 from ssl_jax.data.source import held_out
-from ssl_jax.evaluation import regression
+from ssl_jax.evaluation import metrics, regression
+from ssl_jax.evaluation.ten_crop import Classifier, crops_of, mean_probabilities
 from ssl_jax.interface import RunFacts, Split, TrainState, no_progress
 from ssl_jax.ops.types import Numbers
 from ssl_jax.settings import ranges
@@ -43,6 +45,10 @@ class Probe(interface.Evaluator):
         steps: steps of the optimiser, whatever the number of images.
         batch_size: rows per step.
         held_out: share of each class that the rate and the decay are chosen on.
+        ten_crop: ten-crop testing, which adds `top1_ten_crop` of the same classifiers: side of the
+            crops, as a share of a test image's short side (0.875: 224 of 256 pixels); 0 for none.
+            Four corners and the centre, as they are and mirrored; the classes' probabilities are
+            averaged. The choice of rate and decay sees clean images alone.
         seed: seed of shares and batches.
     """
 
@@ -53,6 +59,7 @@ class Probe(interface.Evaluator):
     steps: int = 2000
     batch_size: int = 512
     held_out: float = 0.2
+    ten_crop: float = 0.0
     seed: int = 0
     facts: RunFacts = RunFacts()
 
@@ -71,6 +78,7 @@ class Probe(interface.Evaluator):
             raise ValueError(f"held_out={self.held_out}: above 0 and below 1")
         ranges.positive(shares=self.shares, rates=self.rates)
         ranges.not_negative(decays=self.decays)
+        ranges.between(0, 1, ten_crop=self.ten_crop)
         ranges.at_most(ranges.MANY, shares=self.shares, rates=self.rates, decays=self.decays)
         ranges.count(1, 10**7, steps=self.steps)
         ranges.count(1, 10**6, batch_size=self.batch_size)
@@ -91,6 +99,7 @@ class Probe(interface.Evaluator):
         if not (np.asarray(train.labels) >= 0).any():
             raise ValueError("there are no labelled training images")
         probed = {}  # raw pixels stand in for every feature: one probe is enough
+        classifiers = {}
         for feature in self.features:
             x = train.features[feature]
             if id(x) not in probed:
@@ -103,12 +112,20 @@ class Probe(interface.Evaluator):
                         _prefixed(report, feature),
                     )
                 )
-            for share, values in probed[id(x)]:
-                suffix = f"_{feature}" if len(self.features) > 1 else ""
-                if share < 1:
-                    suffix += f"_{share:g}"
+            for share, values, classifier in probed[id(x)]:
+                suffix = self._suffix(feature, share)
+                classifiers[suffix] = (feature, classifier)
                 for name, value in values.items():
                     yield f"{name}{suffix}", float(value)
+        if ten_crops := crops_of(test, self.ten_crop):
+            shares = mean_probabilities(ten_crops, self.ten_crop, classifiers)
+            for suffix, x in shares.items():
+                yield f"top1_ten_crop{suffix}", metrics.accuracy(test.labels, x.argmax(1))
+
+    def _suffix(self, feature: str, share: float) -> str:
+        """The end of the names of a feature's scores at a share of the labels."""
+        suffix = f"_{feature}" if len(self.features) > 1 else ""
+        return f"{suffix}_{share:g}" if share < 1 else suffix
 
     def _probe(
         self,
@@ -117,8 +134,8 @@ class Probe(interface.Evaluator):
         test_x: Float[Numbers, "M D"],
         test_labels: Int[Numbers, " M"],
         report: Callable[[str], None],
-    ) -> Iterator[tuple[float, dict[str, float]]]:
-        """(share, {"top1": ...}) for each share of the labels, on one feature."""
+    ) -> Iterator[tuple[float, dict[str, float], Classifier]]:
+        """(share, {"top1": ...}, classifier) for each share of the labels, on one feature."""
         data = regression.standardised(x, labels)
         test_data = regression.Data(
             jnp.asarray(test_x), jnp.asarray(test_labels), data.mean, data.scale
@@ -130,7 +147,8 @@ class Probe(interface.Evaluator):
             chosen, values = self._choose(data, rows, report_share)
             weights = self._fit(data, rows, [chosen], _prefixed(report_share, "again"))
             accuracy, _ = regression.evaluate(weights, test_data, test_rows)
-            yield share, {"top1": accuracy[0], **values}
+            classifier = partial(_scores, weights, data.mean, data.scale)
+            yield share, {"top1": accuracy[0], **values}, classifier
 
     def _choose(
         self, data: regression.Data, rows: Int[np.ndarray, " n"], report: Callable[[str], None]
@@ -177,6 +195,16 @@ def stratified(labels: Int[np.ndarray, " N"], share: float, seed: int) -> Int[np
         members = rng.permutation(np.flatnonzero(labels == label))
         chosen.append(members[: max(1, round(share * len(members)))])
     return np.sort(np.concatenate(chosen))
+
+
+def _scores(
+    weights: regression.Weights,
+    mean: Float[Array, "1 D"],
+    scale: Float[Array, "1 D"],
+    x: Float[Array, "B D"],
+) -> Float[Array, "B C"]:
+    """Scores of a classifier, the only cell of its grid, for features as they are."""
+    return weights.scores((x - mean) / scale)[:, 0]
 
 
 def _middle(values: Sequence[float]) -> float:

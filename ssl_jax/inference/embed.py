@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.data import ten_crop
 from ssl_jax.data.augment import View, clean, draw_views
 from ssl_jax.data.whole import pixels_of
 from ssl_jax.interface import no_progress
@@ -102,6 +103,43 @@ def draw(
     Views are drawn from all of an image; those of whole pictures in their true proportions.
     """
     return _view_features()(method, state, images, key, view, names=names, mean=mean, std=std)
+
+
+def ten_crops(
+    method: Any,
+    state: Any,
+    images: Any,
+    names: Sequence[str],
+    *,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    crop: float,
+) -> dict[str, jax.Array]:
+    """Named features [B, 10, D] of ten crops of each image [B, H, W, C]; see `embed`.
+
+    `crop` is the side of a crop, as a share of the short side of an image.
+    """
+    compute = _ten_crop_features()
+    return compute(method, state, images, names=names, size=size, mean=mean, std=std, crop=crop)
+
+
+@cache
+def _ten_crop_features() -> Callable[..., dict[str, jax.Array]]:
+    """The jitted pass over the ten crops of one block; see `_clean_features`."""
+
+    def features(method, state, images, *, names, size, mean, std, crop):
+        crops = ten_crop.ten_crops(images, size, mean, std, crop)
+        flat_crops = crops.reshape(-1, *crops.shape[2:])
+        named = _flat_features(method, state, flat_crops, names)
+        return {name: x.reshape(len(images), ten_crop.COUNT, -1) for name, x in named.items()}
+
+    return jax.jit(
+        features,
+        static_argnums=0,
+        static_argnames=("names", "size", "mean", "std", "crop"),
+        compiler_options=convolution_options(),
+    )
 
 
 @cache

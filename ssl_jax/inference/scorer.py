@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.build import Plan
-from ssl_jax.data.augment import View, clean
+from ssl_jax.data.augment import clean
 from ssl_jax.data.whole import WholePictures
 from ssl_jax.evaluation.metrics import Accuracy, largest_share
-from ssl_jax.inference.embed import draw, embed
-from ssl_jax.interface import Draw, Split, no_progress
+from ssl_jax.inference.embed import embed
+from ssl_jax.inference.on_demand import on_demand
+from ssl_jax.interface import Split, no_progress
 from ssl_jax.runs.scores import scored_split
 from ssl_jax.runtime import processes
 from ssl_jax.runtime.sharding import device_memory
@@ -56,14 +57,16 @@ class Scorer:
             test = self._features(self._test_images, stage, state, report)
         splits = self._splits(trained, test)
         return {
-            "trained": splits["trained"]._replace(draw=_draw(stage, state, self._images)),
-            "train": splits["train"]._replace(draw=_draw(stage, state, self._images)),
-            "test": splits["test"]._replace(draw=_draw(stage, state, self._test_images)),
+            "trained": on_demand(splits["trained"], stage, state, self._images),
+            "train": on_demand(splits["train"], stage, state, self._images),
+            "test": on_demand(splits["test"], stage, state, self._test_images),
         }
 
     def _features(
         self, images: Any, stage: Stage, state: Any, report: Report
     ) -> dict[str, jax.Array]:
+        if not self._names:
+            return {}
         return processes.whole(features(stage, state, images, self._names, report))
 
     def too_many_pixels(self) -> str:
@@ -194,31 +197,6 @@ def features(
         crop=stage.crop,
         report=report,
     )
-
-
-def _draw(stage: Stage, state: Any, images: Any) -> Draw:
-    """`Split.draw` for some images."""
-    size = stage.views[0].size
-    mesh = jax.sharding.get_mesh()
-
-    def draw_features(key, rows, names, **crop):
-        view = View(size=size, count=1, jitter=0.0, grayscale=0.0, **crop)
-        rows = np.asarray(rows)
-        bits = np.asarray(jax.random.key_data(key))  # the key is on this host's devices alone
-        with jax.set_mesh(mesh):
-            drawn = draw(
-                stage.method,
-                state,
-                images[rows],
-                jax.random.wrap_key_data(bits),
-                view,
-                tuple(names),
-                mean=stage.mean,
-                std=stage.std,
-            )
-            return processes.whole(drawn)
-
-    return draw_features
 
 
 def _reduced(images: Any, crop: float) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from ssl_jax.runs import by_class
 from ssl_jax.runs.scores import Scores, shown_scores, table
 from ssl_jax.settings.text import encodable, printable
 
-_PROBE = ("top1", "held_out", "rate", "decay")  # scores and settings of a chosen classifier
+# Scores and settings of a classifier.
+_PROBE = ("top1_ten_crop", "top1", "top5", "balanced", "held_out", "rate", "decay")
 
 
 def every_score(scores: Scores) -> list[Table]:
@@ -35,9 +36,9 @@ def every_score(scores: Scores) -> list[Table]:
 def _evaluator_table(evaluator: str, values: Mapping[str, float]) -> Table:
     """The scores of one evaluator.
 
-    kNN grids have a row for each k and a column for each temperature; probes a row for each feature
-    and share of the labels; scores that end in a number, such as purities, a column for each
-    number; all others have a row each.
+    kNN grids have a row for each k and a column for each temperature; classifiers a row for each
+    feature and share of the labels; scores that end in a number, such as purities, a column for
+    each number; all others have a row each.
     """
     if cells := _split(values, r"(?P<metric>\w+?)_k(?P<row>\d+)_t(?P<column>[^_]+)"):
         return _grid(f"{evaluator}: top1", "k \\ temperature", cells)

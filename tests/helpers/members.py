@@ -27,6 +27,7 @@ SHRUNK = dict(
     clusters=3,
     neighbours=(1, 2),
     batches=1,
+    ten_crop=0.5,
 )
 
 
