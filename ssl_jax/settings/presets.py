@@ -34,6 +34,7 @@ _LOCAL_AGGREGATION = (
     "--config.evals.augmented.drops=(30, 60)",
     "--config.evals.augmented.scale=(0.77, 0.77)",
     "--config.evals.augmented.ratio=(1.0, 1.0)",
+    "--config.evals.augmented.ten_crop=0.875",
 )
 _NEIGHBOURS = (
     "--evals=knn,probe",
