@@ -57,6 +57,7 @@ def load_from(source: Source) -> Dataset:
     limit = source.limit or None
     train = Images(dataset.train.images[:limit], dataset.train.labels[:limit])
     which = "the first" if source.limit else "all"
+    source.check_labels(train.labels)
     check_classes(train.labels, dataset.classes, source.dir or source.name, which)
     joined = 0
     if source.whole:

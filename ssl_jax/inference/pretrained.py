@@ -465,6 +465,9 @@ def export(run: Run, path: str | Path, *, head: bool = False) -> dict[str, np.nd
     params = run.state.params["network"]
     stats = run.state.batch_stats.get("network", run.state.batch_stats)
     tensors = torch_weights.to_torch(dict(params=params["backbone"], batch_stats=stats["backbone"]))
+    if head and "head" not in params:
+        name = run.plan.record["method"]["name"]
+        raise SettingError(f"--head: method.name={name!r} has no projection head; leave it out")
     if head:
         variables = dict(params=params["head"], batch_stats=stats.get("head", {}))
         try:
