@@ -5,7 +5,8 @@
         [--set model.dtype=bfloat16]
     python experiments/reproduce.py table
 
-`run` resumes the row where it stopped, for at most `--minutes`. Once the row has finished, its
+The twin of a row, trained on labels, is a row, too (supervised-digits): its numbers are the column
+"supervised". `run` resumes the row where it stopped, for at most `--minutes`. Once the row has finished, its
 numbers become a line of experiments/results.jsonl: the last epoch's, and the best epoch's, which
 was selected on the test images. `table` writes the two tables of docs/results.md: what was measured
 here, and each published number with its protocol. The rows are in `published.py`. A row run with
@@ -37,7 +38,9 @@ Records = Sequence[Mapping[str, Any]]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results.jsonl"
+CLASSIFIER = "classifier/top1"  # of supervised rows
 NUMBERS = (
+    f"eval/{CLASSIFIER}",
     "eval/knn/top1",
     "eval/knn_live/top1",
     "eval/linear/top1",
@@ -46,6 +49,7 @@ NUMBERS = (
     "eval/clustering/ari",
 )
 LABELS = {
+    CLASSIFIER: "classifier",
     "knn/top1": "kNN",
     "knn_live/top1": "live kNN",
     "linear/top1": "linear",
@@ -276,29 +280,38 @@ def read() -> list[dict]:
 def table(records: Records) -> str:
     """What was measured here: one line per row, medians over its seeds, in the order of `ROWS`."""
     head = ("row", "seeds", "epochs", *TABLE_NUMBERS.values())
-    head += ("published", "device", "minutes", "commit")
+    head += ("supervised", "published", "device", "minutes", "commit")
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     order = list(ROWS)
     labels = sorted(
         {r["row"] for r in records}, key=lambda label: (order.index(label.split()[0]), label)
     )
     for label in labels:
-        cells = _table_cells(label, [r for r in records if r["row"] == label])
+        cells = _table_cells(label, records)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _table_cells(label: str, runs: Records) -> list[str]:
+def _table_cells(label: str, records: Records) -> list[str]:
     """The cells of one line of the table of what was measured here."""
     row = ROWS[label.split()[0]]
+    runs = [run for run in records if run["row"] == label]
     cells = [f"`{label}`", ", ".join(str(seed) for seed in sorted(run["seed"] for run in runs))]
     cells.append(_distinct(runs, "epochs"))
     for key in TABLE_NUMBERS:
         values = [run["numbers"][key] for run in runs if key in run["numbers"]]
         cells.append(f"{statistics.median(values):.3f}" if len(values) == len(runs) else "-")
+    classifier = _median(CLASSIFIER, [r for r in records if r["row"] == (row.supervised or label)])
+    cells.append("-" if classifier is None else f"{classifier:.3f}")
     cells.append(row.published if row.protocol == "-" else f"{row.published} ({row.protocol})")
     minutes = statistics.median(run["minutes"] for run in runs)
     return [*cells, _distinct(runs, "device"), f"{minutes:.0f}", _distinct(runs, "commit")]
+
+
+def _median(key: str, runs: Records) -> float | None:
+    """The median over the runs of a number of the last epoch; None if no run has it."""
+    values = [run["numbers"][key] for run in runs if key in run["numbers"]]
+    return statistics.median(values) if values else None
 
 
 def _distinct(runs: Records, key: str) -> str:
@@ -317,6 +330,7 @@ def published_table(records: Records) -> str:
         "config",
         "command",
         "published",
+        "supervised",
         "protocol",
         "ours: last / best epoch",
     )
@@ -332,11 +346,25 @@ def published_table(records: Records) -> str:
             f"`{row.config}`{changes}",
             command,
             row.published,
+            _supervised(row, records),
             row.protocol,
             _ours(runs),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _supervised(row: Row, records: Records) -> str:
+    """The published number of a row's supervised twin, and what its classifier reached here."""
+    if not row.supervised:
+        return "-"
+    parts = []
+    if ROWS[row.supervised].published != "-":
+        parts.append(ROWS[row.supervised].published)
+    classifier = _median(CLASSIFIER, [r for r in records if r["row"] == row.supervised])
+    if classifier is not None:
+        parts.append(f"ours {100 * classifier:.1f}")
+    return f"{', '.join(parts)} (`{row.supervised}`)" if parts else f"`{row.supervised}`"
 
 
 def _data_flag(row: Row) -> str:
