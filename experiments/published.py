@@ -270,6 +270,7 @@ def _supervised() -> dict[str, Row]:
     config = "configs/supervised.py"
     rows = {
         "supervised-digits": Row(config),
+        "supervised-resnet10-digits": Row(f"{config}:byol+digits"),
         "supervised-cifar10-200": Row(f"{config}:cifar10"),
         "supervised-imagenet-resnet50-100": Row(
             f"{config}:imagenet",
@@ -304,11 +305,12 @@ def _supervised() -> dict[str, Row]:
 def _twin(name: str) -> str:
     """The row of the supervised twin of row `name`: the same data and backbone; "" without."""
     if name.endswith("-digits"):
-        return "supervised-digits"
+        has_resnet10 = any(base in name for base in _BASES)
+        return "supervised-resnet10-digits" if has_resnet10 else "supervised-digits"
     data = name.split("-")[1]
     if "alexnet" in name and data in ("cifar10", "cifar100", "svhn"):
         return f"supervised-{data}-alexnet-200"
-    if name in ("anchor_neighbourhood-imagenet-1000", "local_aggregation-imagenet-alexnet-160"):
+    if name == "anchor_neighbourhood-imagenet-1000":
         return "supervised-imagenet-alexnet-90"
     if name.startswith("swav-cifar10-") and not name.endswith("-small"):
         return "supervised-cifar10-200"

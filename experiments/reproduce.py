@@ -5,13 +5,13 @@
         [--set model.dtype=bfloat16]
     python experiments/reproduce.py table
 
-The twin of a row, trained on labels, is a row, too (supervised-digits): its numbers are the column
-"supervised". `run` resumes the row where it stopped, for at most `--minutes`. Once the row has finished, its
+`run` resumes the row where it stopped, for at most `--minutes`. Once the row has finished, its
 numbers become a line of experiments/results.jsonl: the last epoch's, and the best epoch's, which
 was selected on the test images. `table` writes the two tables of docs/results.md: what was measured
-here, and each published number with its protocol. The rows are in `published.py`. A row run with
-`--set` is recorded separately, under a name that includes the settings, unless they only observe
-(such as eval_epochs).
+here, and each published number with its protocol. The rows are in `published.py`. The column
+"supervised" has the numbers of a row's supervised twin, which is a row, too (supervised-digits). A
+row run with `--set` is recorded separately, under a name that includes the settings, unless they
+only observe (such as eval_epochs).
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -324,7 +325,7 @@ def test_its_features_and_commands(run, tmp_path):
     assert not [name for name in tensors if name.startswith("fc.")]
     with pytest.raises(SettingError, match="--head: method.name='supervised' has no projection"):
         export(opened(run), tmp_path / "b.safetensors", head=True)
-    assert len(assignment.assign(encoder, images, clusters=3).clusters) == 12
+    assert len(assignment.assign(encoder, images, clusters=3).labels) == 12
     make.write(record.read([run]), tmp_path / "report.html")
     assert "classifier" in (tmp_path / "report.html").read_text("utf-8")
 
@@ -421,3 +422,56 @@ def test_the_twin_without_a_method_is_swavs():
 def test_unknown_recipes_are_named(variant, message):
     with pytest.raises(SettingError, match=message):
         config_of("supervised", variant)
+
+
+# Beside published numbers.
+
+
+@pytest.fixture
+def reproduce(monkeypatch):
+    """The names of experiments/reproduce.py."""
+    folder = Path(__file__).parent.parent / "experiments"
+    monkeypatch.syspath_prepend(folder)
+    return runpy.run_path(str(folder / "reproduce.py"))
+
+
+def test_rows_stand_beside_their_twins(reproduce):
+    rows = reproduce["ROWS"]
+    load = reproduce["load"]
+    beside = {name: row.supervised for name, row in rows.items() if row.supervised}
+    assert {name for name in rows if name.startswith("supervised-")} == set(beside.values())
+    kept = ("name", "depth", "width", "stem", "hidden")
+    for name, twin in beside.items():
+        ours, theirs = (load(rows[row].config, rows[row].settings) for row in (name, twin))
+        assert theirs.method.name == "supervised"
+        assert ours.data.name == theirs.data.name
+        assert [ours.model[key] for key in kept] == [theirs.model[key] for key in kept], name
+    assert beside["swav-imagenet-800"] == beside["byol-imagenet-1000"]
+    assert "swav-cifar100-1000" not in beside
+
+
+def test_the_tables_have_a_column_for_them(reproduce):
+    def run(row, **numbers):
+        facts = dict(seed=0, epochs=1, minutes=1.0, device="1 x cpu", commit="0")
+        return dict(row=row, numbers=numbers, best=numbers, **facts)
+
+    records = [
+        run("swav-digits", **{"knn/top1": 0.9}),
+        run("supervised-digits", **{"knn/top1": 0.8, "classifier/top1": 0.75}),
+        run("swav-cifar10-small", **{"knn/top1": 0.3}),
+    ]
+    head, _, *lines = reproduce["table"](records).splitlines()
+    column = head.split(" | ").index("supervised")
+    cells = {line.split("`")[1]: line.split(" | ")[column] for line in lines}
+    expected = {"swav-digits": "0.750", "supervised-digits": "0.750", "swav-cifar10-small": "-"}
+    assert cells == expected
+    records.append(run("supervised-imagenet-resnet50-100", **{"classifier/top1": 0.761}))
+    head, _, *lines = reproduce["published_table"](records).splitlines()
+    column = head.split(" | ").index("supervised")
+    cells = {line.split("`")[1]: line.split(" | ")[column] for line in lines}
+    name = "supervised-imagenet-resnet50-100"
+    assert cells["swav-imagenet-800"] == f"top-1 76.5, ours 76.1 (`{name}`)"
+    assert cells["anchor_neighbourhood-cifar100-alexnet-1000"] == (
+        "kNN 69.7, linear 71.0 (`supervised-cifar100-alexnet-200`)"
+    )
+    assert cells["conr-byol-stl10-1000"] == "-"
