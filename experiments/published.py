@@ -314,7 +314,9 @@ def _twin(name: str) -> str:
         return "supervised-imagenet-alexnet-90"
     if name.startswith("swav-cifar10-") and not name.endswith("-small"):
         return "supervised-cifar10-200"
-    has_resnet50 = name.startswith(("swav-", "byol-", "simsiam-", "moco-")) or "resnet50" in name
+    has_resnet50 = name.startswith(("swav-", "byol-", "simsiam-", "moco-", "instance-")) and (
+        "resnet18" not in name
+    )
     is_imagenet = data in ("imagenet", "imagenet_bs256")
     return "supervised-imagenet-resnet50-100" if is_imagenet and has_resnet50 else ""
 
