@@ -414,8 +414,11 @@ def test_the_twin_without_a_method_is_swavs():
     ("variant", "message"),
     [
         ("nothing", "variant 'nothing' is not known; choose one of: digits, cifar10"),
-        ("cifar10+swav", r"'cifar10' is no config of a method; give METHOD\+VARIANT with one of"),
-        ("supervised+digits", "'supervised' is no config of a method"),
+        (
+            "cifar10+swav",
+            r"'cifar10' is not the config of a method; give METHOD\+VARIANT with one of",
+        ),
+        ("supervised+digits", "'supervised' is not the config of a method"),
         ("swav+nothing", "variant 'nothing' is not known; choose one of: digits, cifar10"),
     ],
 )

@@ -1,7 +1,7 @@
 """Supervised training: a linear classifier on the backbone, the yardstick of the other methods."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,9 +45,7 @@ class Supervised(interface.Method):
     def _classifier(self) -> nn.Module:
         return Linear(max(self.facts.classes, 1))
 
-    def init(
-        self, key: PRNGKeyArray, batch: Batch
-    ) -> tuple[dict[str, Any], dict[str, Any], tuple[()]]:
+    def init(self, key: PRNGKeyArray, batch: Batch) -> tuple[dict[str, Any], Any, tuple[()]]:
         """Backbone and classifier."""
         if len(batch.views) != 1:
             raise ValueError(f"supervised takes one view of an image, not {len(batch.views)}")
@@ -100,17 +98,21 @@ class Supervised(interface.Method):
         available["logits"] = self._logits(state.params, available["backbone"])
         return {name: available[name] for name in names}
 
-    def _features(self, params: Any, batch_stats: Any, images: jax.Array) -> dict[str, jax.Array]:
+    def _features(
+        self, params: Any, batch_stats: Any, images: Float[Numbers, "B H W C"]
+    ) -> dict[str, Float[Array, "B ..."]]:
         """The backbone's features in evaluation mode."""
-        return self.network.apply(
+        features = self.network.apply(
             {"params": params, "batch_stats": batch_stats},
             images,
             train=False,
             method=Network.backbone_features,
         )
+        return cast(dict[str, Array], features)
 
     def _logits(self, params: Any, pooled: Float[Array, "B D"]) -> Float[Array, "B C"]:
-        return self._classifier.apply({"params": params["classifier"]}, pooled)
+        logits = self._classifier.apply({"params": params["classifier"]}, pooled)
+        return cast(Array, logits)
 
 
 Method = Supervised
