@@ -96,8 +96,8 @@ def _recipe(variant: str) -> ConfigDict:
     names = [name for name in config_files.available() if name != _NAME]
     if method not in names:
         raise SettingError(
-            f"variant {variant!r}: {method!r} is not the config of a method; give METHOD+VARIANT with "
-            f"one of: {', '.join(names)}"
+            f"variant {variant!r}: {method!r} is not the config of a method; give METHOD+VARIANT "
+            f"with one of: {', '.join(names)}"
         )
     path = Path(__file__).with_name(f"{method}.py")
     if not path.is_file():

@@ -269,7 +269,8 @@ class Source:
             raise SettingError(
                 f"method.name={self.labels_for!r} is trained on labels, but none of the "
                 f"{counted(len(labels), 'training image')} of {printable(self.dir or self.name)} "
-                "has one; docs/data.md says where labels are read from, and the other methods need none"
+                "has one; docs/data.md says where labels are read from, and the other methods need "
+                "none"
             )
 
     def check_channels(self, channels: int) -> None:
