@@ -9,7 +9,8 @@
 numbers become a line of experiments/results.jsonl: the last epoch's, and the best epoch's, which
 was selected on the test images. `table` writes the tables of docs/results.md: what was measured
 here, each published number with its protocol, and the published transfers to other data. The rows
-are in `published.py`, the transfers in `transfers.py`. A row run with `--set` is recorded
+are in `published.py`, the transfers in `transfers.py`. The column "supervised" has the numbers of a
+row's supervised twin, which is a row, too (supervised-digits). A row run with `--set` is recorded
 separately, under a name that includes the settings, unless they only observe (such as eval_epochs).
 """
 
@@ -43,7 +44,9 @@ Records = Sequence[Mapping[str, Any]]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results.jsonl"
+CLASSIFIER = "classifier/top1"  # of supervised rows
 NUMBERS = (
+    f"eval/{CLASSIFIER}",
     "eval/knn/top1",
     "eval/knn_live/top1",
     "eval/linear/top1",
@@ -52,6 +55,7 @@ NUMBERS = (
     "eval/clustering/ari",
 )
 LABELS = {
+    CLASSIFIER: "classifier",
     "knn/top1": "kNN",
     "knn_live/top1": "live kNN",
     "linear/top1": "linear",
@@ -282,29 +286,38 @@ def read() -> list[dict]:
 def table(records: Records) -> str:
     """What was measured here: one line per row, medians over its seeds, in the order of `ROWS`."""
     head = ("row", "seeds", "epochs", *TABLE_NUMBERS.values())
-    head += ("published", "device", "minutes", "commit")
+    head += ("supervised", "published", "device", "minutes", "commit")
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     order = list(ROWS)
     labels = sorted(
         {r["row"] for r in records}, key=lambda label: (order.index(label.split()[0]), label)
     )
     for label in labels:
-        cells = _table_cells(label, [r for r in records if r["row"] == label])
+        cells = _table_cells(label, records)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _table_cells(label: str, runs: Records) -> list[str]:
+def _table_cells(label: str, records: Records) -> list[str]:
     """The cells of one line of the table of what was measured here."""
     row = ROWS[label.split()[0]]
+    runs = [run for run in records if run["row"] == label]
     cells = [f"`{label}`", ", ".join(str(seed) for seed in sorted(run["seed"] for run in runs))]
     cells.append(_distinct(runs, "epochs"))
     for key in TABLE_NUMBERS:
         values = [run["numbers"][key] for run in runs if key in run["numbers"]]
         cells.append(f"{statistics.median(values):.3f}" if len(values) == len(runs) else "-")
+    classifier = _median(CLASSIFIER, [r for r in records if r["row"] == (row.supervised or label)])
+    cells.append("-" if classifier is None else f"{classifier:.3f}")
     cells.append(row.published if row.protocol == "-" else f"{row.published} ({row.protocol})")
     minutes = statistics.median(run["minutes"] for run in runs)
     return [*cells, _distinct(runs, "device"), f"{minutes:.0f}", _distinct(runs, "commit")]
+
+
+def _median(key: str, runs: Records) -> float | None:
+    """The median over the runs of a number of the last epoch; None if no run has it."""
+    values = [run["numbers"][key] for run in runs if key in run["numbers"]]
+    return statistics.median(values) if values else None
 
 
 def _distinct(runs: Records, key: str) -> str:
@@ -323,6 +336,7 @@ def published_table(records: Records) -> str:
         "config",
         "command",
         "published",
+        "supervised",
         "protocol",
         "ours: last / best epoch",
     )
@@ -338,6 +352,7 @@ def published_table(records: Records) -> str:
             f"`{row.config}`{changes}",
             command,
             row.published,
+            _supervised(row, records),
             row.protocol,
             _ours(runs),
         )
@@ -352,6 +367,7 @@ def detector_lines(records: Records) -> list[str]:
     lines = []
     for name, row in sorted(DETECTORS.items(), key=lambda item: item[1].source):
         protocol = f"Faster R-CNN on {row.train.upper()} trainval, ResNet-{row.depth}, VOC07 test"
+        twin = f"supervised-{row.train}"
         ours = [_detector(record, row.train) for record in records if record["row"] == name]
         cells = (
             row.source,
@@ -359,6 +375,7 @@ def detector_lines(records: Records) -> list[str]:
             "-" if row.backbone == "-" else f"`{row.backbone}`",
             f"`python experiments/detection.py --row={name} --backbone=FILE --voc=VOCdevkit`",
             row.published,
+            "-" if name == twin else f"{DETECTORS[twin].published} (`{twin}`)",
             protocol,
             "; ".join(ours) or "recipe, not yet measured",
         )
@@ -385,10 +402,24 @@ def _score_line(name: str, row: Row, score: Score) -> str:
         f"`{row.config}`",
         f"`{command}`",
         score.published,
+        "-",
         score.protocol,
         "command, not yet measured",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _supervised(row: Row, records: Records) -> str:
+    """The published number of a row's supervised twin, and what its classifier reached here."""
+    if not row.supervised:
+        return "-"
+    parts = []
+    if ROWS[row.supervised].published != "-":
+        parts.append(ROWS[row.supervised].published)
+    classifier = _median(CLASSIFIER, [r for r in records if r["row"] == row.supervised])
+    if classifier is not None:
+        parts.append(f"ours {100 * classifier:.1f}")
+    return f"{', '.join(parts)} (`{row.supervised}`)" if parts else f"`{row.supervised}`"
 
 
 def _data_flag(row: Row) -> str:

@@ -112,8 +112,10 @@ def build(
     facts = dataclasses.replace(_facts(run, dataset), recorded=recorded)
     resident = dataset.resident(run.resident_gb)
     parts = stages(settings, facts, mean=dataset.mean, std=dataset.std, resident=resident)
+    if not recorded:
+        _with_labels(settings).check_labels(dataset.train.labels)
+    notes = dataset.notes + size_notes + _labels_note(parts, facts)
     evaluators = {}
-    notes = dataset.notes + size_notes
     names = eval_settings.evaluators(settings["evals"])
     if dataset.classes and dataset.test.labelled.any():
         evaluators = evaluators_of(settings["evals"], dataset)
@@ -160,6 +162,8 @@ def load_data(
     """
     check(settings)
     source = fill(Source, settings["data"], "data", of_run=of_run)
+    if trains:
+        source = _with_labels(settings)
     if trains and datasets.makes_squares(source.name):
         views = named_views(_with_many_images(settings)["augment"])
         view_sizes.check(views, source.size, settings)
@@ -171,6 +175,29 @@ def load_data(
             f"data.size={source.size} is below the largest view, {largest} pixels; raise it"
         )
     return dataset
+
+
+def _with_labels(settings: Mapping[str, Any]) -> Source:
+    """The section `data` of a run to be trained, which checks labels if the method needs them.
+
+    Raises:
+        SettingError: a method of the run needs labels, and these settings provide none, or those of
+            test images.
+    """
+    names = [settings["method"]["name"]]
+    for overrides in settings["stages"].values():
+        names.append(overrides.get("method", {}).get("name", names[0]))
+    methods = [part("ssl_jax.methods", name, "method.name", interface.Method) for name in names]
+    labels_for = next((name for name, cls in zip(names, methods) if cls.needs_labels), "")
+    return fill(Source, settings["data"], "data", labels_for=labels_for)
+
+
+def _labels_note(parts: Sequence[Stage], facts: RunFacts) -> tuple[str, ...]:
+    """A sentence on training images without labels, where the method needs these."""
+    if facts.labelled == facts.examples or not any(stage.method.needs_labels for stage in parts):
+        return ()
+    labelled = f"{facts.labelled:,} of {facts.examples:,} training images"
+    return (f"{labelled} have a label; the loss leaves the others out",)
 
 
 def fitted(

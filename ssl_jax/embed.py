@@ -28,7 +28,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main writ
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
 OUT = flags.DEFINE_string("out", "features.npz", "File to write, .npz or .parquet.")
 FEATURE = flags.DEFINE_string(
-    "feature", "backbone", "backbone, embedding, query or scores, of those that the encoder has."
+    "feature", "backbone", "backbone, embedding, query, scores or logits, if the encoder has it."
 )
 DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "float16"], "float32 or float16, of half the size."

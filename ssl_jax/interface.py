@@ -6,7 +6,8 @@
 
 A *method* is a frozen dataclass of hyper-parameters with pure functions; the loop owns gradient,
 optimiser, step count and keys. `Positives` choose which rows of a batch attract each other; an
-*evaluator* scores features with labels. Training never sees a label.
+*evaluator* scores features with labels. A self-supervised method never sees a label: a `Batch` has
+none, and only a method whose class says `needs_labels` gets a `LabelledBatch`.
 """
 
 import dataclasses
@@ -36,6 +37,9 @@ def unlike_contract(cls: Any, contract: type) -> str:
     if "__dataclass_fields__" not in vars(cls) or not cls.__dataclass_params__.frozen:
         remedy = "put @dataclasses.dataclass(frozen=True) above it"
         return f"{cls.__name__} is not a frozen dataclass; {remedy}"
+    if "needs_labels" in {field.name for field in dataclasses.fields(cls)}:
+        remedy = "write needs_labels: ClassVar[bool] = True"
+        return f"{cls.__name__}.needs_labels is a setting, but must hold for every run; {remedy}"
     return ""
 
 
@@ -103,6 +107,16 @@ class Batch(struct.PyTreeNode):
     index: jax.Array
 
 
+class LabelledBatch(Batch):
+    """A batch with its labels; only methods that declare `needs_labels` get one.
+
+    Attributes:
+        labels: [B] int32 classes, -1 if unlabelled.
+    """
+
+    labels: jax.Array
+
+
 class Aux(struct.PyTreeNode):
     """What `loss` returns besides its value.
 
@@ -142,7 +156,7 @@ def laid_out(spec: Any, **options: Any) -> Any:
 
 
 class Method(Protocol):
-    """A self-supervised method: a frozen dataclass that inherits from this class.
+    """A method of training: a frozen dataclass that inherits from this class.
 
     Its file ends with `Method = ...`. `build` fills the fields `network`, `positives` and
     `facts: RunFacts = RunFacts()` where the class declares them; all other fields are settings of
@@ -151,9 +165,13 @@ class Method(Protocol):
     Attributes:
         positives: which rows of a batch attract each other, for methods that declare the field;
             else None.
+        needs_labels: `loss` and `post_step` get a `LabelledBatch`, and data without labels are
+            refused. A property of the class, not a setting; False for self-supervised methods,
+            whose steps never receive labels.
     """
 
     positives: "Positives | None" = None
+    needs_labels: ClassVar[bool] = False
 
     def check_config(self, batch_size: int, epochs: int) -> None:
         """Called before the data are read.

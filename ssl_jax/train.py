@@ -16,7 +16,7 @@ from ssl_jax.build import Plan, build, completed, init_state
 from ssl_jax.data.augment import draw_views
 from ssl_jax.data.rng import LOSS, VIEWS, key_for
 from ssl_jax.data.source import Dataset
-from ssl_jax.interface import Aux, Batch, Method, TrainState
+from ssl_jax.interface import Aux, Batch, LabelledBatch, Method, TrainState
 from ssl_jax.ops.mesh import ROWS, constrain, make_mesh
 from ssl_jax.runs import checkpoint_files, longer, warm_start
 from ssl_jax.runs.run_folder import check_shape, claim, steps_in, with_kept_settings
@@ -43,7 +43,12 @@ __all__ = [
 
 
 def train_step(
-    stage: Stage, state: TrainState, images: Any, index: jax.Array, key: jax.Array
+    stage: Stage,
+    state: TrainState,
+    images: Any,
+    index: jax.Array,
+    key: jax.Array,
+    labels: jax.Array | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of any method; pure.
 
@@ -55,16 +60,22 @@ def train_step(
             devices.
         index: [B] int32, rows of this batch.
         key: of the run; streams are folded out of it with the step.
+        labels: [N] int32 of the whole data set, -1 if unlabelled, for a method that needs labels;
+            None for all others.
 
     Returns:
         the state after the step, and scalar metrics.
+
+    Raises:
+        TypeError: labels for a method that does not declare `needs_labels`, or none for one that
+            does.
     """
     index = constrain(index, ROWS)
     batch_images = images[index] if stage.resident else images[: len(index)]
     batch_images = jax.tree.map(lambda x: constrain(x, ROWS), batch_images)
     view_key = key_for(key, VIEWS, state.step)
     views = draw_views(view_key, batch_images, stage.views, stage.mean, stage.std)
-    batch = Batch(views, index)
+    batch = _batch(stage.method, views, index, labels)
 
     def loss(params):
         loss_key = key_for(key, LOSS, state.step)
@@ -86,6 +97,20 @@ def train_step(
         name = type(stage.method).__name__
         raise SettingError(f"{name}.post_step returns {type(state).__name__}; return a TrainState")
     return state, metrics
+
+
+def _batch(
+    method: Method, views: tuple[jax.Array, ...], index: jax.Array, labels: jax.Array | None
+) -> Batch:
+    """What a method sees of a batch: its labels only if it declares `needs_labels`."""
+    name = type(method).__name__
+    if not method.needs_labels:
+        if labels is not None:
+            raise TypeError(f"{name} does not declare needs_labels, so it must not get labels")
+        return Batch(views, index)
+    if labels is None:
+        raise TypeError(f"{name} declares needs_labels, but the step got no labels")
+    return LabelledBatch(views, index, constrain(labels[index], ROWS))
 
 
 def _check_loss(method: Method, result: Any) -> None:

@@ -63,6 +63,7 @@ class Bench:
             else:
                 self.state = jax.jit(make, out_shardings=self.shardings)(self.key)
             self.images = jax.device_put(methods.IMAGES, replicated(self.mesh))
+            self.labels = jax.device_put(methods.labels_for(self.stage), replicated(self.mesh))
 
     def rows(self, step):
         """The batch of a step."""
@@ -86,7 +87,7 @@ class Bench:
                 )
                 index = put(self.rows(step), replicated(self.mesh))
                 self.state, metrics = self.step_fn(
-                    self.stage, self.state, self.images, index, self.key
+                    self.stage, self.state, self.images, index, self.key, self.labels
                 )
                 losses.append(float(metrics["loss"]))
                 self.metrics = {name: float(value) for name, value in metrics.items()}
@@ -200,9 +201,8 @@ def test_no_gradient_into_targets_banks_or_queues(name, key):
     )
 
     def loss(params, method):
-        return stage.method.loss(
-            state.replace(params=params, method=method), Batch(views, jnp.arange(8)), key
-        )[0]
+        batch = methods.batch_for(stage, views, jnp.arange(8))
+        return stage.method.loss(state.replace(params=params, method=method), batch, key)[0]
 
     of_params, of_method = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))(
         state.params, state.method
@@ -226,7 +226,7 @@ def test_step_lowers_for_accelerators(name):
         images = jax.ShapeDtypeStruct(methods.IMAGES.shape, jnp.uint8, sharding=replicated(mesh))
         index = jax.ShapeDtypeStruct((methods.BATCH,), jnp.int32, sharding=replicated(mesh))
         traced = train.jit_step(mesh, shardings).trace(
-            stage, state, images, index, jax.random.key(0)
+            stage, state, images, index, jax.random.key(0), methods.labels_for(stage)
         )
         text = traced.lower(lowering_platforms=("cuda", "tpu")).as_text()
     assert "stablehlo" in text

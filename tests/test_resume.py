@@ -64,7 +64,11 @@ def stop_at(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "variant", ["swav", "anchors", "aggregation", "conr", "target", "positives"]
+    "variant",
+    [
+        *("swav", "anchors", "aggregation", "conr", "target", "positives"),
+        pytest.param("supervised", marks=pytest.mark.slow),
+    ],
 )
 def test_exact_resume(variant, tmp_path, stop_at, build_once, monkeypatch):
     scores = train.run(short(variant), tmp_path / "whole", console=quiet())

@@ -224,17 +224,22 @@ def split(seed, shift, scale):
     def draw(key, rows, names, **crop):
         return {name: x[rows] for name in names}
 
-    return Split({"backbone": x}, labels, draw)
+    def ten_crops(names, crop):
+        yield {name: np.repeat(x[:40, None], 10, axis=1) for name in names}
+        yield {name: np.repeat(x[40:, None], 10, axis=1) for name in names}
+
+    return Split({"backbone": x}, labels, draw, ten_crops=ten_crops)
 
 
 def test_standardised_features_do_not_depend_on_scale():
     facts = RunFacts(classes=3)
-    probe = Augmented(epochs=1, batch_size=30, standardise=True, facts=facts)
+    probe = Augmented(epochs=1, batch_size=30, standardise=True, ten_crop=0.875, facts=facts)
     values = []
     for shift, scale in ((0.0, 1.0), (5.0, 100.0)):
         splits = dict(train=split(0, shift, scale), test=split(1, shift, scale))
         values.append(dict(probe.run(splits, None)))
     assert values[0] == values[1]
+    assert values[0].pop("top1_ten_crop") == values[0]["top1"]
     train = split(0, 0.0, 1.0)
     x = train.features["backbone"]
     mean, std = x.mean(0), x.std(0) + 1e-6

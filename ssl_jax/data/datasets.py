@@ -62,6 +62,7 @@ def load_from(source: Source) -> Dataset:
         )
     train = dataset.train.first(source.limit or None)
     which = "the first" if source.limit else "all"
+    source.check_labels(train.labels)
     check_classes(train.labels, dataset.classes, source.dir or source.name, which)
     joined = 0
     if source.whole:

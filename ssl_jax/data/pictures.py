@@ -78,6 +78,7 @@ def dataset(source: Source, kind: str, pictures: Pictures) -> Dataset:
     Raises:
         SettingError: a picture that cannot be read, or a cache that cannot be written.
     """
+    source.check_labels(pictures.labels[: pictures.train])
     limits, notes = _probed(source, pictures)
     # Those given also hold for pictures whose names hide their bits.
     given = source.range or limits

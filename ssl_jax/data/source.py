@@ -12,7 +12,7 @@ from ssl_jax.data.errors import LabelError
 from ssl_jax.data.whole import WholePictures, pixels_of
 from ssl_jax.settings import ranges
 from ssl_jax.settings.resolve import SettingError
-from ssl_jax.settings.text import counted
+from ssl_jax.settings.text import counted, printable
 
 UNLABELLED = -1
 _STATISTICS_FROM = 2000  # most images that the channel statistics are computed from
@@ -196,6 +196,8 @@ class Source:
         std: standard deviation of each channel, for pixels in 0..1; empty: the data set's own.
         of_run: no setting: `range` was not given but is that of the trained run that the images
             are read for.
+        labels_for: no setting: the method that is trained on the labels; empty for all others,
+            which train without.
     """
 
     name: str = "digits"
@@ -217,6 +219,7 @@ class Source:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     of_run: bool = False
+    labels_for: str = ""
 
     @property
     def range_words(self) -> str:
@@ -265,10 +268,35 @@ class Source:
             and self.range[0] < self.range[1]
         ):
             raise ValueError(f"range={self.range}: give (darkest, brightest), the first smaller")
+        if self.labels_for and not self.labelled:
+            raise ValueError(
+                f"labels='none': method.name={self.labels_for!r} is trained on labels; leave it out"
+            )
+        if self.labels_for and self.whole:
+            raise ValueError(
+                f"whole=True: method.name={self.labels_for!r} would learn the labels of the test "
+                "images; leave it out"
+            )
         if not all(0 <= value <= 1 for value in self.mean):
             raise ValueError(f"mean={self.mean}: between 0 and 1, as pixels are scaled to 0..1")
         if not all(0 < value <= 1 for value in self.std):
             raise ValueError(f"std={self.std}: above 0 and at most 1, as pixels are scaled to 0..1")
+
+    def check_labels(self, labels: np.ndarray) -> None:
+        """Checks that there are `labels` [N] of training images for a method that needs them.
+
+        Loaders of pictures call it before they decode any.
+
+        Raises:
+            SettingError: all images are unlabelled, -1.
+        """
+        if self.labels_for and not (np.asarray(labels) >= 0).any():
+            raise SettingError(
+                f"method.name={self.labels_for!r} is trained on labels, but none of the "
+                f"{counted(len(labels), 'training image')} of {printable(self.dir or self.name)} "
+                "has one; docs/data.md says where labels are read from, and the other methods need "
+                "none"
+            )
 
     def check_channels(self, channels: int) -> None:
         """Raises SettingError if `mean` or `std` is set for another number of channels."""

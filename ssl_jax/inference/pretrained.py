@@ -43,7 +43,7 @@ class Encoder:
     Attributes:
         names: available features: "backbone" always; "embedding" and "scores" with a head and
             prototypes; "query" with two networks; "scores1", "scores2" with further sets of
-            prototypes (DeepCluster-v2).
+            prototypes (DeepCluster-v2); "logits" with a classifier.
         size: side in pixels that images are resized to.
         channels: channels of an image.
         mean, std: statistics of each channel, for pixels in 0..1.
@@ -210,7 +210,7 @@ def of_run(run: Run) -> Encoder:
     image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     names = [
         name
-        for name in ("backbone", "embedding", "query", "scores", "scores1", "scores2")
+        for name in ("backbone", "embedding", "query", "scores", "scores1", "scores2", "logits")
         if _has_feature(stage.method, run.state, image, name)
     ]
     return Encoder(
@@ -465,6 +465,9 @@ def export(run: Run, path: str | Path, *, head: bool = False) -> dict[str, np.nd
     params = run.state.params["network"]
     stats = run.state.batch_stats.get("network", run.state.batch_stats)
     tensors = torch_weights.to_torch(dict(params=params["backbone"], batch_stats=stats["backbone"]))
+    if head and "head" not in params:
+        name = run.plan.record["method"]["name"]
+        raise SettingError(f"--head: method.name={name!r} has no projection head; leave it out")
     if head:
         variables = dict(params=params["head"], batch_stats=stats.get("head", {}))
         try:

@@ -82,7 +82,10 @@ class Scorer:
         return f"no scores of raw pixels, which would take {size / 1e9:,.0f} GB on a device"
 
     def pixels(self, stage: Stage, report: Report = no_progress) -> dict[str, float]:
-        """Scores of normalised pixels in place of each feature, without evaluators of "scores"."""
+        """Scores of normalised pixels in place of each feature.
+
+        Without evaluators of what a method says of an image, its "scores" or "logits".
+        """
         data = self._plan.dataset
         with processes.alone():
             trained = dict.fromkeys(self._names, raw_pixels(data.train.images, stage))
@@ -93,7 +96,7 @@ class Scorer:
         keys = [
             key
             for key, evaluator in self._plan.evaluators.items()
-            if "scores" not in evaluator.needs
+            if not {"scores", "logits"} & set(evaluator.needs)
         ]
         return self._run("pixels", splits, None, report, keys)
 

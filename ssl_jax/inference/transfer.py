@@ -127,6 +127,11 @@ def evaluation_on(
                 f"evals.{key} reads the run's {', '.join(evaluator.reads)}, which exists only for "
                 "the images the run was trained on; leave it out"
             )
+        if "logits" in evaluator.needs and dataset.classes != run.plan.dataset.classes:
+            raise SettingError(
+                f"evals.{key} reads the run's classifier, and data.name={name!r} has other "
+                "classes; leave it out: --evals=knn,linear score the features"
+            )
     images = dataset.train.images
     test_images = dataset.test.images
     if dataset.resident(settings["resident_gb"]):

@@ -59,6 +59,10 @@ class Network(nn.Module):
         embedding = self.head(pooled.reshape(batch * count, channels), train=batches)
         return embedding.reshape(batch, count, -1).swapaxes(0, 1)
 
+    def backbone_features(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        """All features of the backbone for images [B, H, W, C], without the head."""
+        return self.backbone(images, train=train)
+
     def features(self, images: jax.Array) -> dict[str, jax.Array]:
         """All named features of clean images [B, H, W, C], with running statistics."""
         features = self.backbone(images, train=False)

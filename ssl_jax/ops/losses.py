@@ -41,6 +41,28 @@ def swapped_prediction(
     return jnp.sum(cross_entropy * others) / (len(assign) * (views - 1))
 
 
+def cross_entropy(
+    logits: Float[Numbers, "B C"], labels: Int[Numbers, " B"], *, smoothing: Scalar = 0.0
+) -> Float[Array, ""]:
+    """Softmax cross-entropy of the labelled rows, with label smoothing (Szegedy et al. 2016, 7).
+
+    Args:
+        logits: [B, C].
+        labels: [B] classes; rows of -1, unlabelled, are left out.
+        smoothing: share of the target that is spread evenly over all classes.
+
+    Returns:
+        scalar: mean over the labelled rows, 0 if there are none.
+    """
+    log_p = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))
+    labels = jnp.asarray(labels)
+    classes = log_p.shape[1]
+    targets = (1 - smoothing) * jax.nn.one_hot(labels, classes) + smoothing / classes
+    labelled = labels >= 0
+    each = jnp.where(labelled, -jnp.sum(targets * log_p, axis=1), 0.0)
+    return jnp.sum(each) / jnp.maximum(jnp.sum(labelled), 1)
+
+
 def instance_nll(
     features: Float[Numbers, "B D"],
     bank: Float[Numbers, "N D"],

@@ -20,6 +20,8 @@ FEATURES = {
 }
 
 SCORES = {
+    "classifier/top1": "classifier",
+    "classifier/balanced": "balanced classifier",
     "knn/top1": "kNN",
     "knn_live/top1": "live kNN",
     "knn/balanced": "balanced kNN",

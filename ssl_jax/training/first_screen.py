@@ -98,10 +98,12 @@ def _network(plan: Plan) -> str:
     if hasattr(backbone, "width"):
         parts.append(f"width {backbone.width}")
     weights = params["network"]
-    weights = weights.get("backbone", weights)
-    parts.append(f"{_millions(_size(weights))} M parameters")
-    head = "-".join(map(str, (*network.head.hidden, network.head.dim)))
-    return f"{', '.join(parts)}; head {head}; {total}"
+    backbone_weights = weights.get("backbone", weights)
+    parts.append(f"{_millions(_size(backbone_weights))} M parameters")
+    head = ""
+    if "head" in weights:
+        head = f"head {'-'.join(map(str, (*network.head.hidden, network.head.dim)))}; "
+    return f"{', '.join(parts)}; {head}{total}"
 
 
 def _size(params: Any) -> int:

@@ -21,7 +21,7 @@ from ssl_jax.interface import TrainState
 from ssl_jax.runs import checkpoint, warm_start
 from ssl_jax.runs.metrics import read_records
 from ssl_jax.runtime import preemption, processes
-from ssl_jax.runtime.sharding import put_all, replicated
+from ssl_jax.runtime.sharding import put, put_all, replicated
 from ssl_jax.runtime.storage import StorageError, storage_failure
 from ssl_jax.stages import Stage
 from ssl_jax.training import first_screen, refresh
@@ -82,6 +82,7 @@ class Loop:
             lambda: jax.random.key(plan.settings.seed), out_shardings=replicated(mesh)
         )()
         self.batches = processes.agree(lambda: _batches(plan, mesh, self.key))
+        self.labels = _labels(plan, mesh)
         test_images = plan.dataset.test.images
         if plan.stages[0].resident:
             test_images = put_all(test_images, replicated(mesh))
@@ -224,7 +225,8 @@ class Loop:
                 has_checkpoint = bool(step > start or saved)
                 state = self.refresh(stage, state, step, is_warm_start, saves=has_checkpoint)
             images, index = self.batches.batch(step, running=pending and pending[1]["loss"])
-            state, metrics = self.step_fn(stage, state, images, index, self.key)
+            labels = self.labels if stage.method.needs_labels else None
+            state, metrics = self.step_fn(stage, state, images, index, self.key, labels)
             if pending:
                 self.log(*pending)
             pending = (step + 1, metrics)
@@ -399,6 +401,13 @@ def _batches(plan: Plan, mesh: Mesh, key: jax.Array) -> Batches:
         resident=plan.stages[0].resident,
         workers=plan.source.workers,
     )
+
+
+def _labels(plan: Plan, mesh: Mesh) -> jax.Array | None:
+    """[N] int32 labels on every device, for methods that need them; else None."""
+    if not any(stage.method.needs_labels for stage in plan.stages):
+        return None
+    return put(np.asarray(plan.dataset.train.labels, np.int32), replicated(mesh))
 
 
 def _scores_on_record(folder: Path, best: str) -> tuple[dict[int, float], set[int]]:

@@ -7,7 +7,14 @@ from typing import Any
 from ssl_jax.runs.scores import FEATURES, LARGEST_CLASS, Scores, score_label
 from ssl_jax.settings.text import counted
 
-_DECIDING = ("knn/top1", "knn_live/top1", "linear/top1", "probe/top1", "augmented/top1")
+_DECIDING = (
+    "classifier/top1",
+    "knn/top1",
+    "knn_live/top1",
+    "linear/top1",
+    "probe/top1",
+    "augmented/top1",
+)
 _NEAR_CHANCE = 0.9  # of ln K, above which SwAV's loss is named
 _UNTRAINED = 0.98  # of the loss of an untrained network, above which a bank's loss is named
 _UNIFORM = 0.9  # entropy of the codes over ln K
@@ -31,12 +38,12 @@ def verdict(
     The first rule that applies opens the line:
 
     1. The collapse monitor's warning still stands: that warning, which names what to try.
-    2. There is an accuracy of the trained encoder (kNN, else a linear classifier). It is better
-       than another if it is higher by more than two standard errors of the difference of two
-       independent shares of `tests` images; anything less is called no better, or not clearly
-       better. The largest class,
-       the untrained encoder (or the one before this run) and raw pixels are compared in this order,
-       and the first that is not beaten is named. "learnt" stands only where at least one encoder
+    2. There is an accuracy of the trained encoder (its own classifier, kNN, else a linear
+       classifier). It is better than another if it is higher by more than two standard errors of
+       the difference of two independent shares of `tests` images; anything less is called no
+       better, or not clearly better. The largest class, the untrained encoder (or the one before
+       this run) and raw pixels are compared in this order, and the first that is not beaten is
+       named. "learnt" stands only where at least one encoder
        was beaten, and every row on record.
     3. Otherwise there are no scores to judge by, and loss and spread are reported as they are.
 

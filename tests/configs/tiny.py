@@ -52,6 +52,10 @@ def get_config(variant: str = "swav") -> ConfigDict:
             boundary = dict(keep=0.5, relax=False, clusters=5, restarts=2, iterations=5)
             config.positives = dict(name="contextual", k=3, k1=5, k2=2, boundary=boundary)
             config.stages.pretrain = dict(until_epoch=0.75, positives=dict(name="instance"))
+    elif variant == "supervised":
+        config.method = dict(name="supervised", label_smoothing=0.1)
+        config.augment = dict(one=dict(size=8, count=1, jitter=0.0, grayscale=0.0, flip=0.0))
+        config.optim.learning_rate = 0.1
     else:  # the method in tests/plugins
         config.method = dict(name="plugins.methods.target", momentum=0.9)
         config.augment = dict(pair=dict(size=8, count=2, jitter=0.0, grayscale=0.0))

@@ -12,7 +12,7 @@ from plugins.positives.same_sign import SameSign
 from helpers import members
 from ssl_jax import optim
 from ssl_jax.data.augment import View
-from ssl_jax.interface import Batch, RunFacts, TrainState
+from ssl_jax.interface import Batch, LabelledBatch, RunFacts, TrainState
 from ssl_jax.methods.anchor_neighbourhood import AnchorNeighbourhood
 from ssl_jax.methods.byol import BYOL
 from ssl_jax.methods.instance import InstanceDiscrimination
@@ -32,6 +32,7 @@ EXAMPLES = 70
 BATCH = 8
 STEPS_PER_EPOCH = 8
 IMAGES = np.random.default_rng(0).integers(0, 256, (EXAMPLES, 8, 8, 3), dtype=np.uint8)
+LABELS = np.arange(EXAMPLES, dtype=np.int32) % 2  # those of `members.stage_of_method`
 
 
 FACTS = RunFacts(
@@ -167,6 +168,18 @@ def stage(name, tx=None) -> Stage:
 
     tx = tx or optim.build("sgd", schedule, weight_decay=1e-4)
     return Stage(10_000, method, tx, schedule, views, (0.5,) * 3, (0.25,) * 3)
+
+
+def labels_for(stage) -> np.ndarray | None:
+    """What a step gets beside the images: labels, if the method declares that it needs them."""
+    return LABELS if stage.method.needs_labels else None
+
+
+def batch_for(stage, views, index) -> Batch:
+    """A batch as the step makes it for a method."""
+    if stage.method.needs_labels:
+        return LabelledBatch(views, index, jnp.asarray(LABELS)[index])
+    return Batch(views, index)
 
 
 def fresh_state(stage, key) -> TrainState:
