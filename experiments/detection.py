@@ -62,9 +62,10 @@ from detection_parts import record
 from detection_parts.backbone import Backbone
 from detection_parts.backbone import read as read_backbone
 from detection_parts.detector import detector
+from detection_parts.limit import Interrupted, Limit
 from detection_parts.protocol import PROTOCOLS, Protocol
 from detection_parts.scores import scores
-from detection_parts.training import Interrupted, Limit, detect, train
+from detection_parts.training import detect, train
 from detection_parts.voc import CLASSES, TEST, TRAIN
 from detection_parts.voc import read as read_voc
 from published import DETECTORS

@@ -312,7 +312,7 @@ def test_what_does_not_fit_is_one_line(torch, load, weights, tmp_path, monkeypat
         ("--voc=none", "error: --voc=none: no such folder"),
         ("--backbone=none", "error: --backbone=none: no such file"),
         ("--row=swav-voc07+12", "is of a ResNet-50, and --backbone of a ResNet-18"),
-        ("--workdir=there", "rate=0.5, not 0.01); give another --workdir"),
+        ("--workdir=there", "); give another --workdir"),
         ("--results=none/a", "error: --results=none/a: no folder none"),
     ):
         monkeypatch.setattr(sys, "argv", command(tmp_path, path.name, flag)[1:])
@@ -321,4 +321,7 @@ def test_what_does_not_fit_is_one_line(torch, load, weights, tmp_path, monkeypat
         assert str(caught.value).startswith("error: ")
         assert str(caught.value).endswith(message)
         assert "\n" not in str(caught.value)
+        if flag == "--workdir=there":
+            assert "has a detector with other settings (" in str(caught.value)
+            assert "rate=0.5, not 0.01" in str(caught.value)
     assert not (tmp_path / "results.jsonl").exists()
