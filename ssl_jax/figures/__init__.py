@@ -6,6 +6,7 @@ labels=labels).savefig("neighbours.png")
 
 from ssl_jax.figures.cluster_counts import how_many
 from ssl_jax.figures.codes import prototypes
+from ssl_jax.figures.context import neighbour_comparison
 from ssl_jax.figures.curves import purity_curves, training_curves
 from ssl_jax.figures.density import densities
 from ssl_jax.figures.discovery import rounds
@@ -16,6 +17,7 @@ __all__ = [
     "class_map",
     "densities",
     "how_many",
+    "neighbour_comparison",
     "neighbour_grid",
     "prototypes",
     "purity_curves",

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from ssl_jax.interface import Report, no_progress
 from ssl_jax.reporting import pictures, tables
 from ssl_jax.reporting.features import Features
 from ssl_jax.reporting.pictures import Picture
@@ -40,7 +41,10 @@ class Section:
 
 
 def sections(
-    runs: Sequence[Record], features: Mapping[str, Features], attempt: Attempt
+    runs: Sequence[Record],
+    features: Mapping[str, Features],
+    attempt: Attempt,
+    report: Report = no_progress,
 ) -> list[Section]:
     """All sections that can be made.
 
@@ -48,6 +52,7 @@ def sections(
         runs: the runs to report on.
         features: features by name of those runs whose data and checkpoint are available.
         attempt: returns a function's value, or None after noting its failure.
+        report: takes progress lines.
     """
     records = {run.name: run.records for run in runs}
     return shown(
@@ -55,7 +60,7 @@ def sections(
             _scores(runs),
             _training(runs, attempt),
             *_rounds(runs, attempt),
-            *of_features(features, records, attempt),
+            *of_features(features, records, attempt, report),
             _settings(runs),
             _environment(runs),
         ]
@@ -66,6 +71,7 @@ def of_features(
     features: Mapping[str, Features],
     records: Mapping[str, Sequence[Mapping[str, Any]]],
     attempt: Attempt,
+    report: Report = no_progress,
 ) -> list[Section]:
     """The sections of figures from features; some may be empty, see `shown`.
 
@@ -73,6 +79,7 @@ def of_features(
         features: by name of the run or weight file.
         records: of the runs, by name; weight files have none.
         attempt: as in `sections`.
+        report: as in `sections`.
     """
     labelled = {name: x for name, x in features.items() if (x.labels >= 0).any()}
     scored = {name: x for name, x in features.items() if x.scores is not None and name in records}
@@ -91,7 +98,8 @@ def of_features(
     made[-1].text = _sample_sizes(features)
     made.append(each_run("Map of the embedding", lambda name, x: pictures.tsne(x)))
     made.append(each_run("Chosen classes", lambda name, x: pictures.class_map(x), labelled))
-    made += _density(features, attempt)
+    made += _density(features, attempt, report)
+    made.append(each_run("Neighbours in context", lambda name, x: pictures.in_context(x)))
     made.append(each_run("Purity", lambda name, x: pictures.purity(x), labelled))
     made.append(
         each_run("Prototypes", lambda name, x: pictures.prototypes(x, records[name]), scored)
@@ -159,10 +167,12 @@ def _rounds(runs: Sequence[Record], attempt: Attempt) -> list[Section]:
     return [Section("Rounds of neighbourhood discovery", pictures=[("", picture)])]
 
 
-def _density(features: Mapping[str, Features], attempt: Attempt) -> list[Section]:
+def _density(
+    features: Mapping[str, Features], attempt: Attempt, report: Report
+) -> list[Section]:
     if not features:
         return []
-    picture = attempt("densities", lambda: pictures.densities(features))
+    picture = attempt("densities", lambda: pictures.densities(features, report))
     return [Section("Density", pictures=[("", picture)])]
 
 
@@ -173,7 +183,9 @@ def _sample_sizes(features: Mapping[str, Features]) -> str:
         for name, x in features.items()
         if len(x.points) < x.of
     ]
-    return f"This and the following figures use samples: {'; '.join(sizes)}." if sizes else ""
+    if not sizes:
+        return ""
+    return f"This and the following figures, but for densities, use samples: {'; '.join(sizes)}."
 
 
 def _settings(runs: Sequence[Record]) -> Section:
