@@ -15,6 +15,7 @@ from ssl_jax.reporting.features import Features
 from ssl_jax.reporting.pictures import Picture
 from ssl_jax.reporting.record import Record
 from ssl_jax.reporting.tables import Table
+from ssl_jax.runs.attention_files import steps_in
 from ssl_jax.settings.text import encodable
 
 Attempt = Callable[[str, Callable[[], Any]], Any]  # see `make.Attempts`
@@ -60,6 +61,7 @@ def sections(
             _scores(runs),
             _training(runs, attempt),
             *_rounds(runs, attempt),
+            _attention(runs, attempt),
             *of_features(features, records, attempt, report),
             _settings(runs),
             _environment(runs),
@@ -165,6 +167,16 @@ def _rounds(runs: Sequence[Record], attempt: Attempt) -> list[Section]:
         return []
     picture = attempt("rounds", lambda: pictures.rounds(runs))
     return [Section("Rounds of neighbourhood discovery", pictures=[("", picture)])]
+
+
+def _attention(runs: Sequence[Record], attempt: Attempt) -> Section:
+    """The heat maps of the runs that recorded any."""
+    runs = [run for run in runs if steps_in(run.folder)]
+    drawn = [
+        (run.name, attempt(f"attention of {run.name}", partial(pictures.attention_of, run)))
+        for run in runs
+    ]
+    return Section("Attention", pictures=drawn)
 
 
 def _density(

@@ -16,7 +16,7 @@ from ssl_jax.figures.neighbours import matches
 from ssl_jax.interface import Report, RunFacts, Split, no_progress
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.neighbours import boundary_ratio, inside, nearest
-from ssl_jax.reporting import context
+from ssl_jax.reporting import attention, context
 from ssl_jax.reporting.features import Features
 from ssl_jax.reporting.record import Record
 from ssl_jax.runs.scores import FEATURES
@@ -86,6 +86,13 @@ def rounds(runs: Sequence[Record]) -> Picture:
         "anchors."
     )
     return picture(figure, alt, caption)
+
+
+def attention_of(run: Record) -> Picture:
+    """Heat maps of fixed images over training."""
+    figure, caption = attention.figure(run)
+    alt = f"Heat maps of some training images over the epochs of {run.name}"
+    return picture(figure, alt, caption, "png")
 
 
 def densities(features: Mapping[str, Features], report: Report = no_progress) -> Picture:
