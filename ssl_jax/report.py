@@ -35,13 +35,15 @@ OUT = flags.DEFINE_string(
 IMAGES = flags.DEFINE_integer(
     "images",
     10_000,
-    "Maximum number of training images to embed, drawn with a fixed seed. Densities have their own.",
+    "Maximum number of training images to embed, drawn with a fixed seed; for densities see "
+    "--density_images.",
     lower_bound=50,
 )
 DENSITY_IMAGES = flags.DEFINE_integer(
     "density_images",
     0,
-    "Maximum number of training images for the figure of densities, drawn with a fixed seed; 0: all.",
+    "Maximum number of training images for the figure of densities, drawn with a fixed seed; 0 for "
+    "all.",
     lower_bound=0,
 )
 

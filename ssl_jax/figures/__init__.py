@@ -4,7 +4,7 @@ figures.neighbour_grid(images, queries, neighbours, similarity,
 labels=labels).savefig("neighbours.png")
 """
 
-from ssl_jax.figures.attention import attention
+from ssl_jax.figures.attention import attention_dynamics
 from ssl_jax.figures.cluster_counts import how_many
 from ssl_jax.figures.codes import prototypes
 from ssl_jax.figures.context import neighbour_comparison
@@ -15,7 +15,7 @@ from ssl_jax.figures.maps import class_map, tsne
 from ssl_jax.figures.neighbours import neighbour_grid
 
 __all__ = [
-    "attention",
+    "attention_dynamics",
     "class_map",
     "densities",
     "how_many",

@@ -21,7 +21,7 @@ _COVER = 0.6  # opacity of heat over a picture
 _SIDE = 96  # pixels of a drawn heat map
 
 
-def attention(
+def attention_dynamics(
     pictures: ArrayLike,
     heat: Sequence[ArrayLike],
     cosine: ArrayLike,
@@ -30,7 +30,9 @@ def attention(
     names: Sequence[str] = (),
     proportions: ArrayLike | None = None,
 ) -> Figure:
-    """One row per image: the picture, then its heat map at each time with the cosine below.
+    """Where an encoder looks in a few pictures over training, AND's "learning attention dynamics".
+
+    One row per image: the picture, then its heat map at each time with the cosine below.
 
     Every map is drawn from 0 to its own maximum: maps show where, not how much. A map that is 0
     everywhere stays black.

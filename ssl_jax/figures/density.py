@@ -72,9 +72,7 @@ def local_and_background(
 
 
 @functools.partial(jax.jit, static_argnames=("k", "first", "last"))
-def _densities(
-    points: jax.Array, rows: jax.Array, *, k: int, first: int, last: int
-) -> jax.Array:
+def _densities(points: jax.Array, rows: jax.Array, *, k: int, first: int, last: int) -> jax.Array:
     """Local and background density [2, M] of the rows [M] among `points` [N, D]."""
     similarity, _ = nearest(points[rows], points, max(k, last) + 1, chunk=len(rows))
     others = similarity[:, 1:]  # the first is the row itself, as no unit row is more similar
@@ -136,4 +134,3 @@ def _histograms(ax: Axes, runs: Mapping[str, np.ndarray]) -> None:
         ax.hist(values, histtype="stepfilled", alpha=0.18, **look)
         ax.hist(values, histtype="step", linewidth=1.6, label=name, **look)
         ax.axvline(values.mean(), color=style.colour(i), linewidth=1.0, linestyle="--")
-

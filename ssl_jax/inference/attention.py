@@ -1,7 +1,7 @@
 """What a method looks at: Grad-CAM of an image's similarity to its place in the embedding."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -177,9 +177,7 @@ def heat_and_cosine(
     return grad_cam(maps, gradient), cosine
 
 
-def _features(
-    method: Method, names: Names, state: Any, images: Any
-) -> tuple[jax.Array, jax.Array]:
+def _features(method: Method, names: Names, state: Any, images: Any) -> tuple[jax.Array, jax.Array]:
     """Maps and embedding of images."""
     features = method.features(state, images, (names.maps, names.embedding))
     return features[names.maps], features[names.embedding]

@@ -6,12 +6,20 @@ from typing import Any
 import numpy as np
 
 from ssl_jax import figures
+from ssl_jax.reporting.pictures import Picture, picture
 from ssl_jax.reporting.record import Record
 from ssl_jax.runs import attention_files
 from ssl_jax.runs.attention_files import Recorded
 
 _COLUMNS = 6
 _Records = Sequence[Mapping[str, Any]]
+
+
+def attention(run: Record) -> Picture:
+    """Heat maps of fixed images over training."""
+    drawn, text = figure(run)
+    alt = f"Heat maps of some training images over the epochs of {run.name}"
+    return picture(drawn, alt, text, "png")
 
 
 def figure(run: Record) -> tuple[Any, str]:
@@ -22,7 +30,7 @@ def figure(run: Record) -> tuple[Any, str]:
     """
     recorded = attention_files.read(run.folder)
     shown = columns(recorded.steps, run.records)
-    drawn = figures.attention(
+    drawn = figures.attention_dynamics(
         recorded.pictures,
         [recorded.heat[i] for i in shown],
         recorded.cosine[shown],
@@ -40,7 +48,8 @@ def caption(recorded: Recorded) -> str:
     return (
         f"Grad-CAM of the cosine between an image's embedding and {target}, over the {height} x "
         f"{width} places of {recorded.maps}, for {len(recorded.rows)} training images drawn at "
-        "random; below each map the cosine. Every map is scaled by its own maximum."
+        "random; below each map the cosine. Every map is scaled by its own maximum; one is black "
+        "where no place raises the cosine."
     )
 
 

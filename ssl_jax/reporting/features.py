@@ -89,9 +89,7 @@ def of_run(
     dataset = load_data(completed(settings))
     _check_unchanged(folder, dataset, settings["data"]["name"])
     run = open_run(folder, mesh)
-    return sampled(
-        run, settings, dataset, most=most, most_for_density=most_for_density, seed=seed
-    )
+    return sampled(run, settings, dataset, most=most, most_for_density=most_for_density, seed=seed)
 
 
 def sampled(

@@ -11,6 +11,8 @@ import jinja2
 
 from ssl_jax.interface import Report, no_progress
 from ssl_jax.reporting import pictures, tables
+from ssl_jax.reporting.attention import attention
+from ssl_jax.reporting.context import in_context
 from ssl_jax.reporting.features import Features
 from ssl_jax.reporting.pictures import Picture
 from ssl_jax.reporting.record import Record
@@ -101,7 +103,7 @@ def of_features(
     made.append(each_run("Map of the embedding", lambda name, x: pictures.tsne(x)))
     made.append(each_run("Chosen classes", lambda name, x: pictures.class_map(x), labelled))
     made += _density(features, attempt, report)
-    made.append(each_run("Neighbours in context", lambda name, x: pictures.in_context(x)))
+    made.append(each_run("Neighbours in context", lambda name, x: in_context(x)))
     made.append(each_run("Purity", lambda name, x: pictures.purity(x), labelled))
     made.append(
         each_run("Prototypes", lambda name, x: pictures.prototypes(x, records[name]), scored)
@@ -173,15 +175,12 @@ def _attention(runs: Sequence[Record], attempt: Attempt) -> Section:
     """The heat maps of the runs that recorded any."""
     runs = [run for run in runs if steps_in(run.folder)]
     drawn = [
-        (run.name, attempt(f"attention of {run.name}", partial(pictures.attention_of, run)))
-        for run in runs
+        (run.name, attempt(f"attention of {run.name}", partial(attention, run))) for run in runs
     ]
     return Section("Attention", pictures=drawn)
 
 
-def _density(
-    features: Mapping[str, Features], attempt: Attempt, report: Report
-) -> list[Section]:
+def _density(features: Mapping[str, Features], attempt: Attempt, report: Report) -> list[Section]:
     if not features:
         return []
     picture = attempt("densities", lambda: pictures.densities(features, report))

@@ -16,14 +16,13 @@ from ssl_jax.figures.neighbours import matches
 from ssl_jax.interface import Report, RunFacts, Split, no_progress
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.neighbours import boundary_ratio, inside, nearest
-from ssl_jax.reporting import attention, context
 from ssl_jax.reporting.features import Features
 from ssl_jax.reporting.record import Record
 from ssl_jax.runs.scores import FEATURES
 from ssl_jax.settings.resolve import SettingError
 
 _NEIGHBOURS = 8  # shown for each query
-_QUERIES = 3  # of each kind
+QUERIES = 3  # of each kind
 _MOST_QUERIES = 2000  # to choose from, if they are training images
 _CLASSES = 6  # on a class map
 _LOCAL = 30  # neighbours of a local density
@@ -86,13 +85,6 @@ def rounds(runs: Sequence[Record]) -> Picture:
         "anchors."
     )
     return picture(figure, alt, caption)
-
-
-def attention_of(run: Record) -> Picture:
-    """Heat maps of fixed images over training."""
-    figure, caption = attention.figure(run)
-    alt = f"Heat maps of some training images over the epochs of {run.name}"
-    return picture(figure, alt, caption, "png")
 
 
 def densities(features: Mapping[str, Features], report: Report = no_progress) -> Picture:
@@ -181,7 +173,7 @@ def _nearest(
 
 
 def choose_queries(
-    right: np.ndarray, similarity: np.ndarray, labels: np.ndarray, count: int = _QUERIES
+    right: np.ndarray, similarity: np.ndarray, labels: np.ndarray, count: int = QUERIES
 ) -> tuple[np.ndarray, str]:
     """Chooses queries to show: confident successes and failures, if labels are known.
 
@@ -201,8 +193,8 @@ def choose_queries(
     shares = np.nansum(right, 1) / np.maximum(known.sum(1), 1)
     shares = np.where(known.any(1), shares, np.nan)
     confidence = similarity.mean(1)
-    successes = _most_confident(shares == 1, confidence, labels)
-    failures = _most_confident(shares < 0.5, confidence, labels)
+    successes = most_confident(shares == 1, confidence, labels)
+    failures = most_confident(shares < 0.5, confidence, labels)
     if not len(successes) and not len(failures):
         return np.argsort(shares)[: 2 * count], "those with the fewest neighbours of their class"
     how = (
@@ -223,7 +215,7 @@ def _queries(found: int, most: int, which: str) -> str:
     return f"the {min(found, most)} most confident queries with {which}"
 
 
-def _most_confident(
+def most_confident(
     candidates: np.ndarray, confidence: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
     """Indices of the candidates [Q] bool by confidence; the first of each class come first."""
@@ -231,88 +223,6 @@ def _most_confident(
     first_of_class = np.unique(labels[rows], return_index=True)[1]
     first = rows[np.sort(first_of_class)]
     return np.concatenate([first, rows[~np.isin(rows, first)]])
-
-
-def in_context(x: Features) -> Picture:
-    """Euclidean against contextual neighbours of some images in a batch (CoNR, figures 1b, 5)."""
-    compared = context.compared(x.points, x.settings)
-    euclidean, contextual = (
-        matches(compared.rows, index, x.labels) for index in compared.neighbours.values()
-    )
-    chosen, how = choose_differences(euclidean, contextual, compared, x.labels[compared.rows])
-    kinds = compared.neighbours
-    shown = np.concatenate([compared.rows[chosen, None], *(i[chosen] for i in kinds.values())], 1)
-    drawn, places = np.unique(shown, return_inverse=True)
-    places = places.reshape(shown.shape)
-    k = euclidean.shape[1]
-    figure = figures.neighbour_comparison(
-        [x.picture(row) for row in drawn],
-        places[:, 0],
-        {kind: places[:, 1 + i * k : 1 + (i + 1) * k] for i, kind in enumerate(kinds)},
-        {kind: distance[chosen] for kind, distance in compared.distances.items()},
-        labels=x.labels[drawn],
-        names=x.names,
-    )
-    share = ""
-    if not np.isnan(euclidean).all():
-        share = (
-            f" Over all {len(compared.rows):,} images of these batches, "
-            f"{np.nanmean(euclidean):.1%} of the Euclidean and {np.nanmean(contextual):.1%} of the "
-            "contextual neighbours are of an image's class."
-        )
-    graph = ", ".join(f"{name}={value:g}" for name, value in compared.settings.items())
-    alt = (
-        f"{len(chosen)} training images, each with its {k} nearest in a batch by Euclidean "
-        f"distance and in context"
-    )
-    caption = (
-        f"The {k} nearest of an image in its batch of {compared.batch}, by Euclidean distance of "
-        f"unit embeddings (the order of cosines) and in context ({graph}), with distances (CoNR, "
-        f"figures 1b and 5): {how}.{share}"
-    )
-    return picture(figure, alt, caption, "png")
-
-
-def choose_differences(
-    euclidean: np.ndarray, contextual: np.ndarray, compared: context.Compared, labels: np.ndarray
-) -> tuple[np.ndarray, str]:
-    """Chooses images whose neighbours context improves most, and those where it does harm.
-
-    Args:
-        euclidean, contextual: [M, k] whether a neighbour has the image's class: 1, 0, or nan.
-        compared: the neighbours; without classes the images with the least in common are chosen.
-        labels: [M] classes; images of different classes are preferred.
-
-    Returns:
-        indices of the images, and how they were chosen.
-    """
-    shares = []
-    for right in (euclidean, contextual):
-        known = ~np.isnan(right)
-        share = np.nansum(right, axis=1) / np.maximum(known.sum(axis=1), 1)
-        shares.append(np.where(known.any(axis=1), share, np.nan))
-    gain = shares[1] - shares[0]
-    if np.isnan(gain).all():
-        first, second = compared.neighbours.values()
-        common = (first[:, :, None] == second[:, None, :]).any(axis=2).mean(axis=1)
-        rows = np.argsort(common, kind="stable")[: 2 * _QUERIES]
-        return rows, "those whose two neighbourhoods have the least in common"
-    better = _most_confident(gain > 0, gain, labels)[:_QUERIES]
-    worse = _most_confident(gain < 0, -gain, labels)[:_QUERIES]
-    if not len(better) and not len(worse):
-        spread = np.linspace(0, len(gain) - 1, min(2 * _QUERIES, len(gain))).astype(int)
-        return spread, "evenly spaced, as both are right equally often for every image"
-    parts = [
-        f"{'the' if len(rows) == 1 else f'the {len(rows)}'} that context {verb} most"
-        for rows, verb in ((better, "improves"), (worse, "harms"))
-        if len(rows)
-    ]
-    parts += [
-        f"none that context {verb}"
-        for rows, verb in ((better, "improves"), (worse, "harms"))
-        if not len(rows)
-    ]
-    return np.concatenate([better, worse]), "; ".join(parts)
 
 
 def class_map(x: Features) -> Picture:

@@ -57,9 +57,7 @@ def write(
     images = converted(dataset, run.plan.dataset.train.images.shape[-1])
     sample = attempt(
         "figures from the features",
-        partial(
-            features.sampled, run, whole, images, most=most, most_for_density=most_for_density
-        ),
+        partial(features.sampled, run, whole, images, most=most, most_for_density=most_for_density),
     )
     samples = {name: sample} if sample is not None else {}
     drawn = page.of_features(samples, {}, attempt, occasionally(say))

@@ -156,9 +156,9 @@ class Loop:
             self.logger.say("evaluating this step first: the run was stopped before its evaluation")
             if signum := self.evaluate(state, saved):
                 self.end(saved, signum)
-        if saved and self.plan.due(saved, self.plan.settings.eval_epochs):
-            if self.attention.missing(saved):
-                self.attention.record(self.plan.stage_at(saved), state, saved)
+        evaluated = saved and self.plan.due(saved, self.plan.settings.eval_epochs)
+        if evaluated and self.attention.missing(saved):
+            self.attention.record(self.plan.stage_at(saved), state, saved)
 
     def heed(self, text: str = "") -> None:
         """Shows a progress line; raises Interrupted if a stop was requested."""
