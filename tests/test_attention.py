@@ -147,7 +147,8 @@ def test_any_backbone(backbone):
         maps, others, rest = attention._cut(program, images)
 
         def cosine_at(added):
-            return jnp.sum(unit(rest(maps + added.astype(maps.dtype), others)) * targets, axis=1)
+            added = jnp.broadcast_to(added.astype(maps.dtype), maps.shape)
+            return jnp.sum(unit(rest(maps + added, others)) * targets, axis=1)
 
         channels = jnp.eye(maps.shape[-1])
         slopes = jax.vmap(lambda c: jax.jvp(cosine_at, (0 * c,), (c,))[1])(channels)
@@ -291,8 +292,10 @@ def test_another_number_on_resuming_shows_the_images_that_all_have(run, tmp_path
 
 
 def test_settings_that_cannot_be_are_one_line(run, tmp_path):
-    with pytest.raises(SettingError, match="attention_images=300: between 0 and the 256 training"):
-        train.run(config(images=300), tmp_path / "a", console=quiet())
+    few = config(images=50)
+    few.data.limit = 40
+    with pytest.raises(SettingError, match="attention_images=50: between 0 and the 40 training"):
+        train.run(few, tmp_path / "a", console=quiet())
     with pytest.raises(SettingError, match="attention_images=65: at least 0 and at most 64"):
         train.run(config(images=65), tmp_path / "b", console=quiet())
     with pytest.raises(SettingError, match="no heat maps; train with --config.attention_images=8"):
