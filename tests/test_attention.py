@@ -279,6 +279,7 @@ def test_resuming_repeats_what_was_recorded_later(run, tmp_path):
     assert_same(steps(folder), steps(run))
 
 
+@pytest.mark.slow
 def test_another_number_on_resuming_shows_the_images_that_all_have(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
