@@ -35,8 +35,16 @@ OUT = flags.DEFINE_string(
 IMAGES = flags.DEFINE_integer(
     "images",
     10_000,
-    "Maximum number of training images to embed, drawn with a fixed seed.",
+    "Maximum number of training images to embed, drawn with a fixed seed; for densities see "
+    "--density_images.",
     lower_bound=50,
+)
+DENSITY_IMAGES = flags.DEFINE_integer(
+    "density_images",
+    0,
+    "Maximum number of training images for the figure of densities, drawn with a fixed seed; 0 for "
+    "all.",
+    lower_bound=0,
 )
 
 
@@ -51,7 +59,7 @@ def with_runs(argv: list[str]) -> list[str]:
     of_weights = "|".join(command_line.OF_WEIGHTS)
     args = command_line.joined(
         command_line.with_data(argv[1:]),
-        rf"out|images|weights|{of_weights}|config\.data\.(name|dir|cache)",
+        rf"out|images|density_images|weights|{of_weights}|config\.data\.(name|dir|cache)",
     )
     runs = [str(user_path(arg, "RUN")) for arg in args if _is_run(arg)]
     given = [arg.partition("=")[2] for arg in args if re.match("--?weights=", arg)]
@@ -119,10 +127,15 @@ def main(folders: Sequence[str]) -> None:
         if weights:
             _write_on_weights(weights, path, overrides, show)
         else:
-            make.write(runs, path, given=overrides, most=IMAGES.value, say=show)
+            make.write(runs, path, given=overrides, **_limits(), say=show)
     except OSError as error:
         raise SettingError(f"--out={path} cannot be written ({error.strerror or error})") from error
     show(f"wrote {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _limits() -> dict[str, int]:
+    """How many training images are embedded, for the functions that write a page."""
+    return dict(most=IMAGES.value, most_for_density=DENSITY_IMAGES.value)
 
 
 def _write_on_weights(
@@ -140,7 +153,7 @@ def _write_on_weights(
         run, settings = open_weights(weights, command_line.CONFIG.value, overrides, **image)
         for note in run.notes:
             show(note)
-        write(run, settings, path, most=IMAGES.value, say=show)
+        write(run, settings, path, **_limits(), say=show)
 
 
 if __name__ == "__main__":

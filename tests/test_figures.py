@@ -49,6 +49,36 @@ def test_densities_are_means_over_ranks(points):
     )  # of any length
 
 
+@pytest.mark.parametrize("chunk", [1, 50, 239, 240, 1024])
+def test_densities_are_of_all_rows_in_chunks(points, chunk):
+    """Against loops over the rows, whatever fits into memory at a time."""
+    x, _ = points
+    local, background = [], []
+    for i, row in enumerate(x):
+        others = sorted((float(row @ other) for j, other in enumerate(x) if j != i), reverse=True)
+        local.append(sum(others[:10]) / 10)
+        background.append(sum(others[14:60]) / 46)
+    reports = []
+    found = density.local_and_background(x, k=10, chunk=chunk, report=reports.append)
+    assert density.background_ranks(240, 10) == (15, 60)
+    np.testing.assert_allclose(found, (local, background), atol=1e-5)
+    assert len(reports) == -(-240 // chunk) - 1
+    assert not reports or reports[0] == f"density of {chunk} of 240 images"
+
+
+def test_the_figure_of_densities_counts_all_images(monkeypatch):
+    """However many: of more than 4,000 it once showed a sample."""
+
+    def values(features, *, k, rows=None, **_):
+        both = np.arange(len(features), dtype=float) ** 2
+        return (both, both) if rows is None else (both[rows], both[rows])
+
+    monkeypatch.setattr(density, "local_and_background", values)
+    figure = figures.densities({"run": np.ones((5000, 1))}, k=5)
+    for ax in figure.axes:
+        assert ax.lines[0].get_xdata()[0] == pytest.approx((np.arange(5000.0) ** 2).mean())
+
+
 @pytest.mark.parametrize(
     ("examples", "ranks"), [(1_281_167, (1000, 4096)), (50_000, (1000, 4096)), (1437, (88, 359))]
 )
@@ -92,6 +122,32 @@ def test_neighbours_are_judged(points):
     assert colours[0] == colours[2] == colours[3] != colours[1]
     assert len(grid.axes[0].images) == 6
     plain = figures.neighbour_grid(images, [0, 1], index, similarity)
+    assert not plain.axes[0].patches
+
+
+def test_two_kinds_of_neighbours_are_compared(points):
+    _, labels = points
+    images = np.random.default_rng(0).integers(0, 256, (240, 5, 7, 3), dtype=np.uint8)
+    index = {"Euclidean": [[4, 1], [5, 9]], "in context": [[4, 8], [2, 3]]}
+    distances = {"Euclidean": [[0.11, 0.22], [0.33, 0.44]], "in context": [[0.5, 0.6], [0.7, 0.8]]}
+    known = np.where(np.arange(240) == 3, -1, labels)
+    figure = figures.neighbour_comparison(images, [0, 1], index, distances, labels=known)
+    written = texts(figure)
+    for text in (
+        "Euclidean: 1 of 2 right",
+        "in context: 2 of 2 right",
+        "Euclidean: 2 of 2 right",
+        "in context: 0 of 1 right",
+        "0.11",
+        "0.22 \u00d7",
+        "0.70 \u00d7",
+        "0.80",
+    ):
+        assert text in written
+    assert len(figure.axes[0].images) == 2 * (1 + 2 * 2)
+    assert len(figure.axes[0].patches) == 7  # of an unlabelled neighbour nothing is said
+    plain = figures.neighbour_comparison(images, [0, 1], index, distances)
+    assert "Euclidean" in texts(plain)
     assert not plain.axes[0].patches
 
 
@@ -283,6 +339,12 @@ def test_prototypes():
             r"give \[Q\], \[Q, k\]",
         ),
         (lambda: figures.densities({}), "no features"),
+        (
+            lambda: figures.neighbour_comparison(
+                np.zeros((2, 4, 4, 1), np.uint8), [0], {"a": [[1]]}, {"a": [[1.0, 2.0]]}
+            ),
+            r"give \[Q\], and \[Q, k\] of each kind",
+        ),
         (
             lambda: density.local_and_background(np.eye(5), k=5, background=(1, 4)),
             "between 1 and the 4 other rows",

@@ -20,9 +20,11 @@ from helpers.runs import environment, tiny
 from helpers.trained import made as made_run
 from PIL import Image
 
+from ssl_jax import figures
 from ssl_jax.build import build, init_state
 from ssl_jax.ops.mesh import make_mesh
-from ssl_jax.reporting import features, make, page, pictures, record, tables
+from ssl_jax.reporting import context, features, make, page, pictures, record, tables
+from ssl_jax.reporting.progress import occasionally
 from ssl_jax.runs import checkpoint
 from ssl_jax.runs import provenance as surroundings
 from ssl_jax.runs.metrics import MetricsWriter
@@ -124,6 +126,7 @@ def test_a_report_says_what_the_runs_say(made, run):
         "Map of the embedding",
         "Chosen classes",
         "Density",
+        "Neighbours in context",
         "Purity",
     ]
     assert all(t in found.text for t in [*titles, "Settings", "Where and when"])
@@ -159,7 +162,7 @@ def test_a_report_stands_alone(made):
 
 def test_all_images_are_whole_and_said_in_words(made):
     images = [own for tag, own in Page(made[0].read_text()).tags if tag == "img"]
-    assert len(images) == 6  # curves, and five of the run that can be opened
+    assert len(images) == 7  # curves, and six of the run that can be opened
     for own in images:
         assert len(own["alt"]) > 20
         head, _, data = own["src"].partition(";base64,")
@@ -205,7 +208,7 @@ def test_a_browser_shows_it_without_a_network(made, tmp_path):
     body = next(own for tag, own in Page(done.stdout).tags if tag == "body")
     found = json.loads(body["data-found"])
     assert found["title"] == "conr, <script>bare \u2013 ssl_jax report"
-    assert len(found["images"]) == 6
+    assert len(found["images"]) == 7
     assert all(
         complete and natural > 0 and width > 0 for complete, natural, width in found["images"]
     )
@@ -268,9 +271,106 @@ def test_a_run_without_labels_has_no_scores_to_wait_for(run, tmp_path):
 
 def test_too_few_images_for_densities(run):
     with jax.set_mesh(make_mesh()):
-        own = features.of_run(run, make_mesh(), {}, most=30)
+        own = features.of_run(run, make_mesh(), {}, most_for_density=30)
     with pytest.raises(SettingError, match="needs more than 30 training images; conr has 30"):
         pictures.densities({"conr": own})
+
+
+def test_densities_are_of_all_training_images(run, monkeypatch):
+    """Whatever `--images` says; `--density_images` says how many else."""
+    drawn = {}
+    original = figures.densities
+    monkeypatch.setattr(
+        figures,
+        "densities",
+        lambda points, **given: drawn.update(points) or original(points, **given),
+    )
+    with jax.set_mesh(make_mesh()):
+        own = features.of_run(run, make_mesh(), {}, most=40)
+        caption = pictures.densities({"conr": own}).caption
+        fewer = features.of_run(run, make_mesh(), {}, most=40, most_for_density=100)
+        whole = features.of_run(run, make_mesh(), {})
+    assert own.points.shape == (40, 8)
+    assert drawn["conr"].shape == (256, 8)
+    assert "Over all 256 training images." in caption
+    np.testing.assert_allclose(drawn["conr"], whole.points, atol=1e-5)
+    caption = pictures.densities({"conr": fewer, "other": own}).caption
+    assert "Over training images: 100 of 256 of conr; all 256 of other." in caption
+    of_all = {tuple(row) for row in np.round(whole.points, 4).tolist()}
+    assert {tuple(row) for row in np.round(drawn["conr"], 4).tolist()} <= of_all
+    assert whole.embed_all() is whole.points  # embedded once
+
+
+def test_neighbours_in_context_by_loops():
+    """Against CoNR's equations 3 to 6 written as loops, and distances one by one."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 6))[np.arange(30) % 3] + 0.7 * rng.normal(size=(30, 6))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    graph = dict(k1=6, k2=3, alpha=2.0, layers=2)
+    settings = {"positives": {"name": "contextual", "k": 4, **graph}, "evals": {}}
+    found = context.compared(x, settings)
+    assert found.settings == graph
+    assert found.batch == 30
+    assert sorted(found.rows) == list(range(30))
+    ranked = [sorted(range(30), key=lambda j, i=i: -float(x[i] @ x[j])) for i in range(30)]
+    near = np.zeros((30, 30))
+    edges = np.zeros((30, 30))
+    for i in range(30):
+        for j in ranked[i][:6]:
+            near[i, j] = 1
+        for j in ranked[i][:3]:
+            edges[i, j] = float(x[i] @ x[j]) ** 2
+    for _ in range(2):
+        near = edges @ (near + near.T)
+        near /= np.linalg.norm(near, axis=1, keepdims=True)
+    for place, i in enumerate(found.rows):
+        for kind, points in (("Euclidean", x), ("in context", near)):
+            apart = [float(np.linalg.norm(points[i] - points[j])) for j in range(30)]
+            nearest = sorted((j for j in range(30) if j != i), key=apart.__getitem__)[:10]
+            expected = [apart[j] for j in nearest]
+            np.testing.assert_allclose(found.distances[kind][place], expected, atol=2e-3)
+            assert i not in found.neighbours[kind][place]
+            assert len({*nearest[:5]} & {*found.neighbours[kind][place][:6].tolist()}) >= 4
+
+
+def test_a_run_of_another_method_has_the_settings_of_purity():
+    plain = {"positives": {"name": "instance"}, "evals": {"crop": 0.0}}
+    assert context.context_settings(plain) == dict(k1=10, k2=2, alpha=2.0, layers=2)
+    scored = {"positives": {"name": "instance"}, "evals": {"purity": {"k1": 30, "k2": 10}}}
+    assert context.context_settings(scored) == dict(k1=30, k2=10, alpha=2.0, layers=2)
+    with pytest.raises(SettingError, match="need at least k1=10 training images; there are 7"):
+        context.compared(np.eye(7, dtype=np.float32), plain)
+
+
+def test_images_where_context_differs_are_chosen():
+    def neighbourhoods(first, second):
+        index = dict(zip(context.KINDS, (np.array(first), np.array(second))))
+        return context.Compared(np.arange(len(first)), index, {}, 4, {})
+
+    euclidean = np.array([[1, 0], [0, 0], [1, 1], [1, 1], [1, np.nan]], float)
+    contextual = np.array([[1, 1], [1, 1], [0, 0], [1, 0], [np.nan, np.nan]], float)
+    nothing = neighbourhoods(np.zeros((5, 2)), np.zeros((5, 2)))
+    labels = np.array([0, 1, 0, 2, 1])
+    chosen, how = context.choose_differences(euclidean, contextual, nothing, labels)
+    assert chosen.tolist() == [1, 0, 2, 3]
+    assert how.startswith("the 2 that context improves most; the 2 that context harms most")
+    chosen, how = context.choose_differences(euclidean[:2], contextual[:2], nothing, labels[:2])
+    assert chosen.tolist() == [1, 0]
+    assert "none that context harms" in how
+    unknown = np.full((3, 2), np.nan)
+    sets = neighbourhoods([[1, 2], [0, 2], [0, 1]], [[2, 1], [0, 1], [0, 1]])
+    chosen, how = context.choose_differences(unknown, unknown, sets, np.full(3, -1))
+    assert chosen[0] == 1
+    assert how == "those whose two neighbourhoods have the least in common"
+
+
+def test_lines_of_progress_are_thinned():
+    times = iter([0.0, 5.0, 21.0, 30.0, 42.0])
+    lines = []
+    report = occasionally(lines.append, 20.0, lambda: next(times))
+    for text in "abcd":
+        report(text)
+    assert lines == ["  b", "  d"]
 
 
 def test_names_tell_runs_apart():

@@ -1,7 +1,8 @@
 """How dense features are, near by and further away (Local Aggregation)."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from ssl_jax.figures import style
+from ssl_jax.interface import no_progress
 from ssl_jax.ops.neighbours import nearest
 from ssl_jax.ops.vectors import unit
 
-_MAX_QUERIES = 4000  # rows whose neighbours are searched, among all rows
+_CHUNK = 1024  # rows whose neighbours are searched at a time
+_TABLE = 2**28  # similarities held at a time, a gigabyte
 
 
 def local_and_background(
@@ -23,6 +26,8 @@ def local_and_background(
     k: int = 30,
     background: Sequence[int] = (),
     rows: ArrayLike | None = None,
+    chunk: int = _CHUNK,
+    report: Callable[[str], Any] = no_progress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean inner product of each row with its k nearest others, and with its background.
 
@@ -30,11 +35,16 @@ def local_and_background(
     million training images). The caption does not give the ranks; we take the 30 nearest, and the
     1000th to the 4096th. Smaller sets use smaller ranks; see `background_ranks`.
 
+    Rows are compared with all others `chunk` at a time: besides the features, memory holds
+    chunk x N similarities, at most a gigabyte.
+
     Args:
         features: [N, D] unit rows.
         k: number of local neighbours, without the row itself.
         background: first and last rank, from 1 (the nearest other row), both included.
         rows: [M] rows to compute densities for; all if None.
+        chunk: rows compared at a time.
+        report: takes a progress line before each chunk but the first.
 
     Returns:
         local [M], background [M].
@@ -48,16 +58,25 @@ def local_and_background(
         raise ValueError(
             f"k={k}, ranks {first} to {last}: between 1 and the {len(points) - 1} other rows"
         )
-    queries = points if rows is None else points[np.asarray(rows)]
-    similarity = np.asarray(_similarity(queries, points, max(k, last) + 1))
+    rows = np.arange(len(points)) if rows is None else np.asarray(rows)
+    chunk = max(1, min(chunk, len(rows), _TABLE // len(points)))
+    parts = []
+    for start in range(0, len(rows), chunk):
+        if start:
+            report(f"density of {start:,} of {len(rows):,} images")
+        # The last chunk repeats the last row, so that all have the same shape.
+        places = np.minimum(start + np.arange(chunk), len(rows) - 1)
+        parts.append(np.asarray(_densities(points, rows[places], k=k, first=first, last=last)))
+    local, remote = np.concatenate(parts, axis=1)[:, : len(rows)]
+    return local, remote
+
+
+@functools.partial(jax.jit, static_argnames=("k", "first", "last"))
+def _densities(points: jax.Array, rows: jax.Array, *, k: int, first: int, last: int) -> jax.Array:
+    """Local and background density [2, M] of the rows [M] among `points` [N, D]."""
+    similarity, _ = nearest(points[rows], points, max(k, last) + 1, chunk=len(rows))
     others = similarity[:, 1:]  # the first is the row itself, as no unit row is more similar
-    return others[:, :k].mean(1), others[:, first - 1 : last].mean(1)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _similarity(queries: jax.Array, points: jax.Array, k: int) -> jax.Array:
-    """Similarity [M, k] of each query to its k nearest points, nearest first."""
-    return nearest(queries, points, k)[0]
+    return jnp.stack([others[:, :k].mean(axis=1), others[:, first - 1 : last].mean(axis=1)])
 
 
 def background_ranks(examples: int, k: int = 30) -> tuple[int, int]:
@@ -71,16 +90,17 @@ def background_ranks(examples: int, k: int = 30) -> tuple[int, int]:
     return min(max(round(1000 * last / 4096), k + 1), last), last
 
 
-def densities(runs: Mapping[str, ArrayLike], *, k: int = 30, seed: int = 0) -> Figure:
+def densities(
+    runs: Mapping[str, ArrayLike], *, k: int = 30, report: Callable[[str], Any] = no_progress
+) -> Figure:
     """Histograms of local and background density over all images, runs overlaid.
 
     Local Aggregation's finding: it raises the local density a lot, the background density a little.
-    With more than 4,000 images, 4,000 are sampled; their neighbours are still searched among all.
 
     Args:
         runs: {name: [N, D] features}; rows are normalised to unit length.
         k: number of local neighbours.
-        seed: seed of the sample.
+        report: takes progress lines.
 
     Raises:
         ValueError: no runs, or too few rows.
@@ -88,7 +108,9 @@ def densities(runs: Mapping[str, ArrayLike], *, k: int = 30, seed: int = 0) -> F
     if not runs:
         raise ValueError("no features: give {name: [N, D]} of at least one run")
     features = {name: np.asarray(x) for name, x in runs.items()}
-    pairs = {name: _sampled(x, k, seed) for name, x in features.items()}
+    pairs = {}
+    for name, x in features.items():
+        pairs[name] = local_and_background(x, k=k, report=report)
     ranks = {background_ranks(len(x), k) for x in features.values()}
     span = "{} to {}".format(*ranks.pop()) if len(ranks) == 1 else "by size of the set"
     titles = (f"local: {k} nearest", f"background: ranks {span}")
@@ -112,11 +134,3 @@ def _histograms(ax: Axes, runs: Mapping[str, np.ndarray]) -> None:
         ax.hist(values, histtype="stepfilled", alpha=0.18, **look)
         ax.hist(values, histtype="step", linewidth=1.6, label=name, **look)
         ax.axvline(values.mean(), color=style.colour(i), linewidth=1.0, linestyle="--")
-
-
-def _sampled(features: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = None
-    if len(features) > _MAX_QUERIES:
-        sample = np.random.default_rng(seed).choice(len(features), _MAX_QUERIES, replace=False)
-        rows = np.sort(sample)
-    return local_and_background(features, k=k, rows=rows)

@@ -50,7 +50,7 @@ def neighbour_grid(
     neighbours = np.asarray(neighbours)
     similarity = np.asarray(similarity, np.float64)
     _check(queries, neighbours, similarity)
-    pictures = {row: _checked(images[row]) for row in {*queries.tolist(), *neighbours.flat}}
+    pictures = {row: checked(images[row]) for row in {*queries.tolist(), *neighbours.flat}}
     right = matches(queries, neighbours, labels)
     rows, k = neighbours.shape
     digits = 3 if similarity.min() > 0.9 else 2  # with two, all would look the same near 1
@@ -64,18 +64,18 @@ def neighbour_grid(
             axes.text(left, -0.08, text, color=style.QUIET, fontsize=8.5, va="bottom")
         for row, query in enumerate(queries):
             top = row * _ROW
-            _cell(axes, pictures[query], 0.0, top)
+            cell(axes, pictures[query], 0.0, top)
             if labels is not None and labels[query] >= 0:
-                _caption(axes, 0.0, top, style.name_of(int(labels[query]), names))
+                caption(axes, 0.0, top, style.name_of(int(labels[query]), names))
             for column, neighbour in enumerate(neighbours[row]):
                 left = _FIRST + column
-                _cell(axes, pictures[neighbour], left, top)
+                cell(axes, pictures[neighbour], left, top)
                 text = f"{similarity[row, column]:.{digits}f}"
-                _judge(axes, left, top, text, right[row, column])
+                judge(axes, left, top, text, right[row, column])
     return figure
 
 
-def _checked(image: Any) -> np.ndarray:
+def checked(image: Any) -> np.ndarray:
     """One image as an array [H, W, C].
 
     Raises:
@@ -109,7 +109,7 @@ def matches(queries: np.ndarray, neighbours: np.ndarray, labels: ArrayLike | Non
     return np.where(known, query_labels == neighbour_labels, np.nan)
 
 
-def _cell(axes: Axes, image: np.ndarray, left: float, top: float) -> None:
+def cell(axes: Axes, image: np.ndarray, left: float, top: float) -> None:
     """Draws an image in the middle of its cell, as large as fits; the rest is pale."""
     height, width = image.shape[:2]
     image = image[..., : 3 if image.shape[-1] > 2 else 1]
@@ -130,16 +130,16 @@ def _cell(axes: Axes, image: np.ndarray, left: float, top: float) -> None:
     axes.imshow(image, extent=extent, interpolation="nearest", aspect="equal")
 
 
-def _judge(axes: Axes, left: float, top: float, text: str, right: float) -> None:
-    """Writes the similarity, with a frame and a colour by whether the class is right."""
+def judge(axes: Axes, left: float, top: float, text: str, right: float) -> None:
+    """Writes a number under a cell, with a frame and a colour by whether the class is right."""
     if right == 1:
         _frame(axes, left, top, style.RIGHT, "solid")
-        _caption(axes, left, top, text, style.RIGHT)
+        caption(axes, left, top, text, style.RIGHT)
     elif right == 0:
         _frame(axes, left, top, style.WRONG, (0, (3, 1.2)))
-        _caption(axes, left, top, f"{text} \u00d7", style.WRONG)
+        caption(axes, left, top, f"{text} \u00d7", style.WRONG)
     else:
-        _caption(axes, left, top, text, style.QUIET)
+        caption(axes, left, top, text, style.QUIET)
 
 
 def _frame(
@@ -149,5 +149,6 @@ def _frame(
     axes.add_patch(Rectangle((left + 0.03, top + 0.03), 0.94, 0.94, fill=False, **look))
 
 
-def _caption(axes: Axes, left: float, top: float, text: str, colour: str = "#111827") -> None:
+def caption(axes: Axes, left: float, top: float, text: str, colour: str = "#111827") -> None:
+    """Writes a few words under a cell."""
     axes.text(left + 0.5, top + 1.0, text, color=colour, fontsize=7.5, ha="center", va="top")

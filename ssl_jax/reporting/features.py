@@ -1,7 +1,7 @@
 """The input of a report's figures: a run's data, and their features from its encoder."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ssl_jax.build import completed, load_data
 from ssl_jax.data.source import Dataset
 from ssl_jax.data.whole import as_seen, with_pixels
 from ssl_jax.inference.scorer import features
-from ssl_jax.interface import TrainState
+from ssl_jax.interface import Report, TrainState, no_progress
 from ssl_jax.ops.vectors import unit
 from ssl_jax.runs.restore import Run, config_of, open_run
 from ssl_jax.runs.run_folder import FINGERPRINT, read_config
@@ -37,6 +37,8 @@ class Features:
         scores: [N, K] of prototypes, or None.
         names: of the classes.
         of: number of training images that the sample was drawn from.
+        embed_all: `embed_all(report) -> [n, D]`: embeds all training images, or as many of them,
+            drawn by the seed, as were asked for.
         epoch: of the checkpoint.
     """
 
@@ -50,6 +52,7 @@ class Features:
     scores: np.ndarray | None
     names: tuple[str, ...]
     of: int
+    embed_all: Callable[[Report], np.ndarray]
     epoch: float
 
     def picture(self, row: int) -> np.ndarray:
@@ -64,6 +67,7 @@ def of_run(
     given: Mapping[str, Any],
     *,
     most: int = MOST,
+    most_for_density: int = 0,
     seed: int = 0,
 ) -> Features:
     """Opens a run and embeds its data.
@@ -73,6 +77,7 @@ def of_run(
         mesh: of devices.
         given: settings of the data ({"data.dir": ...}) that replace the run's.
         most: maximum number of training images to embed.
+        most_for_density: the same for densities; 0 for all.
         seed: draws them.
 
     Raises:
@@ -83,7 +88,8 @@ def of_run(
         settings["data"][name.partition(".")[2]] = value
     dataset = load_data(completed(settings))
     _check_unchanged(folder, dataset, settings["data"]["name"])
-    return sampled(open_run(folder, mesh), settings, dataset, most=most, seed=seed)
+    run = open_run(folder, mesh)
+    return sampled(run, settings, dataset, most=most, most_for_density=most_for_density, seed=seed)
 
 
 def sampled(
@@ -92,6 +98,7 @@ def sampled(
     dataset: Dataset,
     *,
     most: int = MOST,
+    most_for_density: int = 0,
     seed: int = 0,
 ) -> Features:
     """Embeds samples of a data set; the backbone's features where there is no embedding.
@@ -101,6 +108,7 @@ def sampled(
         settings: of the run, with those of the data.
         dataset: images with as many channels as the run takes.
         most: maximum number of training images to embed.
+        most_for_density: the same for densities; 0 for all.
         seed: draws them.
     """
     stage = run.plan.stages[-1]
@@ -118,6 +126,17 @@ def sampled(
     if len(test_rows):
         test_outputs = features(stage, run.state, test_images, names)
         test_points = np.asarray(unit(test_outputs[feature]))
+    dense_rows = _sample(rng, len(dataset.train), most_for_density or len(dataset.train))
+
+    def embed_all(report: Report = no_progress) -> np.ndarray:
+        if np.array_equal(dense_rows, train_rows):
+            return points
+        whole = dataset.train.images
+        dense_images = whole if len(dense_rows) == len(whole) else whole[dense_rows]
+        return np.asarray(
+            unit(features(stage, run.state, dense_images, (feature,), report)[feature])
+        )
+
     return Features(
         settings=settings,
         images=images,
@@ -129,6 +148,7 @@ def sampled(
         scores=np.asarray(outputs["scores"]) if "scores" in outputs else None,
         names=tuple(printable(encodable(name)) for name in dataset.classes),  # drawn in figures
         of=len(dataset.train),
+        embed_all=embed_all,
         epoch=run.epoch,
     )
 

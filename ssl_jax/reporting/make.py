@@ -9,6 +9,7 @@ import jax
 
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.reporting import features, page
+from ssl_jax.reporting.progress import occasionally
 from ssl_jax.reporting.record import Record
 from ssl_jax.runs.metrics import write_atomically
 from ssl_jax.settings.resolve import SettingError
@@ -51,6 +52,7 @@ def write(
     *,
     given: Mapping[str, Any] | None = None,
     most: int = features.MOST,
+    most_for_density: int = 0,
     say: Callable[[str], Any] = print,
 ) -> list[str]:
     """Writes the report on `runs` atomically.
@@ -60,6 +62,7 @@ def write(
         path: of the HTML file.
         given: settings of the data ({"data.dir": ...}) that replace those of the runs.
         most: maximum number of training images to embed.
+        most_for_density: the same for the figure of densities; 0 for all.
         say: takes progress lines.
 
     Returns:
@@ -72,11 +75,18 @@ def write(
         for run in runs:
             run_features = attempt(
                 f"figures from the features of {run.name}",
-                partial(features.of_run, run.folder, mesh, given or {}, most=most),
+                partial(
+                    features.of_run,
+                    run.folder,
+                    mesh,
+                    given or {},
+                    most=most,
+                    most_for_density=most_for_density,
+                ),
             )
             if run_features is not None:
                 features_of_runs[run.name] = run_features
-        sections = page.sections(runs, features_of_runs, attempt)
+        sections = page.sections(runs, features_of_runs, attempt, occasionally(say))
     summaries = [(run.name, page.summary(run)) for run in runs]
     write_atomically(path, page.render(summaries, sections, attempt.notes))
     return attempt.notes

@@ -9,11 +9,15 @@ from typing import Any
 
 import jinja2
 
+from ssl_jax.interface import Report, no_progress
 from ssl_jax.reporting import pictures, tables
+from ssl_jax.reporting.attention import attention
+from ssl_jax.reporting.context import in_context
 from ssl_jax.reporting.features import Features
 from ssl_jax.reporting.pictures import Picture
 from ssl_jax.reporting.record import Record
 from ssl_jax.reporting.tables import Table
+from ssl_jax.runs.attention_files import steps_in
 from ssl_jax.settings.text import encodable
 
 Attempt = Callable[[str, Callable[[], Any]], Any]  # see `make.Attempts`
@@ -40,7 +44,10 @@ class Section:
 
 
 def sections(
-    runs: Sequence[Record], features: Mapping[str, Features], attempt: Attempt
+    runs: Sequence[Record],
+    features: Mapping[str, Features],
+    attempt: Attempt,
+    report: Report = no_progress,
 ) -> list[Section]:
     """All sections that can be made.
 
@@ -48,6 +55,7 @@ def sections(
         runs: the runs to report on.
         features: features by name of those runs whose data and checkpoint are available.
         attempt: returns a function's value, or None after noting its failure.
+        report: takes progress lines.
     """
     records = {run.name: run.records for run in runs}
     return shown(
@@ -55,7 +63,8 @@ def sections(
             _scores(runs),
             _training(runs, attempt),
             *_rounds(runs, attempt),
-            *of_features(features, records, attempt),
+            _attention(runs, attempt),
+            *of_features(features, records, attempt, report),
             _settings(runs),
             _environment(runs),
         ]
@@ -66,6 +75,7 @@ def of_features(
     features: Mapping[str, Features],
     records: Mapping[str, Sequence[Mapping[str, Any]]],
     attempt: Attempt,
+    report: Report = no_progress,
 ) -> list[Section]:
     """The sections of figures from features; some may be empty, see `shown`.
 
@@ -73,6 +83,7 @@ def of_features(
         features: by name of the run or weight file.
         records: of the runs, by name; weight files have none.
         attempt: as in `sections`.
+        report: as in `sections`.
     """
     labelled = {name: x for name, x in features.items() if (x.labels >= 0).any()}
     scored = {name: x for name, x in features.items() if x.scores is not None and name in records}
@@ -91,7 +102,8 @@ def of_features(
     made[-1].text = _sample_sizes(features)
     made.append(each_run("Map of the embedding", lambda name, x: pictures.tsne(x)))
     made.append(each_run("Chosen classes", lambda name, x: pictures.class_map(x), labelled))
-    made += _density(features, attempt)
+    made += _density(features, attempt, report)
+    made.append(each_run("Neighbours in context", lambda name, x: in_context(x)))
     made.append(each_run("Purity", lambda name, x: pictures.purity(x), labelled))
     made.append(
         each_run("Prototypes", lambda name, x: pictures.prototypes(x, records[name]), scored)
@@ -159,10 +171,19 @@ def _rounds(runs: Sequence[Record], attempt: Attempt) -> list[Section]:
     return [Section("Rounds of neighbourhood discovery", pictures=[("", picture)])]
 
 
-def _density(features: Mapping[str, Features], attempt: Attempt) -> list[Section]:
+def _attention(runs: Sequence[Record], attempt: Attempt) -> Section:
+    """The heat maps of the runs that recorded any."""
+    runs = [run for run in runs if steps_in(run.folder)]
+    drawn = [
+        (run.name, attempt(f"attention of {run.name}", partial(attention, run))) for run in runs
+    ]
+    return Section("Attention", pictures=drawn)
+
+
+def _density(features: Mapping[str, Features], attempt: Attempt, report: Report) -> list[Section]:
     if not features:
         return []
-    picture = attempt("densities", lambda: pictures.densities(features))
+    picture = attempt("densities", lambda: pictures.densities(features, report))
     return [Section("Density", pictures=[("", picture)])]
 
 
@@ -173,7 +194,9 @@ def _sample_sizes(features: Mapping[str, Features]) -> str:
         for name, x in features.items()
         if len(x.points) < x.of
     ]
-    return f"This and the following figures use samples: {'; '.join(sizes)}." if sizes else ""
+    if not sizes:
+        return ""
+    return f"This and the following figures, but for densities, use samples: {'; '.join(sizes)}."
 
 
 def _settings(runs: Sequence[Record]) -> Section:

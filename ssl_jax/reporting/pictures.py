@@ -13,7 +13,7 @@ from ssl_jax import figures
 from ssl_jax.evaluation.purity import Purity
 from ssl_jax.figures import curves, style
 from ssl_jax.figures.neighbours import matches
-from ssl_jax.interface import RunFacts, Split
+from ssl_jax.interface import Report, RunFacts, Split, no_progress
 from ssl_jax.ops.kmeans import kmeans
 from ssl_jax.ops.neighbours import boundary_ratio, inside, nearest
 from ssl_jax.reporting.features import Features
@@ -22,7 +22,7 @@ from ssl_jax.runs.scores import FEATURES
 from ssl_jax.settings.resolve import SettingError
 
 _NEIGHBOURS = 8  # shown for each query
-_QUERIES = 3  # of each kind
+QUERIES = 3  # of each kind
 _MOST_QUERIES = 2000  # to choose from, if they are training images
 _CLASSES = 6  # on a class map
 _LOCAL = 30  # neighbours of a local density
@@ -87,26 +87,41 @@ def rounds(runs: Sequence[Record]) -> Picture:
     return picture(figure, alt, caption)
 
 
-def densities(features: Mapping[str, Features]) -> Picture:
-    """Local and background density, of all runs.
+def densities(features: Mapping[str, Features], report: Report = no_progress) -> Picture:
+    """Local and background density over the training images, of all runs.
 
     Raises:
         SettingError: too few images.
     """
+    points = {}
     for name, x in features.items():
-        if len(x.points) <= _LOCAL:
+        points[name] = x.embed_all(report)
+        if len(points[name]) <= _LOCAL:
             raise SettingError(
                 f"the density figure needs more than {_LOCAL} training images; {name} has "
-                f"{len(x.points)}"
+                f"{len(points[name])}"
             )
-    figure = figures.densities({name: x.points for name, x in features.items()}, k=_LOCAL)
+    figure = figures.densities(points, k=_LOCAL, report=report)
     alt = f"Histograms of local and background density of {', '.join(features)}"
     caption = (
         "Similarity to an image's nearest neighbours (local) and to more distant ones "
         "(background), as in Local Aggregation: a good embedding has high local density, but not "
-        "high density everywhere. Dashed lines: means."
+        f"high density everywhere. Over {_counts(points, features)}. Dashed lines: means."
     )
     return picture(figure, alt, caption)
+
+
+def _counts(points: Mapping[str, np.ndarray], features: Mapping[str, Features]) -> str:
+    """How many training images densities are of: "all 1,437 training images"."""
+    counts = []
+    for name, x in features.items():
+        used = len(points[name])
+        text = f"all {used:,}" if used == x.of else f"{used:,} of {x.of:,}"
+        counts.append(text)
+    if len(set(counts)) == 1:
+        return f"{counts[0]} training images"
+    listed = (f"{text} of {name}" for name, text in zip(features, counts))
+    return f"training images: {'; '.join(listed)}"
 
 
 def neighbours(x: Features) -> Picture:
@@ -158,7 +173,7 @@ def _nearest(
 
 
 def choose_queries(
-    right: np.ndarray, similarity: np.ndarray, labels: np.ndarray, count: int = _QUERIES
+    right: np.ndarray, similarity: np.ndarray, labels: np.ndarray, count: int = QUERIES
 ) -> tuple[np.ndarray, str]:
     """Chooses queries to show: confident successes and failures, if labels are known.
 
@@ -178,8 +193,8 @@ def choose_queries(
     shares = np.nansum(right, 1) / np.maximum(known.sum(1), 1)
     shares = np.where(known.any(1), shares, np.nan)
     confidence = similarity.mean(1)
-    successes = _most_confident(shares == 1, confidence, labels)
-    failures = _most_confident(shares < 0.5, confidence, labels)
+    successes = most_confident(shares == 1, confidence, labels)
+    failures = most_confident(shares < 0.5, confidence, labels)
     if not len(successes) and not len(failures):
         return np.argsort(shares)[: 2 * count], "those with the fewest neighbours of their class"
     how = (
@@ -200,7 +215,7 @@ def _queries(found: int, most: int, which: str) -> str:
     return f"the {min(found, most)} most confident queries with {which}"
 
 
-def _most_confident(
+def most_confident(
     candidates: np.ndarray, confidence: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
     """Indices of the candidates [Q] bool by confidence; the first of each class come first."""

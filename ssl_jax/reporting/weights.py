@@ -13,6 +13,7 @@ from ssl_jax.inference.transfer import Evaluation, evaluation_on
 from ssl_jax.reporting import features, page, tables
 from ssl_jax.reporting.make import Attempts
 from ssl_jax.reporting.page import Section
+from ssl_jax.reporting.progress import occasionally
 from ssl_jax.runs.metrics import write_atomically
 from ssl_jax.runs.restore import Run, with_range
 from ssl_jax.runs.scores import FEATURES
@@ -25,6 +26,7 @@ def write(
     path: Path,
     *,
     most: int = features.MOST,
+    most_for_density: int = 0,
     say: Callable[[str], Any] = print,
 ) -> list[str]:
     """Writes the report on a weight file atomically; call it with a mesh set.
@@ -34,6 +36,7 @@ def write(
         settings: its settings.
         path: of the HTML file.
         most: maximum number of training images to embed for the figures.
+        most_for_density: the same for the figure of densities; 0 for all.
         say: takes progress lines.
 
     Returns:
@@ -57,10 +60,11 @@ def write(
     images = converted(dataset, run.plan.dataset.train.images.shape[-1])
     sample = attempt(
         "figures from the features",
-        partial(features.sampled, run, whole, images, most=most),
+        partial(features.sampled, run, whole, images, most=most, most_for_density=most_for_density),
     )
     samples = {name: sample} if sample is not None else {}
-    sections = [scores, *page.of_features(samples, {}, attempt), _encoder(run, whole, notes)]
+    drawn = page.of_features(samples, {}, attempt, occasionally(say))
+    sections = [scores, *drawn, _encoder(run, whole, notes)]
     count = len(dataset.train) - dataset.joined + len(dataset.test)
     summary = f"a weight file on {printable(whole['data']['name'])}, {counted(count, 'image')}"
     html = page.render([(name, summary)], page.shown(sections), attempt.notes)

@@ -175,6 +175,7 @@ _OBSERVING = (
     "checkpoint_epochs",
     "keep_checkpoints",
     "log_steps",
+    "attention_images",
     "baselines",
     "best",
 )

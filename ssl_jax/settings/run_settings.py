@@ -4,6 +4,8 @@ import dataclasses
 
 from ssl_jax.settings import ranges
 
+_MOST_ATTENTION_IMAGES = 64  # rows of a figure that can still be looked at
+
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
@@ -35,6 +37,9 @@ class RunSettings:
         checkpoint_epochs: epochs between checkpoints; the end of the run is always saved.
         keep_checkpoints: how many recent checkpoints to keep, besides the best; 0 keeps all.
         log_steps: steps between log records.
+        attention_images: number of training images of which heat maps are recorded before training
+            and at each evaluation, for the figure of attention (docs/evaluation.md); 0 records
+            none.
         baselines: score raw pixels and the untrained encoder once, for comparison.
         best: the score that selects the best checkpoint.
     """
@@ -54,6 +59,7 @@ class RunSettings:
     checkpoint_epochs: int = 10
     keep_checkpoints: int = 2
     log_steps: int = 10
+    attention_images: int = 0
     baselines: bool = True
     best: str = "eval/knn/top1"
 
@@ -67,6 +73,7 @@ class RunSettings:
         )
         ranges.count(0 if self.automatic else 1, batch_size=self.batch_size)
         ranges.count(1, log_steps=self.log_steps)
+        ranges.count(0, _MOST_ATTENTION_IMAGES, attention_images=self.attention_images)
         ranges.between(0, ranges.EPOCHS, init_epoch=self.init_epoch)
         ranges.not_negative(resident_gb=self.resident_gb)
         if self.accumulate != 1:

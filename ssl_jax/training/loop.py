@@ -25,6 +25,7 @@ from ssl_jax.runtime.sharding import put, put_all, replicated
 from ssl_jax.runtime.storage import StorageError, storage_failure
 from ssl_jax.stages import Stage
 from ssl_jax.training import first_screen, refresh
+from ssl_jax.training.attention import AttentionRecorder
 from ssl_jax.training.batches import Batches
 from ssl_jax.training.logger import RunLogger
 
@@ -81,6 +82,7 @@ class Loop:
         self.key = jax.jit(
             lambda: jax.random.key(plan.settings.seed), out_shardings=replicated(mesh)
         )()
+        self.attention = processes.agree(lambda: AttentionRecorder(plan, folder, mesh))
         self.batches = processes.agree(lambda: _batches(plan, mesh, self.key))
         self.labels = _labels(plan, mesh)
         test_images = plan.dataset.test.images
@@ -106,6 +108,7 @@ class Loop:
             return self.logger.conclude()
         state = processes.agree(lambda: self.restore(saved) if saved else self.fresh())
         self.logger.open(saved, start)
+        self.attention.open(saved)
         try:
             self.begin(state, saved, start)
             self.train(state, start, saved)
@@ -148,11 +151,15 @@ class Loop:
             except preemption.Interrupted as interrupted:
                 self.checkpoints.close()
                 raise preemption.Stopped(interrupted.signum, _NOT_STARTED) from None
+            self.attention.record(self.plan.stage_at(start), state, start)
         self.logger.begin(start)
         if saved and self.unscored(saved):
             self.logger.say("evaluating this step first: the run was stopped before its evaluation")
             if signum := self.evaluate(state, saved):
                 self.end(saved, signum)
+        evaluated = saved and self.plan.due(saved, self.plan.settings.eval_epochs)
+        if evaluated and self.attention.missing(saved):
+            self.attention.record(self.plan.stage_at(saved), state, saved)
 
     def heed(self, text: str = "") -> None:
         """Shows a progress line; raises Interrupted if a stop was requested."""
@@ -297,6 +304,8 @@ class Loop:
         unscored = self.unscored(step)
         if unscored and not stopping:
             stopping = self.evaluate(state, step)
+        if self.plan.due(step, self.plan.settings.eval_epochs) and not stopping:
+            self.attention.record(self.plan.stage_at(step), state, step)
         self.logger.reached(step)
         if stopping and (unscored or step < self.plan.total_steps):
             self.end(step, stopping)
