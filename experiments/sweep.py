@@ -34,7 +34,7 @@ from typing import Any
 
 import jax
 from reproduce import Clock, current_commit, setting
-from sweep_grid import Cell, Sweep, axis_of, check
+from sweep_grid import Cell, Sweep, as_recorded, axis_of, check
 from sweep_tables import Results, draw, read, save, table, write
 from sweeps import SWEEPS
 
@@ -97,7 +97,8 @@ def _train(sweep: Sweep, cell: Cell, seed: int, folder: Path, minutes: float) ->
             config.init_epoch = float(sweep.share_epochs)
     workdir.mkdir(parents=True, exist_ok=True)
     clock = Clock(workdir / "pieces.json", minutes, current_commit())
-    line = {"cell": list(cell.labels), "seed": seed, **sweep.record(), "epochs": config.epochs}
+    line = {"cell": list(cell.labels), "changes": as_recorded(cell.settings), "seed": seed}
+    line |= {**sweep.record(), "epochs": config.epochs}
     clock.start()
     try:
         scores = train.run(config, workdir)

@@ -13,7 +13,17 @@ from reproduce import load, setting
 
 from ssl_jax.settings.resolve import SettingError
 
-__all__ = ["REFERENCE", "Axis", "Cell", "Sweep", "axis_of", "check", "split_values"]
+__all__ = [
+    "REFERENCE",
+    "Axis",
+    "Cell",
+    "Sweep",
+    "as_recorded",
+    "axis_of",
+    "check",
+    "label_of",
+    "split_values",
+]
 REFERENCE = "reference"
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
@@ -110,11 +120,10 @@ class Sweep:
 
     def record(self) -> dict[str, Any]:
         """What all results of the sweep have in common; places of files do not count."""
-        shared = {name: value for name, value in self.settings.items() if name != "data.dir"}
         return {
             "config": self.config,
             "axes": [axis.name for axis in self.axes],
-            "settings": json.loads(json.dumps(shared)),
+            "settings": as_recorded(self.settings),
             "share_epochs": self.share_epochs,
         }
 
@@ -125,9 +134,15 @@ class Sweep:
         name = "-".join(part for part in parts if part)
         record = self.record()
         if record["settings"] or self.share_epochs or self.reference:
-            text = json.dumps([record, self.reference], sort_keys=True)
+            text = json.dumps([record, as_recorded(self.reference)], sort_keys=True)
             name += f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         return name
+
+
+def as_recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a results file holds them: lists for tuples, and not where the data are."""
+    kept = {name: value for name, value in settings.items() if name != "data.dir"}
+    return json.loads(json.dumps(kept))
 
 
 def axis_of(text: str) -> Axis:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from sweep_grid import Sweep
+from sweep_grid import REFERENCE, Sweep, as_recorded
 
 from ssl_jax.figures import style, sweeps
 from ssl_jax.runs.scores import score_label
@@ -69,11 +69,14 @@ def by_cell(lines: Sequence[Mapping[str, Any]], sweep: Sweep) -> Results:
     """
     results: dict[tuple[str, ...], dict[int, Mapping[str, Any]]] = {}
     expected = sweep.record()
+    changes = {cell.labels: as_recorded(cell.settings) for cell in sweep.cells()}
     for line in lines:
+        labels = tuple(line["cell"])
+        expected["changes"] = changes.get(labels, line["changes"])
         for name, value in expected.items():
             if line[name] != value:
                 raise SettingError(f"it was made with {name} {line[name]}, not {value}")
-        results.setdefault(tuple(line["cell"]), {})[line["seed"]] = line
+        results.setdefault(labels, {})[line["seed"]] = line
     return results
 
 
@@ -137,7 +140,7 @@ def draw(sweep: Sweep, results: Results, names: Sequence[str] = ()) -> Figure | 
     if not scores or len(sweep.axes) > 2:
         return None
     titles = [score_label(score) for score in scores]
-    reference = [values_of(results, ("reference",), score) for score in scores]
+    reference = [values_of(results, (REFERENCE,), score) for score in scores]
     labels = [list(axis.values) for axis in sweep.axes]
     if len(labels) == 1:
         values = [[values_of(results, (x,), score) for x in labels[0]] for score in scores]
