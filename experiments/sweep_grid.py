@@ -160,9 +160,10 @@ def axis_of(text: str) -> Axis:
     if "" in parts:
         raise SettingError(f"--over {text!r}: a value is empty; leave the extra comma out")
     parsed = [setting(f"{name}={part}")[1] for part in parts]
-    for i, value in enumerate(parsed):
-        if value in parsed[:i]:
-            raise SettingError(f"--over {text!r}: {parts[i]} is given twice; leave one out")
+    labels = [label_of(value) for value in parsed]
+    for i, label in enumerate(labels):
+        if label in labels[:i]:
+            raise SettingError(f"--over {text!r}: {label} is given twice; leave one out")
     if name in ("seed", "seeds"):
         raise SettingError(f"--over {text!r}: give the seeds with --seeds {values}")
     return Axis.of(name, *parsed)
