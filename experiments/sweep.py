@@ -27,7 +27,7 @@ import datetime
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,7 +42,7 @@ from ssl_jax import train
 from ssl_jax.runtime import command, compilation
 from ssl_jax.settings.resolve import SettingError
 
-__all__ = ["main", "run"]
+__all__ = ["main", "run", "start"]
 
 
 def run(sweep: Sweep, folder: Path, *, minutes: float = 0.0) -> bool:
@@ -91,9 +91,10 @@ def _train(sweep: Sweep, cell: Cell, seed: int, folder: Path, minutes: float) ->
     if sweep.share_epochs:
         config.checkpoint_epochs = sweep.share_epochs
         config.keep_checkpoints = 0
-        first = sweep.cells()[0]
-        if cell != first:
-            config.init_from = str(folder / f"{first.folder}-seed{seed}")
+        first_seed = sweep.seeds[0] if sweep.share_seed else seed
+        first = folder / f"{sweep.cells()[0].folder}-seed{first_seed}"
+        if workdir != first:
+            config.init_from = str(first)
             config.init_epoch = float(sweep.share_epochs)
     workdir.mkdir(parents=True, exist_ok=True)
     clock = Clock(workdir / "pieces.json", minutes, current_commit())
@@ -224,28 +225,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def start(work: Callable[[], None]) -> None:
+    """Does `work`; a failure or a stop is one line, with the exit codes of `ssl_jax.main`."""
+    signal.signal(signal.SIGTERM, _terminated)
+    compilation.enable_cache()
+    try:
+        work()
+    except KeyboardInterrupt as stopped:
+        message = str(stopped) or "stopped; rerun the same command to resume"
+        print(message, file=sys.stderr)
+        sys.exit(command.exit_code(stopped))
+    except Exception as error:
+        if explanation := command.explained(error):
+            print(f"error: {' '.join(explanation[0].split())}", file=sys.stderr)
+            sys.exit(explanation[1])
+        raise
+
+
+def _work(args: argparse.Namespace) -> None:
+    sweep, name = _sweep_of(args)
+    folder = Path(args.folder) / name
+    finished = args.table or run(sweep, folder, minutes=args.minutes)
+    _show(sweep, folder, read(folder, sweep), tuple(filter(None, args.scores.split(","))))
+    if not finished:
+        print("the time is over; rerun the same command to resume")
+
+
 def main() -> None:
     args = _parser().parse_args()
     if args.list:
         _list()
-        return
-    signal.signal(signal.SIGTERM, _terminated)
-    compilation.enable_cache()
-    try:
-        sweep, name = _sweep_of(args)
-        folder = Path(args.folder) / name
-        finished = args.table or run(sweep, folder, minutes=args.minutes)
-        _show(sweep, folder, read(folder, sweep), tuple(filter(None, args.scores.split(","))))
-        if not finished:
-            print("the time is over; rerun the same command to resume")
-    except KeyboardInterrupt as stopped:
-        print(f"{stopped or 'stopped'}; rerun the same command to resume", file=sys.stderr)
-        sys.exit(command.exit_code(stopped))
-    except Exception as error:
-        if explanation := command.explained(error):
-            print(f"error: {explanation[0]}", file=sys.stderr)
-            sys.exit(explanation[1])
-        raise
+    else:
+        start(lambda: _work(args))
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ class Sweep:
             that is swept; empty for none.
         share_epochs: all cells of a seed share this many epochs: the first cell trains them, the
             others start from its checkpoint; 0 trains every cell from the start.
+        share_seed: all seeds share the first seed's epochs, too, and differ in what follows.
     """
 
     config: str
@@ -87,6 +88,7 @@ class Sweep:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     reference: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     share_epochs: int = 0
+    share_seed: bool = False
 
     def cells(self) -> list[Cell]:
         """The reference, if there is one, and the grid, in the order in which they are trained."""
@@ -125,6 +127,7 @@ class Sweep:
             "axes": [axis.name for axis in self.axes],
             "settings": as_recorded(self.settings),
             "share_epochs": self.share_epochs,
+            "share_seed": self.seeds[0] if self.share_seed else None,
         }
 
     def default_name(self) -> str:

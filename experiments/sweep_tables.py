@@ -74,8 +74,8 @@ def by_cell(lines: Sequence[Mapping[str, Any]], sweep: Sweep) -> Results:
         labels = tuple(line["cell"])
         expected["changes"] = changes.get(labels, line["changes"])
         for name, value in expected.items():
-            if line[name] != value:
-                raise SettingError(f"it was made with {name} {line[name]}, not {value}")
+            if line.get(name) != value:
+                raise SettingError(f"it was made with {name} {line.get(name)}, not {value}")
         results.setdefault(labels, {})[line["seed"]] = line
     return results
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers.runs import TINY, environment
 
+from ssl_jax.runs.metrics import read_records
 from ssl_jax.settings.resolve import SettingError
 
 ROOT = Path(__file__).parents[1]
@@ -363,7 +364,7 @@ def numbers_in(folder):
 @pytest.mark.slow
 def test_killed_at_any_moment_it_resumes_to_the_same_numbers(tmp_path):
     """SIGKILL in the second run; and cells that share their first epoch score the same."""
-    variables = environment() | {"JAX_PLATFORMS": "cpu"}
+    variables = environment()
     subprocess.run(call(tmp_path / "whole"), env=variables, check=True, capture_output=True)
     process = subprocess.Popen(call(tmp_path / "killed"), env=variables, stdout=subprocess.DEVNULL)
     second = tmp_path / "killed" / "s" / "keep=1-seed0"
@@ -384,3 +385,41 @@ def test_killed_at_any_moment_it_resumes_to_the_same_numbers(tmp_path):
     assert len(whole) == 4
     assert numbers_in(tmp_path / "killed") == whole
     assert numbers_in(tmp_path / "shared") == whole
+
+
+@pytest.mark.slow
+def test_conr_ablation_is_a_sweep_that_shares_the_first_stage(tmp_path):
+    """With --one all seeds start from the first seed's checkpoint; a run alone scores the same."""
+    settings = ["epochs=2", "stages.pretrain.until_epoch=1.0", "data.limit=256", "log_steps=1"]
+    settings += ["model.name=plugins.models.tiny", "model.width=4", "evals.purity.batch_size=64"]
+    settings += [
+        "optim.schedule.warmup_epochs=0.0",
+        "evals.linear.steps=20",
+        "method.predictor=(16,)",
+    ]
+    overrides = [f"--set={text}" for text in settings]
+    flags = ["--bases=byol", "--seeds", "0", "1", "--variants", "base", "+ contextual", "--one"]
+    script = str(ROOT / "experiments" / "conr_ablation.py")
+    call = [sys.executable, script, *flags, *overrides, f"--folder={tmp_path / 'runs'}"]
+    done = subprocess.run(call, env=environment(), check=True, capture_output=True, text=True)
+    base, contextual = done.stdout.splitlines()[-2:]
+    assert base.startswith("| byol | base | ")
+    assert done.stdout.count("starting from") == 3
+    assert done.stdout.count("reference-seed0 at step 2 of 4") == 3
+
+    alone = [sys.executable, "-m", "ssl_jax.main", "--config=conr:digits", "--config.base=byol"]
+    alone += [f"--config.{text}" for text in settings]
+    alone += ["--config.positives.boundary.keep=1.0", f"--workdir={tmp_path / 'alone'}"]
+    subprocess.run(alone, env=environment(), check=True, capture_output=True, cwd=ROOT)
+    scores = read_records(tmp_path / "alone")[-1]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "runs" / "digits-byol" / "results.jsonl").read_text().splitlines()
+    ]
+    assert [(line["cell"], line["seed"]) for line in lines] == [
+        (["reference"], 0), (["+ contextual"], 0), (["reference"], 1), (["+ contextual"], 1),
+    ]  # fmt: skip
+    first, second = lines[1]["numbers"], lines[3]["numbers"]
+    assert first["clustering/nmi"] == round(scores["eval/clustering/nmi"], 4)
+    mean = (first["clustering/nmi"] + second["clustering/nmi"]) / 2
+    assert contextual.startswith(f"| byol | + contextual | {mean:.3f} | ")
