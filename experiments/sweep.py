@@ -3,7 +3,7 @@
     python experiments/sweep.py configs/conr.py --over positives.boundary.keep=.7,.8,.9,1 \
         --seeds 0,1,2 [--set epochs=40] [--minutes=30]
     python experiments/sweep.py conr --over positives.k1=10,20,30 --over positives.k2=2,5,10
-    python experiments/sweep.py swav --over "evals.probe.layers=(1,2),(3,)"
+    python experiments/sweep.py swav --over "method.assign=(0,1),(0,)"
     python experiments/sweep.py --list
     python experiments/sweep.py --named=conr-keep [--table]
 
