@@ -13,12 +13,14 @@ and the purity of ten neighbours. All are the last epoch's; nothing is selected 
 """
 
 import argparse
-import ast
 import statistics
 from pathlib import Path
 from typing import Any
 
-from reproduce import load
+import sweep
+from reproduce import load, setting
+from sweep_grid import REFERENCE, Axis, Sweep
+from sweep_tables import read, values_of
 
 VARIANTS = {
     "base": {"positives.name": "instance"},
@@ -39,36 +41,50 @@ SCORES = (
 )
 
 
-def scores_of(base: str, variant: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
-    """The last scores of one run, which is trained unless it has finished."""
-    from ssl_jax import train
-
-    settings = dict(map(setting, args.set)) | {
-        "seed": seed,
-        "data.dir": args.data,
-        "baselines": False,
-    }
-    config = load(f"{args.config}+{base}", settings)
-    boundary = config.stages.pretrain.until_epoch
-    config.eval_epochs = config.checkpoint_epochs = round(boundary)
-    folders = Path(args.folder) / f"{args.config.partition(':')[2]}-{base}"
-    folder = folders / str(seed)
-    first = args.seeds[0] if args.one else seed
-    config.update_from_flattened_dict(VARIANTS[variant])
-    if variant != "base" or seed != first:
-        config.init_from = str(folders / str(first) / "base")
-        config.init_epoch = boundary
-    name = "".join(c if c.isalnum() else "-" for c in variant).strip("-")
-    return train.run(config, folder / name)
+def ablation(base: str, args: argparse.Namespace) -> Sweep:
+    """The sweep of one base: its own run as the reference, the kinds of positives as values."""
+    settings: dict[str, Any] = dict(map(setting, args.set))
+    if args.data:
+        settings["data.dir"] = args.data
+    config = f"{args.config}+{base}"
+    boundary = round(load(config, settings).stages.pretrain.until_epoch)
+    variants = {name: VARIANTS[name] for name in args.variants if name != "base"}
+    return Sweep(
+        config,
+        (Axis("positives", variants),),
+        tuple(args.seeds),
+        {"eval_epochs": boundary, **settings},
+        reference=VARIANTS["base"],
+        share_epochs=boundary,
+        share_seed=args.one,
+    )
 
 
-def setting(text: str) -> tuple[str, Any]:
-    """Name and value of NAME=VALUE; the value is a Python literal or else text."""
-    name, _, value = text.partition("=")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+def rows(base: str, args: argparse.Namespace) -> list[str]:
+    """Trains what is missing of one base; its lines of the table."""
+    grid = ablation(base, args)
+    folder = Path(args.folder) / f"{args.config.partition(':')[2]}-{base}"
+    sweep.run(grid, folder)
+    results = read(folder, grid)
+    lines = []
+    for cell in grid.cells():
+        columns = [values_of(results, cell.labels, score) for score in SCORES]
+        means = [f"{statistics.mean(column):.3f}" if column else "-" for column in columns]
+        accuracies = values_of(results, cell.labels, "clustering/acc")
+        spread = f"{min(accuracies):.3f} to {max(accuracies):.3f}"
+        name = "base" if cell.labels == (REFERENCE,) else cell.labels[0]
+        lines.append(f"| {base} | {name} | {' | '.join(means)} | {spread} |")
+    return lines
+
+
+def show(args: argparse.Namespace) -> None:
+    """Trains what is missing, and prints the table."""
+    lines = [line for base in args.bases for line in rows(base, args)]
+    columns = ("base", "positives", "NMI", "ACC", "ARI", "kNN", "local purity")
+    columns += ("contextual purity", "ACC of the seeds")
+    print(f"| {' | '.join(columns)} |")
+    print("| --- " * len(columns) + "|")
+    print("\n".join(lines))
 
 
 def main() -> None:
@@ -86,24 +102,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", default="runs/ablation")
     args = parser.parse_args()
-    lines = []
-    for base in args.bases:
-        scores = {variant: [] for variant in args.variants}
-        for seed in args.seeds:
-            for variant in dict.fromkeys(("base", *args.variants)):
-                last = scores_of(base, variant, seed, args)
-                values = [last.get(f"eval/{name}", float("nan")) for name in SCORES]
-                scores.setdefault(variant, []).append(values)
-        for variant, seeds in scores.items():
-            means = " | ".join(f"{statistics.mean(column):.3f}" for column in zip(*seeds))
-            accuracies = [values[1] for values in seeds]
-            spread = f"{min(accuracies):.3f} to {max(accuracies):.3f}"
-            lines.append(f"| {base} | {variant} | {means} | {spread} |")
-    columns = ("base", "positives", "NMI", "ACC", "ARI", "kNN", "local purity")
-    columns += ("contextual purity", "ACC of the seeds")
-    print(f"| {' | '.join(columns)} |")
-    print("| --- " * len(columns) + "|")
-    print("\n".join(lines))
+    sweep.start(lambda: show(args))
 
 
 if __name__ == "__main__":

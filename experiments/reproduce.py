@@ -20,6 +20,7 @@ import dataclasses
 import datetime
 import json
 import os
+import re
 import runpy
 import shlex
 import signal
@@ -39,7 +40,20 @@ from published import DETECTORS, ROWS, Row, Score
 from transfers import MARKS as TRANSFERS
 from transfers import table as transfer_table
 
-__all__ = ["ROWS", "Row", "load", "main", "read", "record", "run", "table", "write_table"]
+__all__ = [
+    "ROWS",
+    "Clock",
+    "Row",
+    "current_commit",
+    "load",
+    "main",
+    "read",
+    "record",
+    "run",
+    "setting",
+    "table",
+    "write_table",
+]
 Records = Sequence[Mapping[str, Any]]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +124,7 @@ def run(
     if any((result["row"], result["seed"]) == (label, seed) for result in read()):
         print(f"{label}, seed {seed}, is already recorded in {RESULTS}")
         return True
-    overrides = dict(map(_setting, settings)) | {"seed": seed, "data.dir": data}
+    overrides = dict(map(setting, settings)) | {"seed": seed, "data.dir": data}
     config = load(row.config, row.settings | overrides)
     workdir = Path(folder) / f"{label.replace(' ', '-').replace('/', '_')}-seed{seed}"
     compilation.enable_cache()
@@ -180,20 +194,39 @@ def best_epochs(workdir: Path) -> dict[str, float]:
 
 def load(config: str, settings: Mapping[str, Any]) -> ConfigDict:
     """The config of a file and variant, with overrides by dotted name."""
+    from ssl_jax.settings import config_files, eval_settings
+
     path, _, variant = config.partition(":")
-    get_config = runpy.run_path(str(ROOT / path))["get_config"]
+    if base := settings.get("base"):  # the config file needs it when it builds the config
+        variant = f"{variant.partition('+')[0] or 'digits'}+{base}"
+    file = ROOT / path if (ROOT / path).is_file() else config_files.find(path)
+    get_config = runpy.run_path(str(file))["get_config"]
     loaded = get_config(variant) if variant else get_config()
-    try:
-        loaded.update_from_flattened_dict(settings)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        sys.exit(f"error: --set: {error}")
+    eval_settings.complete(loaded)
+    for name, value in settings.items():
+        try:
+            loaded.update_from_flattened_dict({name: value})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            sys.exit(f"error: {_refused(name, value, error)}")
     return loaded
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def _refused(name: str, value: Any, error: Exception) -> str:
+    """One line on a value that a config does not take."""
+    text = " ".join(str(error.args[0]).split())
+    if match := re.search(r"cannot be casted to type <class '(?:.*\.)?(\w+)'>", text):
+        kind = "a section: give its settings" if match[1] == "ConfigDict" else match[1]
+        return f"{name}={value!r} has the wrong type; it takes {kind}"
+    return f"{name}={value!r} cannot be set: {text}"
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Name and value of NAME=VALUE: true, false, a Python literal, or else text."""
     name, equals, value = text.partition("=")
     if not equals:
         sys.exit(f"error: --set {text!r}: give NAME=VALUE, such as model.dtype=bfloat16")
+    if value in ("true", "false"):
+        return name, value == "true"
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):

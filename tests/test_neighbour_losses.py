@@ -105,6 +105,13 @@ def test_published_fractions(golden):
     assert set(of(relax=False)) == {0.8}
 
 
+def test_a_filter_that_keeps_all_has_nothing_to_refresh(key):
+    """As after a warm start, which refreshes all positives."""
+    everything = Boundary(keep=1.0, clusters=2)
+    state = everything.init(4)
+    assert everything.refresh(state, lambda name: pytest.fail(name), key) == ((), {})
+
+
 def test_counts_are_exact_and_never_none():
     facts = RunFacts(examples=999, batch_size=256, total_steps=200)
     run = dict(clusters=2, facts=facts)

@@ -169,9 +169,11 @@ class Boundary:
         return self.active and (step - self.facts.first_step) % self.facts.steps_per_epoch == 0
 
     def refresh(
-        self, clusters: Clusters, embed: Embed, key: PRNGKeyArray
-    ) -> tuple[Clusters, dict[str, jax.Array]]:
-        """Clusters of the embeddings, and metrics; see `start`."""
+        self, clusters: Any, embed: Embed, key: PRNGKeyArray
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """Clusters of the embeddings, and metrics; see `start`. Nothing changes if inactive."""
+        if not self.active:  # a warm start refreshes all positives
+            return clusters, {}
         points = embed("embedding")
         clustered = self._clustered(points)
         first = not bool(jnp.any(clusters.centroids))
