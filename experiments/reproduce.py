@@ -33,6 +33,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import papers
 from detection_parts.protocol import PROTOCOLS
 from detection_parts.record import read as read_detections
 from ml_collections import ConfigDict
@@ -531,6 +532,7 @@ def main() -> None:
         write_table(PAGE, table(read()), MEASURED)
         write_table(PAGE, published_table(read()))
         write_table(PAGE, transfer_table(), TRANSFERS)
+        write_table(PAGE, papers.table(), papers.MARKS)
     else:
         run(
             args.row,
