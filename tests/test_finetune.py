@@ -1,6 +1,7 @@
 """Fine-tuning: its steps against numpy, its shares and rates, and what it leaves of a run."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -8,14 +9,12 @@ import jax
 import numpy as np
 import pytest
 from helpers.linear_backbone import backbone
-from helpers.plans import config_of
-from helpers.runs import environment, quiet, tiny
+from helpers.plans import CONFIGS
+from helpers.runs import environment, tiny
 from helpers.trained import made, opened
 from PIL import Image
 from sklearn.metrics import top_k_accuracy_score
 
-from ssl_jax import train
-from ssl_jax.build import build, fresh_state
 from ssl_jax.data import datasets
 from ssl_jax.data.whole import WholePictures
 from ssl_jax.evaluation import finetune, metrics
@@ -382,29 +381,32 @@ def test_the_command_prints_a_row_for_each_share(runs):
     done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.replace("\u2502", " ").splitlines()]
-    assert any(line[:1] == ["0.1"] and len(line) == 3 for line in lines)
-    assert any(line[:2] == ["all", "labels"] and len(line) == 4 for line in lines)
+    assert any(line[:1] == ["0.1"] and len(line) == 4 for line in lines)
+    assert any(line[:2] == ["all", "labels"] and len(line) == 5 for line in lines)
 
 
 @pytest.mark.slow
 def test_a_trained_encoder_is_worth_more_than_a_random_one(tmp_path):
-    """Top-1 with 10 % of the digits' labels, of 25 epochs of SwAV and of its initial weights."""
-    config = config_of("swav", "digits")
-    config.epochs = 25
-    config.evals = {}
-    config.baselines = False
-    train.run(config, tmp_path / "run", console=quiet())
-    run = opened(tmp_path / "run")
-    settings = config_for(tmp_path / "run", ("finetune",))
-    settings.evals.finetune.update(
-        shares=(0.1,), backbone_rates=(0.05,), head_rates=(0.5,), flip=0.0, scale=(0.6, 1.0)
-    )
+    """Top-1 with 10 % of the digits' labels, after 25 epochs of SwAV and after none.
+
+    Measured: 0.836 and 0.581.
+    """
+    plain = {name: x for name, x in environment().items() if name != "XLA_FLAGS"}  # optimised
+    settings = dict(env=plain, capture_output=True, text=True, timeout=900, check=True)
+    python = [sys.executable, "-m"]
+    lengths = {"trained": ["--config.epochs=25", "--config.eval_epochs=25"]}
+    lengths["random"] = ["--config.epochs=1", "--config.optim.learning_rate=1e-12"]
+    evals = dict(shares="(0.1,)", backbone_rates="(0.05,)", head_rates="(0.5,)")
+    evals |= dict(flip=0.0, scale="(0.6,1.0)")
+    flags = [f"--config.evals.finetune.{name}={x}" for name, x in evals.items()]
     top1 = {}
-    with jax.set_mesh(make_mesh()):
-        plan = build(config)
-        random = fresh_state(plan, jax.random.key(config.seed))
-        for name, state in (("trained", run.state), ("random", random)):
-            evaluation = evaluation_of(dataclasses.replace(run, state=state), settings)
-            top1[name] = dict(evaluation())["finetune"]["finetune/top1_0.1"]
-    print(top1)
+    for name, length in lengths.items():
+        workdir = f"--workdir={tmp_path / name}"
+        config = [f"--config={CONFIGS}/swav.py", "--config.baselines=False"]
+        subprocess.run([*python, "ssl_jax.main", *config, *length, workdir], **settings)
+        subprocess.run(
+            [*python, "ssl_jax.evaluate", workdir, "--evals=finetune", *flags], **settings
+        )
+        record = json.loads((tmp_path / name / "evaluations.jsonl").read_text())
+        top1[name] = record["scores"]["finetune/top1_0.1"]
     assert top1["trained"] > top1["random"] + 0.1

@@ -145,7 +145,9 @@ class Finetune(interface.Evaluator):
         if train.draw is None:
             return
         if train.backbone is None or test.backbone is None:
-            raise ValueError("fine-tuning needs a method with a field `network`; see docs/methods")
+            raise ValueError(
+                "fine-tuning needs a method with a field `network`; see add-a-method.md"
+            )
         labels = np.asarray(train.labels)
         if not (labels >= 0).any():
             raise ValueError("there are no labelled training images")
@@ -305,8 +307,8 @@ def step(
         jax.tree.map(lambda x, rate=rate: -rate * x, group)
         for group, rate in zip(directions, rates, strict=True)
     ]
-    weights = optax.apply_updates(weights, Weights(*moves))
-    return _replicated((Trained(weights, batch_stats, buffers), value))
+    moved: Any = optax.apply_updates(weights, Weights(*moves))
+    return _replicated((Trained(moved, batch_stats, buffers), value))
 
 
 Evaluator = Finetune
