@@ -141,7 +141,7 @@ def build(
 
 
 def load_data(
-    settings: Mapping[str, Any], *, trains: bool = False, of_run: bool = False
+    settings: Mapping[str, Any], *, trains: bool = False, **reader: Any
 ) -> datasets.Dataset:
     """Reads the data set of complete settings, after checking all other settings.
 
@@ -149,13 +149,13 @@ def load_data(
         settings: complete settings.
         trains: a new run will be trained on the data, so the views must suit the images; known
             before they are decoded where that takes long.
-        of_run: see `Source`.
+        **reader: what the images are read for, see `restore.with_range`.
 
     Raises:
         SettingError: one line on the first setting or file that cannot be used.
     """
     check(settings)
-    source = fill(Source, settings["data"], "data", of_run=of_run)
+    source = fill(Source, settings["data"], "data", **reader)
     if trains and datasets.makes_squares(source.name):
         views = named_views(_with_many_images(settings)["augment"])
         view_sizes.check(views, source.size, settings)

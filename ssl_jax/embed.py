@@ -72,8 +72,8 @@ def main() -> None:
     encoder = dataclasses.replace(of_run(run), crop=crop)
     file.check_feature(encoder, FEATURE.value)
     settings = other_data(settings, command_line.overrides("data"), run.plan.source)
-    settings, with_its_range = with_range(settings, run.plan.dataset)
-    dataset, notes = pictures(settings, run.plan.dataset, with_its_range)
+    settings, reader = with_range(settings, run)
+    dataset, notes = pictures(settings, run.plan.dataset, **reader)
     data = settings["data"]["name"]
     for line in (*notes, printable(f"{run.title}, on {data}: {FEATURE.value}")):
         print_plain(console, line)

@@ -65,8 +65,8 @@ def label(
     if not old:
         _checked_flag(assignment.choice, encoder, count, by)
     settings = other_data(settings, given, run.plan.source)
-    settings, with_its_range = with_range(settings, run.plan.dataset)
-    dataset, notes = pictures(settings, run.plan.dataset, with_its_range)
+    settings, reader = with_range(settings, run, lasting=old is not None)
+    dataset, notes = pictures(settings, run.plan.dataset, **reader)
     splits = [dataset.train.images]
     if not dataset.joined:
         splits.append(dataset.test.images)

@@ -171,6 +171,8 @@ class Source:
         std: standard deviation of each channel, for pixels in 0..1; empty: the data set's own.
         of_run: no setting: `range` was not given but is that of the trained run that the images
             are read for.
+        needs_range: no setting: what the images are read for, if it takes no range from them, such
+            as a weight file; then images of more than 8 bits need a `range`.
     """
 
     name: str = "digits"
@@ -192,6 +194,7 @@ class Source:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     of_run: bool = False
+    needs_range: str = ""
 
     @property
     def range_words(self) -> str:
@@ -244,6 +247,21 @@ class Source:
             raise ValueError(f"mean={self.mean}: between 0 and 1, as pixels are scaled to 0..1")
         if not all(0 < value <= 1 for value in self.std):
             raise ValueError(f"std={self.std}: above 0 and at most 1, as pixels are scaled to 0..1")
+
+    def check_range(self, images: str) -> None:
+        """Rejects images of more than 8 bits without a range, where the images do not set it.
+
+        Args:
+            images: what has more than 8 bits, and how much of it.
+
+        Raises:
+            SettingError: `needs_range`, and there is no `range`.
+        """
+        if self.needs_range and not self.range:
+            raise SettingError(
+                f"{images}, and {self.needs_range} does not say which values are black and white; "
+                "give them as --data.range=LOW,HIGH, such as 0,65535 for all of 16 bits"
+            )
 
     def check_channels(self, channels: int) -> None:
         """Raises SettingError if `mean` or `std` is set for another number of channels."""

@@ -33,7 +33,7 @@ _CONVERSIONS = {  # what Python says of a value of the wrong type, and what to g
     "could not convert string to float": "a number",
     "('Non-boolean argument to boolean flag'": "true or false",
 }
-OF_WEIGHTS = ("size", "mean", "std", "crop", "prefix")  # flags that describe a weight file
+OF_WEIGHTS = ("size", "mean", "std", "range", "crop", "prefix")  # flags that describe a weight file
 _LISTED = 20  # settings of a section that a message lists, at most
 RUN_CONFIG = Path(__file__).parents[1] / "runs" / "config_file.py"
 
