@@ -7,7 +7,7 @@ from typing import Any
 
 from ssl_jax.settings.resolve import SettingError, available, section, unknown
 
-_GIVEN = ("network", "positives", "facts", "parent", "of_run", "needs_range")  # fields that are not settings
+_GIVEN = ("network", "positives", "facts", "parent", "of_run", "needs_range")  # no settings
 
 
 def settings_of(cls: type, *, without: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
