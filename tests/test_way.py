@@ -81,7 +81,7 @@ def test_the_page_leads_from_pictures_to_names(folder):
         )
         assert done.returncode == 0, (module, flags, done.stderr)
         printed[module, flags[-1]] = done.stdout
-    assert len(printed) == 10
+    assert len(printed) == 11
     assert (folder / "preview.png").is_file()
     assert "starting from w.safetensors at step 0" in printed["ssl_jax.main", "--config.epochs=1"]
     assert len(table(folder / "clusters.csv")) == len(table(folder / "weights.csv")) == COUNT

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def _with_evaluators(settings: dict[str, Any], evals: Sequence[str]) -> dict[str
     return settings
 
 
-def other_data(settings: dict[str, Any], given: dict[str, Any], own: Source) -> dict[str, Any]:
+def other_data(settings: dict[str, Any], given: Mapping[str, Any], own: Source) -> dict[str, Any]:
     """`settings` with a fresh section `data` if `given` names other images than the run's.
 
     A limit on the run's images, say, does not apply to others; only name, size, keep, bands and
@@ -136,7 +136,7 @@ def other_data(settings: dict[str, Any], given: dict[str, Any], own: Source) -> 
     if reads_bands(given.get("name", own.name)):
         names.append("bands")
     kept = {name: settings["data"][name] for name in names}
-    return settings | {"data": settings_of(Source) | kept | given}
+    return settings | {"data": {**settings_of(Source), **kept, **given}}
 
 
 def _same_place(place: str, other: str) -> bool:
