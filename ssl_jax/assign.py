@@ -62,7 +62,7 @@ formula becomes ./NAME, such a label gets a leading ', and bytes that are not UT
 from absl import flags
 
 from ssl_jax.runtime import command
-from ssl_jax.settings import command_line, weight_flags
+from ssl_jax.settings import command_line, weight_flags  # noqa: F401 - defines --weights
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 
@@ -119,14 +119,12 @@ def main() -> None:
 
 def assign_images() -> None:
     """Assigns images to clusters, and writes the table and its folder."""
-    import jax
     from rich.console import Console
 
     from ssl_jax.clustering import atlas
     from ssl_jax.clustering.label import given_count, label
     from ssl_jax.clustering.output_files import OutputFiles
-    from ssl_jax.inference.weights_run import open_encoder
-    from ssl_jax.ops.mesh import make_mesh
+    from ssl_jax.inference.command_encoder import open_given
     from ssl_jax.runs.console import table_width
     from ssl_jax.runtime import compilation
 
@@ -145,17 +143,9 @@ def assign_images() -> None:
     def show(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    with jax.set_mesh(make_mesh()):
-        run, settings = open_encoder(
-            WORKDIR.value,
-            CHECKPOINT.value,
-            weight_flags.weight_file(),
-            command_line.CONFIG.value,
-            command_line.config_name()[2],
-            weight_flags.image_settings(),
-        )
-    for note in run.notes:
-        show(note)
+    run, settings = open_given(
+        WORKDIR.value, CHECKPOINT.value, takes=("data.", "evals.crop"), show=show
+    )
     report = label(
         run,
         settings,

@@ -147,7 +147,7 @@ def build(
 
 
 def load_data(
-    settings: Mapping[str, Any], *, trains: bool = False, of_run: bool = False
+    settings: Mapping[str, Any], *, trains: bool = False, **reader: Any
 ) -> datasets.Dataset:
     """Reads the data set of complete settings, after checking all other settings.
 
@@ -155,13 +155,13 @@ def load_data(
         settings: complete settings.
         trains: a new run will be trained on the data, so the views must suit the images; known
             before they are decoded where that takes long.
-        of_run: see `Source`.
+        **reader: what the images are read for, see `restore.with_range`.
 
     Raises:
         SettingError: one line on the first setting or file that cannot be used.
     """
     check(settings)
-    source = fill(Source, settings["data"], "data", of_run=of_run)
+    source = fill(Source, settings["data"], "data", **reader)
     if trains:
         source = _with_labels(settings)
     if trains and datasets.makes_squares(source.name):

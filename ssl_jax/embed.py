@@ -21,7 +21,7 @@ names that are not UTF-8 become \\xff.
 from absl import flags
 
 from ssl_jax.runtime import command
-from ssl_jax.settings import command_line, weight_flags
+from ssl_jax.settings import command_line, weight_flags  # noqa: F401 - defines --weights
 from ssl_jax.settings.paths import user_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as ssl_jax.main writes it.")
@@ -38,15 +38,14 @@ OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace an existing file."
 
 def main() -> None:
     import dataclasses
+    from functools import partial
 
-    import jax
     from rich.console import Console
 
+    from ssl_jax.inference.command_encoder import open_given
     from ssl_jax.inference.feature_files import FeatureFile
     from ssl_jax.inference.images import pictures
     from ssl_jax.inference.pretrained import of_run
-    from ssl_jax.inference.weights_run import open_encoder
-    from ssl_jax.ops.mesh import make_mesh
     from ssl_jax.runs.console import Status, print_plain
     from ssl_jax.runs.restore import other_data, with_range
     from ssl_jax.runtime import compilation
@@ -57,26 +56,19 @@ def main() -> None:
     file.check()
     compilation.enable_cache()
     console = Console()
-    with jax.set_mesh(make_mesh()):
-        run, settings = open_encoder(
-            WORKDIR.value,
-            CHECKPOINT.value,
-            weight_flags.weight_file(),
-            command_line.CONFIG.value,
-            command_line.config_name()[2],
-            weight_flags.image_settings(),
-        )
-    for note in run.notes:
-        print_plain(console, note)
+    show = partial(print_plain, console)
+    run, settings = open_given(
+        WORKDIR.value, CHECKPOINT.value, takes=("data.", "evals.crop"), show=show
+    )
     crop = eval_settings.shared(settings["evals"]).crop
     encoder = dataclasses.replace(of_run(run), crop=crop)
     file.check_feature(encoder, FEATURE.value)
     settings = other_data(settings, command_line.overrides("data"), run.plan.source)
-    settings, with_its_range = with_range(settings, run.plan.dataset)
-    dataset, notes = pictures(settings, run.plan.dataset, with_its_range)
+    settings, reader = with_range(settings, run)
+    dataset, notes = pictures(settings, run.plan.dataset, **reader)
     data = settings["data"]["name"]
     for line in (*notes, printable(f"{run.title}, on {data}: {FEATURE.value}")):
-        print_plain(console, line)
+        show(line)
     with Status(console) as progress:
         count, dim = file.write(
             encoder,
@@ -87,10 +79,7 @@ def main() -> None:
             report=progress.status,
         )
     size = file.path.stat().st_size / 1e6
-    print_plain(
-        console,
-        printable(f"wrote {file.path}: {count:,} images, {dim} numbers each, {size:,.1f} MB"),
-    )
+    show(printable(f"wrote {file.path}: {count:,} images, {dim} numbers each, {size:,.1f} MB"))
 
 
 if __name__ == "__main__":

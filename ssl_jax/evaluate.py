@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from ssl_jax.runtime import command
-from ssl_jax.settings import command_line, presets, weight_flags
+from ssl_jax.settings import command_line, presets, weight_flags  # noqa: F401 - defines --weights
 from ssl_jax.settings.paths import user_path
 from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import encodable, printable
@@ -60,11 +60,13 @@ APPEND = flags.DEFINE_string(
 
 
 def main() -> None:
+    from functools import partial
+
     import jax
     from rich.console import Console
 
+    from ssl_jax.inference.command_encoder import open_given
     from ssl_jax.inference.transfer import evaluation_of
-    from ssl_jax.inference.weights_run import open_encoder
     from ssl_jax.ops.mesh import make_mesh
     from ssl_jax.runs.console import print_plain
     from ssl_jax.runs.restore import other_data
@@ -75,20 +77,16 @@ def main() -> None:
     path = _append()
     if path:
         append(path, "")
+    run, settings = open_given(
+        WORKDIR.value,
+        CHECKPOINT.value,
+        takes=("data.", "evals.", "resident_gb"),
+        show=partial(print_plain, console),
+    )
     with jax.set_mesh(make_mesh()):
-        run, settings = open_encoder(
-            WORKDIR.value,
-            CHECKPOINT.value,
-            weight_flags.weight_file(),
-            command_line.CONFIG.value,
-            command_line.config_name()[2],
-            weight_flags.image_settings(),
-        )
         if not path and not run.from_file:
             path = run.folder / "evaluations.jsonl"
         settings = other_data(settings, command_line.overrides("data"), run.plan.source)
-        for line in run.notes:
-            print_plain(console, line)
         evaluation = evaluation_of(run, settings)
         if path:
             append(path, "")

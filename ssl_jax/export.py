@@ -45,6 +45,7 @@ def main() -> None:
     from ssl_jax.ops.mesh import make_mesh
     from ssl_jax.runs.restore import open_run
 
+    command_line.check_overrides(())
     if OUT.value and FOLDER.value:
         raise SettingError(f"--out={OUT.value} and --folder={FOLDER.value}: leave one out")
     folder = user_path(FOLDER.value, "--folder") if FOLDER.value else None

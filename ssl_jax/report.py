@@ -14,7 +14,7 @@ clustering, if there are labels), neighbours and maps of the data; --data.NAME i
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,17 +115,12 @@ def main(folders: Sequence[str]) -> None:
     runs = record.read(folders) if folders else []
     path = target(folders)
     overrides = command_line.config_name()[2]
-    for name in overrides:
-        if not name.startswith(("data.", "evals.") if weights else "data."):
-            raise SettingError(
-                f"--config.{name}: a report takes only settings of its data, such as "
-                "--config.data.dir=DIR"
-            )
+    command_line.check_overrides(("data.", "evals.") if weights else ("data.",))
     compilation.enable_cache()
     show = partial(print_plain, Console())
     try:
         if weights:
-            _write_on_weights(weights, path, overrides, show)
+            _write_on_weights(path, show)
         else:
             make.write(runs, path, given=overrides, **_limits(), say=show)
     except OSError as error:
@@ -138,21 +133,16 @@ def _limits() -> dict[str, int]:
     return dict(most=IMAGES.value, most_for_density=DENSITY_IMAGES.value)
 
 
-def _write_on_weights(
-    weights: Path, path: Path, overrides: Mapping[str, Any], show: Callable[[str], Any]
-) -> None:
+def _write_on_weights(path: Path, show: Callable[[str], Any]) -> None:
     """Writes the page on a weight file and its data."""
     import jax
 
-    from ssl_jax.inference.weights_run import open_weights
+    from ssl_jax.inference.command_encoder import open_given
     from ssl_jax.ops.mesh import make_mesh
     from ssl_jax.reporting.weights import write
 
+    run, settings = open_given(None, takes=("data.", "evals."), show=show)
     with jax.set_mesh(make_mesh()):
-        image = weight_flags.image_settings()
-        run, settings = open_weights(weights, command_line.CONFIG.value, overrides, **image)
-        for note in run.notes:
-            show(note)
         write(run, settings, path, **_limits(), say=show)
 
 

@@ -59,6 +59,30 @@ def test_a_file_of_the_working_folder_wins(here, name, own):
     assert config_files.find(name).resolve() == path
 
 
+@pytest.mark.parametrize(
+    ("given", "takes", "message"),
+    [
+        ("epochs", ("data.", "evals."), "--config.epochs: only data and evals can be set here; a"),
+        ("evals.knn.k", ("data.", "evals.crop"), "k: only data and evals.crop can be set here"),
+        ("data.dir", (), "--config.data.dir: a trained encoder keeps its settings; leave it out"),
+    ],
+)
+def test_settings_that_a_command_does_not_follow(given, takes, message, monkeypatch):
+    monkeypatch.setattr(command_line, "config_name", lambda: ("swav", "", {given: 1}))
+    with pytest.raises(SettingError, match=message):
+        command_line.check_overrides(takes)
+    command_line.check_overrides((*takes, given))
+
+
+def test_a_folder_for_the_digits_is_refused(here):
+    given = ["--config=swav", "--config.data.dir=pictures", "--workdir=run"]
+    code, _, error = call(here, "train", *given)
+    assert code == 2
+    assert error.startswith("error: data.dir=pictures: the data set is that of the digits")
+    assert error.count("\n") == 1
+    assert not (here / "run").exists()
+
+
 def test_a_script_of_the_same_name_is_no_config(here):
     (here / "swav.py").write_text("print('something else')\n")
     assert config_files.find("swav").resolve() == CONFIGS / "swav.py"

@@ -519,7 +519,7 @@ def test_other_images_are_refused(run):
 
 def test_bad_input_is_one_line(run, tmp_path):
     calls = {  # of one process, one after the other
-        "a report takes only settings of its data": [
+        "--config.epochs: only data can be set here; a trained encoder": [
             str(run),
             "--config.epochs=3",
             "--out",

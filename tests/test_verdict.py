@@ -64,7 +64,7 @@ def test_a_perfect_score_on_two_images_is_not_called_worse():
 def test_the_fewest_prototypes_are_not_lowered():
     config = swav.get_config()
     weak = WELL | {"loss_over_ln_k": 1.0, "code_entropy": 0.7}
-    assert "fewer method.prototypes (128)" in judged(rows(eval=0.9), weak, config)
+    assert "fewer method.prototypes (now 128)" in judged(rows(eval=0.9), weak, config)
     config.method.prototypes = 2
     assert "prototypes" not in judged(rows(eval=0.9), weak, config)
 
@@ -85,7 +85,7 @@ def test_another_classifier_stands_in_for_knn():
     ("entropy", "state", "remedy"),
     [
         (0.97, "codes are nearly uniform (entropy 0.97 of the maximum)", "a lower method.epsilon"),
-        (0.8, "codes say little (entropy 0.80", "a lower method.epsilon (0.05)"),
+        (0.8, "codes say little (entropy 0.80", "a lower method.epsilon (now 0.05)"),
         (0.2, "codes are sharp, but views do not predict each other's", "fewer method.prototypes"),
     ],
 )

@@ -1,5 +1,6 @@
 """A weight file in place of a run: the same tables and scores, whatever its names."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -26,7 +27,7 @@ from ssl_jax.inference.weights_run import open_encoder, open_weights
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.ops.mesh import make_mesh
 from ssl_jax.reporting import weights as report
-from ssl_jax.runs.restore import config_for, config_of_weights
+from ssl_jax.runs.restore import config_for, config_of_weights, with_range
 from ssl_jax.settings import command_line, weight_flags
 from ssl_jax.settings.resolve import SettingError
 
@@ -201,16 +202,20 @@ def test_the_flags_become_a_config():
 
 
 @pytest.mark.parametrize(
-    ("mean", "std", "message"),
+    ("given", "message"),
     [
-        (["a", "b"], None, "--mean=a,b: give a number from 0 to 1 for each channel"),
-        (["128"], None, "--mean=128: give a number from 0 to 1"),
-        (None, ["0"], "--std=0: give a number from above 0 to 1"),
-        (None, ["nan"], "--std=nan: give a number"),
+        (dict(mean=["a", "b"]), "--mean=a,b: give a number from 0 to 1 for each channel"),
+        (dict(mean=["128"]), "--mean=128: give a number from 0 to 1"),
+        (dict(std=["0"]), "--std=0: give a number from above 0 to 1"),
+        (dict(std=["nan"]), "--std=nan: give a number"),
+        (dict(range=["4095"]), "--range=4095: give the values that are black and white"),
+        (dict(range=["5", "5"]), "--range=5,5: give the values .* the first smaller, such as"),
+        (dict(range=["0", "x"]), "--range=0,x: give"),
+        (dict(range=["0", "inf"]), "--range=0,inf: give"),
     ],
 )
-def test_statistics_that_are_none(mean, std, message, monkeypatch):
-    monkeypatch.setattr(weight_flags, "flags", fake_flags(mean=mean, std=std))
+def test_statistics_that_are_none(given, message, monkeypatch):
+    monkeypatch.setattr(weight_flags, "flags", fake_flags(**given))
     with pytest.raises(SettingError, match=message):
         weight_flags.image_settings()
 
@@ -228,6 +233,8 @@ def fake_flags(**values):
 def test_statistics_as_people_write_them(monkeypatch):
     monkeypatch.setattr(weight_flags, "flags", fake_flags(mean=["(0.5", " 0.4", "0.25)"], size=9))
     assert weight_flags.image_settings() == {"mean": (0.5, 0.4, 0.25), "size": 9}
+    monkeypatch.setattr(weight_flags, "flags", fake_flags(range=["(-1", " 4095)"]))
+    assert weight_flags.image_settings() == {"range": (-1.0, 4095.0)}
 
 
 @pytest.mark.parametrize(
@@ -237,6 +244,11 @@ def test_statistics_as_people_write_them(monkeypatch):
         ({"prefix": "student."}, {}, "has no network at --prefix=student.; choose one of: ''"),
         ({"size": 32}, {"data.size": 16}, "data.size=16 is below the 32 pixels that the encoder"),
         ({"crop": 0.5}, {"evals.crop": 0.6}, "--crop=0.5 and --config.evals.crop=0.6 differ"),
+        (
+            {"range": (0.0, 9.0)},
+            {"data.range": (0.0, 99.0)},
+            "--range=0,9 and --config.data.range=0,99 differ",
+        ),
     ],
 )
 def test_weights_that_do_not_fit(image, given, message, files):
@@ -254,6 +266,50 @@ def test_data_and_evaluators_that_do_not_fit(files, tmp_path, pictures):
     message = "evals.knn: plain.safetensors has no feature 'embedding'; choose backbone, .*'resnet'"
     with pytest.raises(SettingError, match=message):
         scores(*weights_run(files["plain"], given, ("knn",), size=8))
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """Settings of pictures of 16 bits with values up to 4095, and of the same in 8 bits."""
+    folder = tmp_path_factory.mktemp("deep")
+    for i in range(24):
+        values = RNG.integers(0, 4096, (9, 12), dtype=np.uint16)
+        values[0, 0] = 3000  # no picture has the whole range
+        plain = np.uint8(np.floor(values / 4095 * 255 + 0.5))
+        for kind, pixels in (("deep", values), ("plain", plain)):
+            (folder / kind).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{i:02}.png")
+    cache = {"data.cache": str(folder / "cache")}
+    return [cache | {"data.dir": str(folder / kind)} for kind in ("deep", "plain")]
+
+
+def test_a_file_that_says_no_range_takes_no_pictures_of_16_bits(files, deep):
+    message = (
+        r"^24 images have more than 8 bits in .*deep, and plain.safetensors does not say which "
+        r"values are black and white; give them as --data.range=LOW,HIGH"
+    )
+    with pytest.raises(SettingError, match=message):
+        table(*weights_run(files["plain"], deep[0], size=8), count=2)
+    with pytest.raises(SettingError, match=message):
+        evaluation_of(*weights_run(files["plain"], deep[0], size=8))
+    run, _ = weights_run(files["plain"], deep[1], size=8)
+    run = dataclasses.replace(run, from_file=False)  # as a run on images of 8 bits
+    settings = {"data": {"name": "folder", "range": ()}}
+    assert with_range(settings, run) == (settings, {})
+    assert with_range(settings, run, lasting=True)[1] == {"needs_range": "plain.safetensors"}
+
+
+@pytest.mark.parametrize("way", ["--range", "--data.range"])
+def test_pictures_of_16_bits_are_scaled_by_the_range_that_is_given(way, files, deep):
+    given, image = deep[0], {"size": 8}
+    if way == "--range":
+        image["range"] = (0.0, 4095.0)
+    else:
+        given = given | {"data.range": (0.0, 4095.0)}
+    run, settings = weights_run(files["plain"], given, **image)
+    assert of_run(run).range == (0.0, 4095.0)
+    expected = weights_run(files["plain"], deep[1], size=8)
+    assert table(run, settings, count=2) == table(*expected, count=2)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import secrets
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -136,17 +137,17 @@ def choice(encoder: Encoder, clusters: int | str, by: str) -> str:
             f"clusters={clusters}: hdbscan makes as many clusters as there are dense regions; "
             "leave clusters out or choose kmeans"
         )
-    has_prototypes = encoder.prototypes is not None
-    if by == "own" and not has_prototypes:
+    prototypes = encoder.prototypes
+    if by == "own" and prototypes is None:
         raise ValueError(
             "by='own': this encoder has no prototypes; choose kmeans, with a number of clusters"
         )
-    if by == "own" and clusters:
+    if by == "own" and prototypes is not None and clusters:
         raise ValueError(
-            f"clusters={clusters}: the encoder has {len(encoder.prototypes)} clusters of its own; "
+            f"clusters={clusters}: the encoder has {len(prototypes)} clusters of its own; "
             "leave clusters out or choose kmeans"
         )
-    return by or ("own" if has_prototypes and not clusters else "kmeans")
+    return by or ("own" if prototypes is not None and not clusters else "kmeans")
 
 
 def few_clusters(images: int) -> int:
@@ -204,7 +205,8 @@ def of_features(
     """
     points = unit(features)
     if by == "own":
-        return dataclasses.replace(to_centroids(points, encoder.prototypes), kind=by)
+        prototypes: Any = encoder.prototypes  # checked before
+        return dataclasses.replace(to_centroids(points, prototypes), kind=by)
     if by == "hdbscan":
         centroids, sample = density.dense_regions(points, seed)
         settings = density.settings_for(len(points)) | dict(seed=seed)

@@ -179,8 +179,8 @@ def _clusters_of(pixels: np.ndarray, count: int) -> np.ndarray:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    starts = 1 if count > _MANY else _STARTS
-    means = KMeans(count, n_init=starts, max_iter=_ITERATIONS, random_state=_SEED)
+    starts: Any = 1 if count > _MANY else _STARTS
+    means: Any = KMeans(count, n_init=starts, max_iter=_ITERATIONS, random_state=_SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters
         return means.fit(np.asarray(unit(pixels))).labels_

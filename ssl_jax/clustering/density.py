@@ -47,11 +47,9 @@ def dense_regions(points: np.ndarray | jax.Array, seed: int = 0) -> tuple[np.nda
     if settings["rows"] < len(rows):
         chosen = np.random.default_rng(seed).choice(len(rows), settings["rows"], replace=False)
         rows = rows[np.sort(chosen)]
-    clustering: Any = HDBSCAN(
-        min_cluster_size=settings["min_cluster_size"],
-        min_samples=settings["min_samples"],
-        copy=True,
-    )
+    options: dict[str, Any] = {name: settings[name] for name in ("min_cluster_size", "min_samples")}
+    options["copy"] = True
+    clustering: Any = HDBSCAN(**options)
     labels = clustering.fit_predict(rows).astype(np.int32)
     count = labels.max() + 1
     if count < 2:

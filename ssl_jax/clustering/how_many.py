@@ -5,6 +5,7 @@ import io
 import textwrap
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -185,12 +186,13 @@ def _measured(
     """Silhouette [SEEDS] and stability [SEEDS] of `count` clusters; see `search`."""
     from sklearn.cluster import KMeans
 
+    starts: Any = STARTS
     silhouette = []
     stability = []
     for number, pair in enumerate(halves):
         clusterings = []
         for half in pair:
-            means = KMeans(count, n_init=STARTS, random_state=seed + number).fit(rows[half])
+            means = KMeans(count, n_init=starts, random_state=seed + number).fit(rows[half])
             clusterings.append(means.predict(rows))
         mean = [float(silhouettes(rows, labels, most).mean()) for labels in clusterings]
         silhouette.append(np.mean(mean))

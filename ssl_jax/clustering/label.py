@@ -65,8 +65,8 @@ def label(
     if not old:
         _checked_flag(assignment.choice, encoder, count, by)
     settings = other_data(settings, given, run.plan.source)
-    settings, with_its_range = with_range(settings, run.plan.dataset)
-    dataset, notes = pictures(settings, run.plan.dataset, with_its_range)
+    settings, reader = with_range(settings, run, lasting=old is not None)
+    dataset, notes = pictures(settings, run.plan.dataset, **reader)
     splits = [dataset.train.images]
     if not dataset.joined:
         splits.append(dataset.test.images)
@@ -161,10 +161,15 @@ def _clusters_to_use(
     return old
 
 
+def _own_count(encoder: Encoder) -> int:
+    """The number of prototypes; 0 without."""
+    return 0 if encoder.prototypes is None else len(encoder.prototypes)
+
+
 def _words(encoder: Encoder, by: str, count: int | str) -> str:
     """What is about to be made."""
     if by == "own":
-        return f"{len(encoder.prototypes)} prototypes of its own"
+        return f"{_own_count(encoder)} prototypes of its own"
     if by == "hdbscan":
         return "dense regions by HDBSCAN"
     if count == AUTO:
@@ -194,10 +199,10 @@ def _choice(
         ("own", "kmeans" or "hdbscan", K, words to append to a line on the clusters).
     """
     advice = ""
-    has_prototypes = encoder.prototypes is not None
-    if has_prototypes and not (labelled or by or count) and images > 1:
+    own = _own_count(encoder)
+    if own and not (labelled or by or count) and images > 1:
         by = "kmeans"
-        advice = f", --by=own uses the {len(encoder.prototypes)} prototypes"
+        advice = f", --by=own uses the {own} prototypes"
     by = assignment.choice(encoder, count, by)
     if by != "kmeans" or count:
         return by, count, advice

@@ -184,10 +184,11 @@ class ClusterTable:
         """How many clusters and pictures have names."""
         named = sum(1 for name in self.names if name)
         different = len(set(self.names) - {""})
+        outliers = int(self.outliers.sum())
         yield (
             f"{len(self.cluster_names)} of {len(self.order)} clusters have a name, "
             f"{different} different; {named:,} of {len(self.rows):,} images are named, "
-            f"{int(self.outliers.sum()):,} are outliers"
+            + ("1 is an outlier" if outliers == 1 else f"{outliers:,} are outliers")
         )
 
 

@@ -52,7 +52,8 @@ def _placed(points: np.ndarray) -> np.ndarray:
     if len(points) < _FEWEST or np.ptp(points, axis=0).max() < 1e-6:
         return _components(points)
     perplexity = min(_PERPLEXITY, (len(points) - 1) / 3)
-    model = TSNE(2, perplexity=perplexity, init=_start(points), random_state=_SEED)
+    start: Any = _start(points)
+    model = TSNE(2, perplexity=perplexity, init=start, random_state=_SEED)
     with threadpool_limits(1):  # more threads wait for each other on a busy machine
         return model.fit_transform(points).astype(np.float32)
 

@@ -127,6 +127,8 @@ def _with_limits(
         low, high = _ends(source, file, form, stored, rows)
         limits = array_forms.limits_of(low, high)
         is_data = limits not in array_forms.KNOWN
+        if is_data:
+            source.check_range(f"{title(file, IMAGES)} are {stored.dtype}, {low:g} to {high:g}")
         why = "the training images' range; data.range sets it" if is_data else "data.range sets it"
     note = f"{key} are {stored.dtype}; {limits[0]:g} to {limits[1]:g} become black to white ({why})"
     return dataclasses.replace(form, limits=limits), (note,)

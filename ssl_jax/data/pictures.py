@@ -135,7 +135,9 @@ def _probed(source: Source, pictures: Pictures) -> tuple[tuple[float, ...], tupl
     limits = ()
     notes = []
     test_notes = []
+    have = "1 image has" if len(deep_rows) == 1 else f"{len(deep_rows):,} images have"
     if len(deep_rows):
+        source.check_range(f"{have} more than 8 bits in {pictures.origin}")
         limits = source.range or _range(source, pictures, deep_rows)
         test_rows = deep_rows[deep_rows >= pictures.train]
         if not source.range and 0 < len(test_rows) < len(deep_rows):
@@ -143,7 +145,6 @@ def _probed(source: Source, pictures: Pictures) -> tuple[tuple[float, ...], tupl
         whose = "the training images' range; data.range sets it"
         if source.range:
             whose = source.range_words
-        have = "1 image has" if len(deep_rows) == 1 else f"{len(deep_rows):,} images have"
         notes.append(
             f"{have} more than 8 bits; {limits[0]:,.10g} to {limits[1]:,.10g} become black to "
             f"white ({whose})"

@@ -198,6 +198,8 @@ class Source:
             are read for.
         labels_for: no setting: the method that is trained on the labels; empty for all others,
             which train without.
+        needs_range: no setting: what the images are read for, if it takes no range from them, such
+            as a weight file; then images of more than 8 bits need a `range`.
     """
 
     name: str = "digits"
@@ -220,6 +222,7 @@ class Source:
     std: tuple[float, ...] = ()
     of_run: bool = False
     labels_for: str = ""
+    needs_range: str = ""
 
     @property
     def range_words(self) -> str:
@@ -296,6 +299,21 @@ class Source:
                 f"{counted(len(labels), 'training image')} of {printable(self.dir or self.name)} "
                 "has one; docs/data.md says where labels are read from, and the other methods need "
                 "none"
+            )
+
+    def check_range(self, images: str) -> None:
+        """Rejects images of more than 8 bits without a range, where the images do not set it.
+
+        Args:
+            images: what has more than 8 bits, and how much of it.
+
+        Raises:
+            SettingError: `needs_range`, and there is no `range`.
+        """
+        if self.needs_range and not self.range:
+            raise SettingError(
+                f"{images}, and {self.needs_range} does not say which values are black and white; "
+                "give them as --data.range=LOW,HIGH, such as 0,65535 for all of 16 bits"
             )
 
     def check_channels(self, channels: int) -> None:

@@ -5,6 +5,7 @@ with np.load("features.npz") as file:
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -105,7 +106,7 @@ class FeatureFile:
         try:
             with jax.set_mesh(make_mesh()):
                 blocks = _blocks(encoder, rows.splits, feature, dtype, report)
-                write(temporary, blocks, rows, dim, np.dtype(dtype), about)
+                write(temporary, blocks, rows, _Features(dim, np.dtype(dtype), about))
             self.check()  # again: the features take a while
             os.replace(temporary, self.path)
         except OSError as error:
@@ -164,6 +165,21 @@ class _Rows:
         return len(self.labels)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Features:
+    """The form of the features in a file.
+
+    Attributes:
+        dim: D of the features [N, D].
+        dtype: of their numbers.
+        about: the feature's name and the encoder, by the names that the file has for them.
+    """
+
+    dim: int
+    dtype: np.dtype
+    about: dict[str, str]
+
+
 def _dimension(encoder: Encoder, feature: str) -> int:
     """D of a feature."""
     image = jax.ShapeDtypeStruct((1, encoder.size, encoder.size, encoder.channels), np.float32)
@@ -196,10 +212,7 @@ def _blocks(
             encoder.state,
             images,
             (feature,),
-            size=encoder.size,
-            mean=encoder.mean,
-            std=encoder.std,
-            crop=encoder.crop,
+            **encoder.view,
             chunk=CHUNK,
         )
         for part in passes:
@@ -215,17 +228,12 @@ def _blocks(
             report(f"features of {done:,} of {total:,} images")
 
 
-def _write_npz(
-    path: Path,
-    blocks: Iterator[np.ndarray],
-    rows: _Rows,
-    dim: int,
-    dtype: np.dtype,
-    about: dict[str, str],
-) -> None:
+def _write_npz(path: Path, blocks: Iterator[np.ndarray], rows: _Rows, features: _Features) -> None:
     """An uncompressed archive, each array a member that is written piece by piece."""
+    shape = (len(rows), features.dim)
+    dtype = features.dtype.newbyteorder("<")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        _write_array(archive, "features", (len(rows), dim), dtype.newbyteorder("<"), blocks)
+        _write_array(archive, "features", shape, dtype, blocks)
         width = max(1, *map(len, rows.names))
         text = np.dtype(f"<U{width}")
         pieces = (
@@ -236,7 +244,7 @@ def _write_npz(
         others = {"splits": rows.parts}
         if rows.classes:
             others |= {"labels": rows.labels, "classes": np.array(rows.classes)}
-        others |= {name: np.array(value) for name, value in about.items()}
+        others |= {name: np.array(value) for name, value in features.about.items()}
         for name, x in others.items():
             _write_array(archive, name, x.shape, x.dtype, [np.ascontiguousarray(x)])
 
@@ -261,26 +269,21 @@ def _write_array(
 
 
 def _write_parquet(
-    path: Path,
-    blocks: Iterator[np.ndarray],
-    rows: _Rows,
-    dim: int,
-    dtype: np.dtype,
-    about: dict[str, str],
+    path: Path, blocks: Iterator[np.ndarray], rows: _Rows, features: _Features
 ) -> None:
     """A table with a row for each image: file (or split and row), split, label, features."""
     import pyarrow
     from pyarrow import parquet
 
-    number = pyarrow.float16() if dtype == np.float16 else pyarrow.float32()
+    number = pyarrow.float16() if features.dtype == np.float16 else pyarrow.float32()
     columns = _columns(rows)
     schema = pyarrow.schema(
         [
             *((name, pyarrow.array(column[:1]).type) for name, column in columns.items()),
             *([("label", pyarrow.string())] if rows.classes else []),
-            ("features", pyarrow.list_(number, dim)),
+            ("features", pyarrow.list_(number, features.dim)),
         ],
-        metadata={"ssl_jax": json.dumps(about)},
+        metadata={"ssl_jax": json.dumps(features.about)},
     )
     start = 0
     with parquet.ParquetWriter(path, schema) as writer:
@@ -290,7 +293,7 @@ def _write_parquet(
             if rows.classes:
                 arrays.append(pyarrow.array(_label_names(rows, start, stop), pyarrow.string()))
             values = pyarrow.array(block.reshape(-1), number)
-            arrays.append(pyarrow.FixedSizeListArray.from_arrays(values, dim))
+            arrays.append(pyarrow.FixedSizeListArray.from_arrays(values, features.dim))
             writer.write_table(pyarrow.table(arrays, schema=schema))
             start = stop
 

@@ -17,13 +17,13 @@ _FEW = 3  # a ratio of the sides beyond this deserves a note
 _NUMBERS = "iuf"  # kinds of numpy's types that a range can scale
 
 
-def load_images(settings: Mapping[str, Any], channels: int, *, of_run: bool = False) -> Dataset:
+def load_images(settings: Mapping[str, Any], channels: int, **reader: Any) -> Dataset:
     """Reads the data of complete settings for a run; grey and colour take each other's place.
 
     Args:
         settings: of the data.
         channels: of the images that the run was trained on.
-        of_run: see `Source`.
+        **reader: what the images are read for, see `restore.with_range`.
 
     Returns:
         the data as they are; see `channels.converted`.
@@ -34,20 +34,20 @@ def load_images(settings: Mapping[str, Any], channels: int, *, of_run: bool = Fa
     data = settings["data"]
     if datasets.makes_squares(data["name"]):  # their channels are known before the images are read
         channels_of.check(data["name"], data["bands"] or 3, channels)
-    dataset = load_data(settings, of_run=of_run)
+    dataset = load_data(settings, **reader)
     channels_of.check(data["name"], dataset.train.images.shape[-1], channels)
     return dataset
 
 
 def pictures(
-    settings: dict[str, Any], trained_on: Dataset, with_its_range: bool = False
+    settings: dict[str, Any], trained_on: Dataset, **reader: Any
 ) -> tuple[Dataset, tuple[str, ...]]:
     """Loads the data set of complete settings, without labels if these cannot be used.
 
     Args:
         settings: of the data.
         trained_on: the run's data.
-        with_its_range: the settings have the range of these, see `with_range`.
+        **reader: what the images are read for, see `restore.with_range`.
 
     Returns:
         the data, and notes for the user.
@@ -58,11 +58,11 @@ def pictures(
     channels = trained_on.train.images.shape[-1]
     notes = []
     try:
-        dataset = load_images(settings, channels, of_run=with_its_range)
+        dataset = load_images(settings, channels, **reader)
     except LabelError as error:
         notes.append(printable(f"labels are not used: {error.reason}"))
         settings = settings | {"data": settings["data"] | {"labels": "none"}}
-        dataset = load_images(settings, channels, of_run=with_its_range)
+        dataset = load_images(settings, channels, **reader)
     return dataset, (*notes_on(dataset, trained_on), *notes)
 
 

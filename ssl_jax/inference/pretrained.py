@@ -97,6 +97,11 @@ class Encoder:
         return "embedding" if "embedding" in self.names else "backbone"
 
     @property
+    def view(self) -> dict[str, Any]:
+        """What it sees of an image: `size`, `mean`, `std` and `crop`, as `embed` takes them."""
+        return dict(size=self.size, mean=self.mean, std=self.std, crop=self.crop)
+
+    @property
     def takes(self) -> Takes:
         """What it takes: channels, range, and how pictures are read."""
         reading = self.reading
@@ -146,10 +151,7 @@ class Encoder:
                 self.state,
                 images,
                 (name,),
-                size=self.size,
-                mean=self.mean,
-                std=self.std,
-                crop=self.crop,
+                **self.view,
             )
             return features[name]
 

@@ -88,9 +88,9 @@ def evaluation_of(run: Run, config: Mapping[str, Any]) -> Evaluation:
     Raises:
         SettingError: data or evaluators that do not fit each other or the run.
     """
-    settings, with_its_range = with_range(completed(config), run.plan.dataset)
+    settings, reader = with_range(completed(config), run)
     channels = run.plan.dataset.train.images.shape[-1]
-    dataset = load_images(settings, channels, of_run=with_its_range)
+    dataset = load_images(settings, channels, **reader)
     notes = notes_on(dataset, run.plan.dataset)
     return evaluation_on(run, settings, dataset, notes)
 

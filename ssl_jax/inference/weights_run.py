@@ -91,16 +91,18 @@ def open_weights(
         path: the file.
         config: of `restore.config_of_weights`, with overrides.
         given: those overrides by full name.
-        **image: `size`, `mean`, `std`, `crop` and `prefix`, see `load_encoder`.
+        **image: `size`, `mean`, `std`, `range`, `crop` and `prefix`, see `load_encoder`.
 
     Raises:
         SettingError: a file or settings that cannot be used.
     """
-    crop = given.get("evals.crop", 0.0)
-    if "evals.crop" in given:
-        if image.get("crop", crop) != crop:
-            raise SettingError(f"--crop={image['crop']:g} and --config.evals.crop={crop:g} differ")
-        image["crop"] = crop
+    for name, setting in (("crop", "evals.crop"), ("range", "data.range")):
+        if setting in given:
+            value = image.setdefault(name, given[setting])
+            if value != given[setting]:
+                raise SettingError(
+                    f"--{name}={_text(value)} and --config.{setting}={_text(given[setting])} differ"
+                )
     try:
         encoder = of_file(path, **image, prefix_flag="--prefix")
     except WeightsError as error:
@@ -120,6 +122,12 @@ def open_weights(
     )
     notes = (*encoder.notes, f"weights: {_takes(encoder)}")
     return Run(path, plan, state, 0, from_file=True, notes=notes), settings
+
+
+def _text(value: float | Sequence[float]) -> str:
+    """A number, or several separated by commas, as flags have them."""
+    values = value if isinstance(value, Sequence) else (value,)
+    return ",".join(f"{x:g}" for x in values)
 
 
 def _settings_for(

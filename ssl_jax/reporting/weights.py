@@ -47,8 +47,8 @@ def write(
     """
     attempt = Attempts(say)
     name = printable(encodable(run.folder.name))
-    whole, with_its_range = with_range(dict(settings), run.plan.dataset)
-    dataset, notes = pictures(whole, run.plan.dataset, with_its_range)
+    whole, reader = with_range(dict(settings), run)
+    dataset, notes = pictures(whole, run.plan.dataset, **reader)
     for note in notes:
         say(note)
     lacking = "The images have no test labels, so there are no scores."

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax.build import Plan, build
 from ssl_jax.data.datasets import reads_bands
-from ssl_jax.data.source import Dataset, Source, stand_in
+from ssl_jax.data.source import Source, stand_in
 from ssl_jax.interface import TrainState
 from ssl_jax.runs import run_folder
 from ssl_jax.runs.checkpoint_reader import CheckpointReader
@@ -126,7 +126,7 @@ def _with_evaluators(settings: dict[str, Any], evals: Sequence[str]) -> dict[str
     return settings
 
 
-def other_data(settings: dict[str, Any], given: dict[str, Any], own: Source) -> dict[str, Any]:
+def other_data(settings: dict[str, Any], given: Mapping[str, Any], own: Source) -> dict[str, Any]:
     """`settings` with a fresh section `data` if `given` names other images than the run's.
 
     A limit on the run's images, say, does not apply to others; only name, size, keep, bands and
@@ -146,7 +146,7 @@ def other_data(settings: dict[str, Any], given: dict[str, Any], own: Source) -> 
     if reads_bands(given.get("name", own.name)):
         names.append("bands")
     kept = {name: settings["data"][name] for name in names}
-    return settings | {"data": settings_of(Source) | kept | given}
+    return settings | {"data": {**settings_of(Source), **kept, **given}}
 
 
 def _same_place(place: str, other: str) -> bool:
@@ -157,22 +157,30 @@ def _same_place(place: str, other: str) -> bool:
     return os.path.realpath(paths[0]) == os.path.realpath(paths[1])
 
 
-def with_range(settings: dict[str, Any], dataset: Dataset) -> tuple[dict[str, Any], bool]:
+def with_range(
+    settings: dict[str, Any], run: Run, *, lasting: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """`settings` of data for a run trained on more than 8 bits: values mean what they meant there.
 
-    Unless `data.range` is given, the values that were black and white in training are so again.
+    Unless `data.range` is given, the values that were black and white in training are so again. A
+    weight file that does not say which these are needs it: the same picture must not look different
+    beside others.
 
     Args:
         settings: complete settings, whose data may be others than the run's.
-        dataset: the run's.
+        run: the run, or a weight file in place of one.
+        lasting: whether a run trained on 8 bits needs it, too, as for clusters made before.
 
     Returns:
-        the settings, and whether the run's range was put there.
+        the settings, and the fields `of_run` and `needs_range` of `Source`.
     """
     data = settings["data"]
-    if data["range"] or not dataset.range or not reads_bands(data["name"]):
-        return settings, False
-    return settings | {"data": data | {"range": dataset.range}}, True
+    limits = run.plan.dataset.range
+    if data["range"] or not reads_bands(data["name"]):
+        return settings, {}
+    if limits:
+        return settings | {"data": data | {"range": limits}}, {"of_run": True}
+    return settings, {"needs_range": run.folder.name} if run.from_file or lasting else {}
 
 
 def _evaluator_settings(name: str, recorded: dict[str, Any]) -> dict[str, Any]:

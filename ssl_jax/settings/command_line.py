@@ -33,7 +33,7 @@ _CONVERSIONS = {  # what Python says of a value of the wrong type, and what to g
     "could not convert string to float": "a number",
     "('Non-boolean argument to boolean flag'": "true or false",
 }
-OF_WEIGHTS = ("size", "mean", "std", "crop", "prefix")  # flags that describe a weight file
+OF_WEIGHTS = ("size", "mean", "std", "range", "crop", "prefix")  # flags that describe a weight file
 _LISTED = 20  # settings of a section that a message lists, at most
 RUN_CONFIG = Path(__file__).parents[1] / "runs" / "config_file.py"
 
@@ -63,11 +63,28 @@ def parse(
             )
         if len(rest) > 1 and not operands:
             raise SettingError(f"{rest[1]!r} is not a flag; give settings as --config.NAME=VALUE")
+        if not operands:
+            _check_place()
         return rest
     except SettingError as error:
         fail(error, 2)
     except Exception as error:
         fail(_explained(error, argv, path), 2)
+
+
+def _check_place() -> None:
+    """Rejects a `data.dir` for the digits, which would be used in place of what is there.
+
+    Raises:
+        SettingError: it is given on the command line.
+    """
+    place = overrides("data").get("dir")
+    if place and CONFIG.value.data.name == "digits":
+        raise SettingError(
+            f"data.dir={place}: the data set is that of the digits (data.name=digits), which come "
+            "with scikit-learn and are read from no folder; set data.name, such as "
+            "data.name=folder for pictures of your own, or leave data.dir out"
+        )
 
 
 def _explained(error: Exception, argv: list[str], path: Path | None) -> str:
@@ -294,6 +311,24 @@ def overrides(section: str) -> dict[str, Any]:
         for name, value in config_name()[2].items()
         if name.startswith(f"{section}.")
     }
+
+
+def check_overrides(takes: Sequence[str]) -> None:
+    """Rejects settings of --config that a command on a run or a weight file does not follow.
+
+    Args:
+        takes: the settings that it follows, by full name, or sections ("data.").
+
+    Raises:
+        SettingError: another one is given.
+    """
+    for name in config_name()[2]:
+        if not name.startswith(tuple(takes)):
+            follows = " and ".join(part.rstrip(".") for part in takes)
+            only = f"only {follows} can be set here; " if takes else ""
+            raise SettingError(
+                f"--config.{name}: {only}a trained encoder keeps its settings; leave it out"
+            )
 
 
 def fail(error: Exception | str, code: int) -> NoReturn:

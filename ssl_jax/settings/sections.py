@@ -7,7 +7,15 @@ from typing import Any
 
 from ssl_jax.settings.resolve import SettingError, available, section, unknown
 
-_GIVEN = ("network", "positives", "facts", "parent", "of_run", "labels_for")  # no settings
+_GIVEN = (  # no settings
+    "network",
+    "positives",
+    "facts",
+    "parent",
+    "of_run",
+    "labels_for",
+    "needs_range",
+)
 
 
 def settings_of(cls: type, *, without: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from absl import flags
 
 from ssl_jax.settings.command_line import OF_WEIGHTS
 from ssl_jax.settings.paths import user_path
+from ssl_jax.settings.ranges import FLOAT32
 from ssl_jax.settings.resolve import SettingError
 
 WEIGHTS = flags.DEFINE_string(
@@ -36,6 +37,12 @@ flags.DEFINE_list(
     "std",
     None,
     "With --weights: channel standard deviations; default: the file's note, else ImageNet's.",
+)
+flags.DEFINE_list(
+    "range",
+    None,
+    "With --weights: the two values that are black and white, of images with more than 8 bits and "
+    "of arrays, as LOW,HIGH; default: the file's note, else --data.range.",
 )
 flags.DEFINE_float(
     "crop",
@@ -65,22 +72,41 @@ def image_settings() -> dict[str, Any]:
     """What the flags say of the images that a weight file takes, by the names of `load_encoder`.
 
     Raises:
-        SettingError: statistics that are not numbers, or not positive.
+        SettingError: statistics that are not numbers, or not positive; or a range that is none.
     """
     given = {name: flags.FLAGS[name].value for name in OF_WEIGHTS}
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("mean", "std"):
         if name in given:
-            given[name] = _numbers(given[name], name)
+            given[name] = _statistics(given[name], name)
+    if "range" in given:
+        given["range"] = _range(given["range"])
     return given
 
 
-def _numbers(texts: list[str], name: str) -> tuple[float, ...]:
-    """The values of --mean or --std, as "0.5,0.4,0.4" or "(0.5, 0.4, 0.4)"."""
+def _numbers(texts: list[str]) -> tuple[float, ...]:
+    """The values of "0.5,0.4,0.4" or "(0.5, 0.4, 0.4)", split at commas; empty if not numbers."""
     try:
-        values = tuple(float(text.strip("()[] ")) for text in texts if text.strip("()[] "))
+        return tuple(float(text.strip("()[] ")) for text in texts if text.strip("()[] "))
     except ValueError:
-        values = ()
+        return ()
+
+
+def _range(texts: list[str]) -> tuple[float, ...]:
+    """The two values of --range."""
+    values = _numbers(texts)
+    within = all(abs(value) <= FLOAT32 for value in values)
+    if len(values) != 2 or not within or values[0] >= values[1]:
+        raise SettingError(
+            f"--range={','.join(texts)}: give the values that are black and white, the first "
+            "smaller, such as --range=0,4095"
+        )
+    return values
+
+
+def _statistics(texts: list[str], name: str) -> tuple[float, ...]:
+    """The values of --mean or --std."""
+    values = _numbers(texts)
     within = all(math.isfinite(x) and 0 <= x <= 1 and (name == "mean" or x > 0) for x in values)
     if not values or not within:
         span = "0 to 1" if name == "mean" else "above 0 to 1"

@@ -162,9 +162,9 @@ def _sharper_codes(metrics: Mapping[str, float], settings: Mapping[str, Any]) ->
     method = settings["method"]
     remedies = []
     if "epsilon" in method and metrics.get("code_entropy", 1.0) > _SHARP:
-        remedies.append(f"a lower method.epsilon ({method['epsilon']:g})")
+        remedies.append(f"a lower method.epsilon (now {method['epsilon']:g})")
     if "prototypes" in method and method["prototypes"] != _FEWEST:
-        remedies.append(f"fewer method.prototypes ({method['prototypes'] or '0: automatic'})")
+        remedies.append(f"fewer method.prototypes (now {method['prototypes'] or '0: automatic'})")
     return remedies
 
 

@@ -410,6 +410,11 @@ function groups(cluster) {
   if (alike.length) line.append(` Same name as cluster ${numbers(alike)}.`);
 }
 
+function numberOf(id) {
+  // A cluster's number for a line below its title, unless the title has it.
+  return id < 0 || titleOf(id) === `cluster ${id}` ? "" : `cluster ${id}, `;
+}
+
 function nearby(cluster) {
   const cards = cluster.near.map(([id, cosine]) => {
     const other = BY_ID.get(id);
@@ -417,7 +422,7 @@ function nearby(cluster) {
     const count = other.sprite ? Math.min(STRIP, other.counts[0]) : 0;
     for (let i = 0; i < count; i++) strip.append(thumb(other, i));
     const merged = head(id) === head(cluster.id);
-    const details = `cluster ${id}, ${counted(other.size, "picture")}, cosine ${cosine.toFixed(2)}`;
+    const details = `${numberOf(id)}${counted(other.size, "picture")}, cosine ${cosine.toFixed(2)}`;
     return element("section", { class: "near" },
       element("strong", {}, element("bdi", {}, titleOf(id))),
       element("div", { class: "quiet" }, details), strip,
@@ -441,7 +446,7 @@ function show() {
     cluster.mostly ? `, mostly ${cluster.mostly}` : ""}`;
   const title = element("div", { class: "head" },
     element("h2", { id: "heading", dir: "auto" }, titleOf(cluster.id)),
-    element("span", { class: "quiet" }, cluster.id < 0 ? line : `cluster ${cluster.id}: ${line}`));
+    element("span", { class: "quiet" }, `${numberOf(cluster.id)}${line}`));
   if (cluster.id < 0) {
     main.replaceChildren(title, element("p", { class: "quiet" },
       "These pictures belong to no cluster; labels.csv marks them as outliers."),
