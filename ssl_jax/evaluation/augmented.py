@@ -210,6 +210,7 @@ def _standardised(train: Split, test: Split, names: Sequence[str]) -> tuple[Spli
     means = {name: rows.mean(0, keepdims=True) for name, rows in x.items()}
     scales = {name: rows.std(0, keepdims=True) + 1e-6 for name, rows in x.items()}
     draw = train.draw
+    ten_crops = test.ten_crops
     assert draw is not None
 
     def scaled(features: Mapping[str, Any]) -> dict[str, Array]:
@@ -219,12 +220,12 @@ def _standardised(train: Split, test: Split, names: Sequence[str]) -> tuple[Spli
         return scaled(draw(*args, **crop))
 
     def scaled_crops(*args: Any) -> Iterator[dict[str, Array]]:
+        assert ten_crops is not None
         for block in ten_crops(*args):
             flat = {name: jnp.asarray(block[name]) for name in names}
             rows = scaled({name: x.reshape(-1, x.shape[-1]) for name, x in flat.items()})
             yield {name: rows[name].reshape(flat[name].shape) for name in names}
 
-    ten_crops = test.ten_crops
     train = train._replace(features=scaled(train.features), draw=draw_scaled)
     test = test._replace(
         features=scaled(test.features), ten_crops=scaled_crops if ten_crops else None
