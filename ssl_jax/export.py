@@ -45,11 +45,11 @@ def main() -> None:
     from ssl_jax.ops.mesh import make_mesh
     from ssl_jax.runs.restore import open_run
 
-    command_line.check_overrides(())
     if OUT.value and FOLDER.value:
         raise SettingError(f"--out={OUT.value} and --folder={FOLDER.value}: leave one out")
     folder = user_path(FOLDER.value, "--folder") if FOLDER.value else None
     out = user_path(OUT.value or "encoder.safetensors", "--out")
+    command_line.check_overrides(())
     mesh = make_mesh()
     if folder:
         published.check(folder, OVERWRITE.value)

@@ -339,28 +339,28 @@ class Backbone(NamedTuple):
 class Split(NamedTuple):
     """One split, as evaluators see it.
 
-    The last three compute more on demand; they are None where no encoder made the features (raw
-    pixels).
+    `draw`, `ten_crops` and `backbone` compute more on demand; they are None where no encoder made
+    the features (raw pixels).
 
     Attributes:
         features: by name [n, D], of clean images, computed once for all evaluators. Maps
             (`stage1`..) are pooled to about 9,000 numbers (`models.pooling.flat`).
         labels: [n] int32, -1 if unlabelled.
         draw: features of random crops, for evaluators that train on augmented images.
-        targets: [n, C] int8 of data whose images may show several classes and have no label: 1
-            where a class is shown, -1 where not, 0 where the image does not count for the class;
-            None for all other data.
         ten_crops: features of ten crops of each image, for ten-crop testing.
         backbone: the backbone itself, for evaluators that train it further; also None for methods
             without a `Network`.
+        targets: [n, C] int8 of data whose images may show several classes and have no label: 1
+            where a class is shown, -1 where not, 0 where the image does not count for the class;
+            None for all other data.
     """
 
     features: Mapping[str, Any]
     labels: Any
     draw: Draw | None = None
-    targets: Any = None
     ten_crops: TenCrops | None = None
     backbone: Backbone | None = None
+    targets: Any = None
 
 
 class Evaluator(Protocol):

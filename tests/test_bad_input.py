@@ -227,7 +227,8 @@ def put(path, value):
             "method.name",
             "swaw",
             "method.name='swaw' is not known; choose one of: "
-            "anchor_neighbourhood, byol, instance, local_aggregation, moco, simsiam, swav",
+            "anchor_neighbourhood, byol, instance, local_aggregation, moco, simsiam, supervised, "
+            "swav",
         ),
         ("method.epsilom", 0.1, "method.epsilom is not a setting; did you mean 'epsilon'"),
         ("method.epsilon", "small", "method.epsilon='small' has the wrong type; it takes float"),
@@ -328,9 +329,8 @@ def put(path, value):
         (
             "evals.puriti",
             {},
-            "evals.puriti='puriti' is not known; choose one of: assignment, augmented, clustering, "
-            "knn, knn_grid, "
-            "linear, neighbourhood, probe, purity",
+            "evals.puriti='puriti' is not known; choose one of: assignment, augmented, classifier, "
+            "clustering, finetune, knn, knn_grid, linear, neighbourhood, probe, purity, svm",
         ),
     ],
 )

@@ -132,11 +132,9 @@ def flat_encoder(dim, value=1.0):
 
     return SimpleNamespace(
         names=("backbone",),
-        size=2,
         channels=1,
-        mean=(0.0,),
-        std=(1.0,),
-        crop=0.0,
+        size=2,
+        view=dict(size=2, mean=(0.0,), std=(1.0,), crop=0.0),
         range=(),
         method=Fixed(features),
         state=(),

@@ -96,6 +96,8 @@ def command():
             "use",
             "labelled",
             "folder",
+            "preset",
+            "density_images",
         } & set(flags.FLAGS):
             delattr(flags.FLAGS, flag)
         spec = importlib.util.find_spec(f"ssl_jax.{name}")

@@ -33,6 +33,7 @@ PARTS = (
         "seed",
         "epochs",
         "batch_size",
+        "attention_images",
         "automatic",
         "accumulate",
         "init_from",
