@@ -16,7 +16,7 @@ from ssl_jax.runs.scores import score_label
 from ssl_jax.runtime.atomic_file import write_atomically
 from ssl_jax.settings.resolve import SettingError
 
-__all__ = ["Claim", "claims_table", "draw", "read", "table", "verdict", "write"]
+__all__ = ["Claim", "draw", "read", "table", "verdict", "write"]
 RESULTS = "results.jsonl"
 SCORES = ("clustering/acc", "clustering/nmi", "knn/top1")
 Results = Mapping[tuple[str, ...], Mapping[int, Mapping[str, Any]]]
@@ -101,10 +101,15 @@ def scores_of(results: Results, names: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(names) or tuple(name for name in SCORES if name in measured)
 
 
+def by_seed(results: Results, cell: tuple[str, ...], score: str) -> dict[int, float]:
+    """A score of a cell by its seed, ascending; runs that failed are left out."""
+    lines = sorted(results.get(cell, {}).items())
+    return {seed: line["numbers"][score] for seed, line in lines if score in line["numbers"]}
+
+
 def values_of(results: Results, cell: tuple[str, ...], score: str) -> list[float]:
     """A score of a cell, in the order of its seeds; runs that failed are left out."""
-    lines = dict(sorted(results.get(cell, {}).items())).values()
-    return [line["numbers"][score] for line in lines if score in line["numbers"]]
+    return list(by_seed(results, cell, score).values())
 
 
 def table(sweep: Sweep, results: Results, names: Sequence[str] = ()) -> str:
@@ -143,7 +148,7 @@ def draw(sweep: Sweep, results: Results, names: Sequence[str] = ()) -> Figure | 
     reference = [values_of(results, (REFERENCE,), score) for score in scores]
     labels = [list(axis.values) for axis in sweep.axes]
     if len(labels) == 1:
-        values = [[values_of(results, (x,), score) for x in labels[0]] for score in scores]
+        values = [[by_seed(results, (x,), score) for x in labels[0]] for score in scores]
         return sweeps.score_curves(sweep.axes[0].name, labels[0], titles, values, reference)
     grids = [
         [[values_of(results, (y, x), score) for x in labels[1]] for y in labels[0]]
@@ -206,21 +211,10 @@ def _within_seeds(
     """In how many comparisons of two runs with the same seed the claim is right."""
     differences = []
     for a, b in pairs:
-        first = results.get(a, {})
-        second = results.get(b, {})
-        for seed in sorted(set(first) & set(second)):
-            scores = [line["numbers"].get(claim.score) for line in (first[seed], second[seed])]
-            if None not in scores:
-                differences.append(scores[0] - scores[1])
+        first = by_seed(results, a, claim.score)
+        second = by_seed(results, b, claim.score)
+        differences += [first[seed] - second[seed] for seed in first if seed in second]
     if not differences:
         return "not measured"
     right = sum(difference > 0 for difference in differences)
     return f"as reported in {right} of {len(differences)} comparisons within a seed"
-
-
-def claims_table(claims: Sequence[Claim], results: Results) -> str:
-    """A Markdown table of claims and whether they hold."""
-    lines = ["| reported | score | here |", "| --- | --- | --- |"]
-    for claim in claims:
-        lines.append(f"| {claim.text} | {score_label(claim.score)} | {verdict(claim, results)} |")
-    return "\n".join(lines)
