@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from reproduce import ROOT, write_table
-from sweep_tables import RESULTS, by_cell, claims_table, draw, table
+from sweep_tables import RESULTS, by_cell, draw, table, verdict
 from sweeps import SWEEPS, Named
 
 from ssl_jax.figures import style
+from ssl_jax.runs.scores import score_label
 from ssl_jax.runtime.atomic_file import write_atomically
 
 FILE = ROOT / "experiments" / "sweeps.jsonl"
@@ -45,8 +46,8 @@ def _lines() -> list[dict[str, Any]]:
 
 
 def sections(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A section for each sweep with results; the others are named at the end."""
-    parts = []
+    """What holds, and a section for each sweep with results; the others are named at the end."""
+    parts = [f"### Which orderings hold\n\n{_claims(lines)}\n"]
     without = []
     for name, named in SWEEPS.items():
         own = [line for line in lines if line["sweep"] == name]
@@ -59,19 +60,41 @@ def sections(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts).strip()
 
 
+def _claims(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A table of all claims of sweeps with results."""
+    rows = ["| sweep | reported | score | here |", "| --- | --- | --- | --- |"]
+    for name, named in SWEEPS.items():
+        own = [line for line in lines if line["sweep"] == name]
+        for claim in named.claims if own else ():
+            answer = verdict(claim, by_cell(own, named.sweep))
+            label = score_label(claim.score)
+            rows.append(f"| [{name}](#{name}) | {claim.text} | {label} | {answer} |")
+    return "\n".join(rows)
+
+
 def _section(name: str, named: Named, lines: Sequence[Mapping[str, Any]]) -> str:
     results = by_cell(lines, named.sweep)
     scores = [score for score in SCORES if all(score in line["numbers"] for line in lines)]
-    parts = [f"### {name}\n", f"{named.source}. {named.reports}\n"]
+    parts = [f"### {name}\n", f"{named.source}. {named.reports}{_setup(named)}\n"]
     parts.append(f"{table(named.sweep, results, scores)}\n")
-    if named.claims:
-        parts.append(f"{claims_table(named.claims, results)}\n")
     if name in FIGURES:
         parts.append(f"![{named.source}]({FIGURES[name]})\n")
     minutes = sum(line["minutes"] for line in lines)
-    commits = ", ".join(dict.fromkeys(line["commit"] for line in lines))
+    commits = ", ".join(dict.fromkeys(", ".join(line["commit"] for line in lines).split(", ")))
     parts.append(f"{len(lines)} runs, {minutes:.0f} minutes, {lines[0]['device']}, {commits}.\n")
     return "\n".join(parts)
+
+
+def _setup(named: Named) -> str:
+    """A sentence on the runs."""
+    sweep = named.sweep
+    text = f" Here: `{sweep.config}`, {sweep.settings['epochs']} epochs"
+    if sweep.share_epochs:
+        text += f", the first {sweep.share_epochs} shared by all runs of a seed"
+    if sweep.reference:
+        changes = ", ".join(f"`{name}={value}`" for name, value in sweep.reference.items())
+        text += f"; the reference is {changes}"
+    return f"{text}."
 
 
 def main() -> None:

@@ -272,12 +272,17 @@ def test_only_a_gap_between_the_ranges_decides(tables):
     assert verdict("a", "b") == "holds"
     assert verdict("b", "a") == "the reverse holds"
     assert verdict("b", "a", "knn/top1") == "holds"
-    assert verdict("b", "e") == "not decided"  # 0.40 to 0.47 and 0.45 to 0.48
-    assert verdict("a", "c") == "not decided"  # one seed
-    assert verdict("a", "d") == "not decided"  # not run
-    assert verdict("ab", "ef").startswith("partly: a above e, a above f, b above f;")
+    within = "as reported in {} of {} comparisons within a seed"
+    # 0.40, 0.45 and 0.47 against 0.45 and 0.48
+    assert verdict("b", "e") == f"not decided ({within.format(0, 2)})"
+    assert verdict("a", "c") == f"not decided ({within.format(1, 1)})"  # one seed
+    assert verdict("a", "d") == "not decided (not measured)"
+    assert verdict("ab", "ef") == (
+        f"a above e; a above f; b above f; the rest not decided ({within.format(2 + 2 + 0 + 2, 8)})"
+    )
+    assert verdict("bc") == "not decided (too few seeds)"
     assert verdict("be") == "holds: no two ranges are apart"
-    assert verdict("abe") == "does not hold: a above b, a above e"
+    assert verdict("abe") == "does not hold: a above b; a above e"
 
 
 def test_figures_show_the_means(grid, tables):

@@ -1,7 +1,7 @@
 """Scores of a sweep: against one setting, or as a heat map of two."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,19 +18,19 @@ def score_curves(
     name: str,
     labels: Sequence[str],
     titles: Sequence[str],
-    values: Sequence[Sequence[Sequence[float]]],
+    values: Sequence[Sequence[Mapping[int, float]]],
     reference: Sequence[Sequence[float]] = (),
 ) -> Figure:
-    """A panel for each score: the mean over seeds as a line, each seed as a dot.
+    """A panel for each score: the mean over seeds, and each seed as a thin line with dots.
 
     Numbers are placed to scale, logarithmically if they span more than a factor of 20; other values
-    are evenly spaced and not joined by a line.
+    are evenly spaced and not joined by lines.
 
     Args:
         name: of the setting.
         labels: [n] its values.
         titles: [s] names of the scores.
-        values: [s][n] scores of the seeds of each value; a cell may be empty.
+        values: [s][n] for each value {seed: score}; may be empty.
         reference: [s] scores of the seeds of a run outside the sweep, drawn as a level.
     """
     positions, numeric = _positions(labels)
@@ -42,11 +42,13 @@ def score_curves(
         for i, (ax, title) in enumerate(zip(axes, titles)):
             cells = [values[i][k] for k in order]
             x = positions[order]
-            for position, seeds in zip(x, cells):
-                ax.plot([position] * len(seeds), seeds, "o", color=style.QUIET, alpha=0.6)
-            known = [k for k, seeds in enumerate(cells) if seeds]
-            means = [statistics.mean(cells[k]) for k in known]
             line = "-" if numeric else "none"
+            thin = dict(marker="o", color=style.QUIET, alpha=0.5, linewidth=0.8, linestyle=line)
+            for seed in sorted({seed for cell in cells for seed in cell}):
+                known = [k for k, cell in enumerate(cells) if seed in cell]
+                ax.plot(x[known], [cells[k][seed] for k in known], **thin)
+            known = [k for k, cell in enumerate(cells) if cell]
+            means = [statistics.mean(cells[k].values()) for k in known]
             ax.plot(x[known], means, line, marker="D", markersize=5.0, color=style.colour(0))
             if reference and reference[i]:
                 level = statistics.mean(reference[i])
