@@ -342,12 +342,6 @@ def test_named_sweeps_are_whole():
             named.sweep.load(cell, 0)
 
 
-@pytest.mark.slow
-def test_named_sweeps_pass_the_checks(grid):
-    for named in importlib.import_module("sweeps").SWEEPS.values():
-        grid.check(named.sweep, named.sweep.cells())
-
-
 def test_the_page_is_that_of_the_results_file():
     page = importlib.import_module("sweeps_page")
     begin, end = page.MARKS
@@ -357,7 +351,7 @@ def test_the_page_is_that_of_the_results_file():
 
 def call(folder, *more):
     settings = ["--set=epochs=3", "--set=stages.pretrain.until_epoch=1.0", "--set=log_steps=1"]
-    flags = [f"--over={KEEP}=.5,1", "--seeds=0,1", f"--folder={folder}", "--name=s", *settings]
+    flags = [f"--over={KEEP}=.5,1", "--seeds=0", f"--folder={folder}", "--name=s", *settings]
     return [sys.executable, str(SCRIPT), f"{TINY}:conr", *flags, *more]
 
 
@@ -381,13 +375,13 @@ def test_killed_at_any_moment_it_resumes_to_the_same_numbers(tmp_path):
     done = subprocess.run(
         call(tmp_path / "killed"), env=variables, check=True, capture_output=True, text=True
     )
-    assert "run 1 of 3: keep=1, seed 0" in done.stdout
+    assert "run 1 of 1: keep=1, seed 0" in done.stdout
     assert "resuming" in done.stdout
     shared = [*call(tmp_path / "shared", "--share-epochs=1")]
     done = subprocess.run(shared, env=variables, check=True, capture_output=True, text=True)
-    assert done.stdout.count("starting from") == 2
+    assert done.stdout.count("starting from") == 1
     whole = numbers_in(tmp_path / "whole")
-    assert len(whole) == 4
+    assert len(whole) == 2
     assert numbers_in(tmp_path / "killed") == whole
     assert numbers_in(tmp_path / "shared") == whole
 
