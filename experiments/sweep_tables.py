@@ -18,6 +18,7 @@ from ssl_jax.settings.resolve import SettingError
 
 __all__ = ["Claim", "draw", "read", "table", "verdict", "write"]
 RESULTS = "results.jsonl"
+LABELS = {"knn1/top1": "nearest neighbour"}
 SCORES = ("clustering/acc", "clustering/nmi", "knn/top1")
 Results = Mapping[tuple[str, ...], Mapping[int, Mapping[str, Any]]]
 """Labels of a cell -> seed -> the line of the results file."""
@@ -107,6 +108,11 @@ def by_seed(results: Results, cell: tuple[str, ...], score: str) -> dict[int, fl
     return {seed: line["numbers"][score] for seed, line in lines if score in line["numbers"]}
 
 
+def label_of_score(name: str) -> str:
+    """The display name of a score, also of those that only the named sweeps have."""
+    return LABELS.get(name) or score_label(name)
+
+
 def values_of(results: Results, cell: tuple[str, ...], score: str) -> list[float]:
     """A score of a cell, in the order of its seeds; runs that failed are left out."""
     return list(by_seed(results, cell, score).values())
@@ -115,7 +121,7 @@ def values_of(results: Results, cell: tuple[str, ...], score: str) -> list[float
 def table(sweep: Sweep, results: Results, names: Sequence[str] = ()) -> str:
     """A Markdown table: for each cell the mean over seeds of each score, and its range."""
     scores = scores_of(results, names)
-    head = [*(f"`{axis.name}`" for axis in sweep.axes), "seeds", *map(score_label, scores)]
+    head = [*(f"`{axis.name}`" for axis in sweep.axes), "seeds", *map(label_of_score, scores)]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for cell in sweep.cells():
         lines_of_cell = results.get(cell.labels, {})
@@ -144,7 +150,7 @@ def draw(sweep: Sweep, results: Results, names: Sequence[str] = ()) -> Figure | 
     scores = scores_of(results, names)
     if not scores or len(sweep.axes) > 2:
         return None
-    titles = [score_label(score) for score in scores]
+    titles = [label_of_score(score) for score in scores]
     reference = [values_of(results, (REFERENCE,), score) for score in scores]
     labels = [list(axis.values) for axis in sweep.axes]
     if len(labels) == 1:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from reproduce import ROOT, write_table
-from sweep_tables import RESULTS, by_cell, draw, table, verdict
+from sweep_tables import RESULTS, by_cell, draw, label_of_score, table, verdict
 from sweeps import SWEEPS, Named
 
 from ssl_jax.figures import style
-from ssl_jax.runs.scores import score_label
 from ssl_jax.runtime.atomic_file import write_atomically
 
 FILE = ROOT / "experiments" / "sweeps.jsonl"
@@ -67,7 +66,7 @@ def _claims(lines: Sequence[Mapping[str, Any]]) -> str:
         own = [line for line in lines if line["sweep"] == name]
         for claim in named.claims if own else ():
             answer = verdict(claim, by_cell(own, named.sweep))
-            label = score_label(claim.score)
+            label = label_of_score(claim.score)
             rows.append(f"| [{name}](#{name}) | {claim.text} | {label} | {answer} |")
     return "\n".join(rows)
 
@@ -81,7 +80,7 @@ def _section(name: str, named: Named, lines: Sequence[Mapping[str, Any]]) -> str
         parts.append(f"![{named.source}]({FIGURES[name]})\n")
     minutes = sum(line["minutes"] for line in lines)
     commits = ", ".join(dict.fromkeys(", ".join(line["commit"] for line in lines).split(", ")))
-    parts.append(f"{len(lines)} runs, {minutes:.0f} minutes, {lines[0]['device']}, {commits}.\n")
+    parts.append(f"{len(lines)} runs, {minutes:.0f} min, {lines[0]['device']}, {commits}.\n")
     return "\n".join(parts)
 
 
