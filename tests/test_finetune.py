@@ -387,26 +387,27 @@ def test_the_command_prints_a_row_for_each_share(runs):
 
 @pytest.mark.slow
 def test_a_trained_encoder_is_worth_more_than_a_random_one(tmp_path):
-    """Top-1 with 10 % of the digits' labels, after 25 epochs of SwAV and after none.
+    """Top-1 with 2 % of the digits' labels, after 12 epochs of SwAV and after none.
 
-    Measured: 0.836 and 0.581.
+    Measured: 0.831 and 0.678.
     """
     plain = {name: x for name, x in environment().items() if name != "XLA_FLAGS"}  # optimised
     settings = dict(env=plain, capture_output=True, text=True, timeout=900, check=True)
     python = [sys.executable, "-m"]
-    lengths = {"trained": ["--config.epochs=25", "--config.eval_epochs=25"]}
+    lengths = {"trained": ["--config.epochs=12", "--config.eval_epochs=12"]}
     lengths["random"] = ["--config.epochs=1", "--config.optim.learning_rate=1e-12"]
-    evals = dict(shares="(0.1,)", backbone_rates="(0.05,)", head_rates="(0.5,)")
+    evals = dict(shares="(0.02,)", backbone_rates="(0.02,)", head_rates="(0.5,)")
     evals |= dict(flip=0.0, scale="(0.6,1.0)")
     flags = [f"--config.evals.finetune.{name}={x}" for name, x in evals.items()]
     top1 = {}
     for name, length in lengths.items():
         workdir = f"--workdir={tmp_path / name}"
         config = [f"--config={CONFIGS}/swav.py", "--config.baselines=False"]
+        config += ["--config.model.depth=10", "--config.model.width=16"]
         subprocess.run([*python, "ssl_jax.main", *config, *length, workdir], **settings)
         subprocess.run(
             [*python, "ssl_jax.evaluate", workdir, "--evals=finetune", *flags], **settings
         )
         record = json.loads((tmp_path / name / "evaluations.jsonl").read_text())
-        top1[name] = record["scores"]["finetune/top1_0.1"]
-    assert top1["trained"] > top1["random"] + 0.1
+        top1[name] = record["scores"]["finetune/top1_0.02"]
+    assert top1["trained"] > top1["random"] + 0.05
