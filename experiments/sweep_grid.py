@@ -242,6 +242,11 @@ def check(sweep: Sweep, cells: Sequence[Cell]) -> None:
         except SettingError as error:
             raise SettingError(f"{error}{where}") from error
         shared = sweep.share_epochs
+        if shared and plan.settings.epochs < 2:
+            raise SettingError(
+                f"--share-epochs={shared}: a run of 1 epoch has none to share; raise epochs, or "
+                "leave it out"
+            )
         if shared and not 0 < shared < plan.settings.epochs:
             raise SettingError(
                 f"--share-epochs={shared}: between 1 and {plan.settings.epochs - 1}, one less than "

@@ -513,7 +513,9 @@ def test_names_that_utf_8_cannot_hold(run, monkeypatch):
 
 
 def test_other_images_are_refused(run):
-    with pytest.raises(SettingError, match="no longer holds the images that .* was trained on"):
+    with pytest.raises(
+        SettingError, match=r"with data\.limit=100 has other images than .*; .* leave "
+    ):
         features.of_run(run, make_mesh(), {"data.limit": 100})
 
 
