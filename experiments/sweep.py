@@ -71,7 +71,7 @@ def run(sweep: Sweep, folder: Path, *, minutes: float = 0.0) -> bool:
         for cell in cells
         if seed not in results.get(cell.labels, {})
     ]
-    check(sweep, [cell for cell in cells if any(cell is other for other, _ in missing)])
+    check(sweep, [cell for cell in cells if any(cell is other for other, _ in missing)], folder)
     if missing:
         _check_folder(folder)
     deadline = time.monotonic() + 60 * minutes

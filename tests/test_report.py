@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jax
@@ -331,6 +332,14 @@ def test_neighbours_in_context_by_loops():
             np.testing.assert_allclose(found.distances[kind][place], expected, atol=2e-3)
             assert i not in found.neighbours[kind][place]
             assert len({*nearest[:5]} & {*found.neighbours[kind][place][:6].tolist()}) >= 4
+
+
+def test_purity_of_few_labelled_images_is_of_these_alone():
+    rng = np.random.default_rng(0)
+    labels = np.where(np.arange(90) < 40, np.arange(90) % 2, -1)
+    points = rng.normal(size=(90, 4)).astype(np.float32) + 3 * (np.arange(90) % 2)[:, None]
+    x = SimpleNamespace(points=points, labels=labels, names=("a", "b"), settings={"evals": {}})
+    assert "in batches of 40 (CoNR, figure 2)" in pictures.purity(x).caption
 
 
 def test_a_run_of_another_method_has_the_settings_of_purity():

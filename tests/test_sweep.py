@@ -131,6 +131,7 @@ def test_what_over_cannot_mean_is_one_line(grid, text, message):
             [f"--over={KEEP}=.5", "--set=epochs=1", "--set=stages={}", "--share-epochs=1"],
             "--share-epochs=1: a run of 1 epoch has none to share",
         ),
+        (['--over=init_from="",nowhere'], "nowhere.* holds no checkpoint"),
         ([f"--over={KEEP}=.5", "--minutes=-1"], "--minutes=-1: give 0 or more"),
         ([f"--over={KEEP}=.5", "--minutes=nan"], "--minutes=nan: give 0 or more"),
         ([f"--over={KEEP}=.5", "--name=../x"], r"--name=\.\./x: give the name of a folder"),
@@ -158,8 +159,8 @@ def test_a_folder_that_cannot_be_made_is_named_before_training(
     sweep, monkeypatch, tmp_path, capsys, fake_training
 ):
     (tmp_path / "file").touch()
+    flags = (f"--over={KEEP}=.5", f"--folder={tmp_path}/file", "--name=a")
     with pytest.raises(SystemExit):
-        flags = (f"--over={KEEP}=.5", f"--folder={tmp_path}/file", "--name=a")
         main(sweep, monkeypatch, f"{TINY}:conr", *flags)
     (line,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
