@@ -90,10 +90,15 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 def _recipe(variant: str) -> ConfigDict:
     """The config of "METHOD+VARIANT"; METHOD is swav if there is none."""
+    names = [name for name in config_files.available() if name != _NAME]
+    if variant in names:
+        raise SettingError(
+            f"variant {variant!r}: give METHOD+VARIANT, such as {variant}+digits or "
+            f"{variant}+folder"
+        )
     method, plus, rest = variant.partition("+")
     if not plus:
         method, rest = "swav", variant
-    names = [name for name in config_files.available() if name != _NAME]
     if method not in names:
         raise SettingError(
             f"variant {variant!r}: {method!r} is not the config of a method; give METHOD+VARIANT "

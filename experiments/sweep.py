@@ -24,6 +24,7 @@ beside `--named` trains that config instead of the digits, with its own settings
 import argparse
 import dataclasses
 import datetime
+import math
 import signal
 import sys
 import time
@@ -33,13 +34,15 @@ from types import FrameType
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 from reproduce import Clock, current_commit, setting
 from sweep_grid import Cell, Sweep, as_recorded, axis_of, check
-from sweep_tables import Results, draw, read, save, table, write
+from sweep_tables import RESULTS, Results, draw, read, save, table, write
 from sweeps import SWEEPS
 
 from ssl_jax import train
 from ssl_jax.runtime import command, compilation
+from ssl_jax.settings.paths import check_writable
 from ssl_jax.settings.resolve import SettingError
 
 __all__ = ["main", "run", "start"]
@@ -68,7 +71,9 @@ def run(sweep: Sweep, folder: Path, *, minutes: float = 0.0) -> bool:
         for cell in cells
         if seed not in results.get(cell.labels, {})
     ]
-    check(sweep, [cell for cell in cells if any(cell is other for other, _ in missing)])
+    check(sweep, [cell for cell in cells if any(cell is other for other, _ in missing)], folder)
+    if missing:
+        _check_folder(folder)
     deadline = time.monotonic() + 60 * minutes
     for number, (cell, seed) in enumerate(missing, start=1):
         left = (deadline - time.monotonic()) / 60
@@ -82,6 +87,21 @@ def run(sweep: Sweep, folder: Path, *, minutes: float = 0.0) -> bool:
                 return False
             raise
     return True
+
+
+def _check_folder(folder: Path) -> None:
+    """Makes the folder of a sweep.
+
+    Raises:
+        SettingError: it cannot be made, or not written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(
+            f"--folder: {folder} cannot be made ({error.strerror}); give another --folder"
+        ) from error
+    check_writable(folder / RESULTS, "--folder")
 
 
 def _train(sweep: Sweep, cell: Cell, seed: int, folder: Path, minutes: float) -> dict[str, Any]:
@@ -242,11 +262,36 @@ def start(work: Callable[[], None]) -> None:
         raise
 
 
+def _check_scores(sweep: Sweep, names: Sequence[str]) -> None:
+    """Checks that the runs have the evaluators of the scores to show.
+
+    Raises:
+        SettingError: one lacks its evaluator; lists those that there are.
+    """
+    evals = sweep.load(sweep.cells()[0], sweep.seeds[0]).evals
+    evaluators = [name for name, value in evals.items() if isinstance(value, ConfigDict)]
+    for name in names:
+        if name.partition("/")[0] not in evaluators:
+            raise SettingError(
+                f"--scores={name}: {sweep.config} has no such evaluator; scores begin with one of "
+                f"{', '.join(f'{x}/' for x in evaluators)}"
+            )
+
+
 def _work(args: argparse.Namespace) -> None:
+    if not 0 <= args.minutes < math.inf:
+        raise SettingError(f"--minutes={args.minutes:g}: give 0 or more; 0 never stops")
     sweep, name = _sweep_of(args)
+    if args.name and Path(args.name).name != args.name:
+        raise SettingError(
+            f"--name={args.name}: give the name of a folder; --folder says where it is"
+        )
     folder = Path(args.folder) / name
+    scores = tuple(filter(None, args.scores.split(",")))
+    if not args.table:
+        _check_scores(sweep, scores)
     finished = args.table or run(sweep, folder, minutes=args.minutes)
-    _show(sweep, folder, read(folder, sweep), tuple(filter(None, args.scores.split(","))))
+    _show(sweep, folder, read(folder, sweep), scores)
     if not finished:
         print("the time is over; rerun the same command to resume")
 

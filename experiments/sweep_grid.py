@@ -216,15 +216,21 @@ def _file_name(label: str) -> str:
     return f"{plain}-{hashlib.sha256(label.encode()).hexdigest()[:6]}"
 
 
-def check(sweep: Sweep, cells: Sequence[Cell]) -> None:
+def check(sweep: Sweep, cells: Sequence[Cell], folder: Path) -> None:
     """Builds the parts of each cell's run, without training: every value is checked.
 
     The data set is read once for all cells with the same section `data`.
+
+    Args:
+        sweep: the grid.
+        cells: those to check.
+        folder: of the sweep; a run that has a checkpoint there needs its `init_from` no more.
 
     Raises:
         SettingError: the first value that cannot be used, with the cell that has it.
     """
     from ssl_jax import build
+    from ssl_jax.runs import warm_start
     from ssl_jax.settings.whole_config import completed
 
     loaded = None
@@ -239,9 +245,17 @@ def check(sweep: Sweep, cells: Sequence[Cell]) -> None:
                 loaded = settings["data"], build.load_data(settings, trains=True)
             build.check(settings)
             plan = build.build(configs[0], loaded[1])
+            start = warm_start.find(plan, folder / f"{cell.folder}-seed{sweep.seeds[0]}")
+            if isinstance(start, warm_start.WarmStart):
+                start.source.close()
         except SettingError as error:
             raise SettingError(f"{error}{where}") from error
         shared = sweep.share_epochs
+        if shared and plan.settings.epochs < 2:
+            raise SettingError(
+                f"--share-epochs={shared}: a run of 1 epoch has none to share; raise epochs, or "
+                "leave it out"
+            )
         if shared and not 0 < shared < plan.settings.epochs:
             raise SettingError(
                 f"--share-epochs={shared}: between 1 and {plan.settings.epochs - 1}, one less than "

@@ -13,6 +13,7 @@ from sweep_grid import REFERENCE, Sweep, as_recorded
 
 from ssl_jax.figures import style, sweeps
 from ssl_jax.runs.scores import score_label
+from ssl_jax.runtime import file_lock
 from ssl_jax.runtime.atomic_file import write_atomically
 from ssl_jax.settings.resolve import SettingError
 
@@ -82,10 +83,11 @@ def by_cell(lines: Sequence[Mapping[str, Any]], sweep: Sweep) -> Results:
 
 
 def write(folder: Path, line: Mapping[str, Any]) -> None:
-    """Adds a line to the results file, which is replaced as a whole."""
+    """Adds a line to the results file, which is replaced as a whole; one process at a time."""
     path = folder / RESULTS
-    old = path.read_text("utf-8") if path.exists() else ""
-    write_atomically(path, f"{old}{json.dumps(line)}\n")
+    with file_lock.held(file_lock.opened(path), "writing results"):
+        old = path.read_text("utf-8") if path.exists() else ""
+        write_atomically(path, f"{old}{json.dumps(line)}\n")
 
 
 def scores_of(results: Results, names: Sequence[str] = ()) -> tuple[str, ...]:

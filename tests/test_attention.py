@@ -306,6 +306,17 @@ def test_settings_that_cannot_be_are_one_line(run, tmp_path):
     (folder / "attention" / "8.npz").write_bytes(b"PK")
     with pytest.raises(SettingError, match="8.npz is damaged .*; remove it"):
         attention_files.read(folder)
+    whole = (run / "attention" / "8.npz").read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(60):  # zlib and zipfile have errors of their own
+        content = np.frombuffer(whole, np.uint8).copy()
+        content[rng.integers(0, len(content), 9)] ^= 255
+        (folder / "attention" / "8.npz").write_bytes(content.tobytes())
+        with pytest.raises(SettingError, match="8.npz is damaged .*; remove it"):
+            attention_files.read(folder)
+    (folder / "attention" / "images.npz").unlink()
+    with pytest.raises(SettingError, match="images.npz is missing; .*, so remove .*/attention$"):
+        attention_files.read(folder)
 
 
 def test_columns_are_ends_of_rounds():

@@ -162,6 +162,7 @@ def test_shares_are_stratified_and_labelled():
         (dict(batch_size=1), "batch_size=1: at least 2"),
         (dict(drops=(-1,)), "drops"),
         (dict(scale=(0.5, 0.1)), "scale="),
+        (dict(shares=(0.1, 0.1)), r"shares=\(0\.1, 0\.1\): 0\.1 is given twice; leave one out"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -7,6 +7,7 @@ import pytest
 from helpers import official
 from helpers.images import pixels_in, sizes_in
 from helpers.official import KINDS, TEST, TRAIN
+from scipy.io import loadmat, savemat
 
 from ssl_jax.data import datasets
 from ssl_jax.data.voc07 import CLASSES
@@ -168,7 +169,7 @@ def test_a_missing_picture_is_named_before_any_is_decoded(load, name):
         next(folder.rglob(missing.rpartition("/")[2])).unlink()
 
     for settings in ({}, {"store": "stream"}):
-        with pytest.raises(SettingError, match=r"is missing, one of 1 picture of 36; data\.skip_"):
+        with pytest.raises(SettingError, match=r"is missing of 36 listed pictures; data\.skip_"):
             load(name, take if not settings else None, **settings)
     rest = load(name, skip_corrupt=True)
     assert len(rest.test) == TEST - 1
@@ -217,6 +218,8 @@ def test_a_class_without_training_images_is_named(load):
         path = folder / "train2018.json"
         record = json.loads(path.read_text())
         record["annotations"] = [x for x in record["annotations"] if x["category_id"] != 20]
+        kept = {x["image_id"] for x in record["annotations"]}
+        record["images"] = [x for x in record["images"] if x["id"] in kept]
         path.write_text(json.dumps(record))
 
     with pytest.raises(SettingError, match="'Avis c', but no training image has"):
@@ -230,3 +233,152 @@ def test_a_label_beyond_the_classes_is_named(load):
 
     with pytest.raises(SettingError, match="class 9, which classes.txt lacks"):
         load("cub200", relabel)
+
+
+def edited(path, change):
+    """A change of a data set: replaces the text of its file `path` by `change(text)`."""
+
+    def edit(folder):
+        file = folder / path
+        file.write_text(change(file.read_text()))
+
+    return edit
+
+
+def edited_json(path, change):
+    """A change of a data set: applies `change` to what its JSON file `path` holds."""
+
+    def edit(text):
+        record = json.loads(text)
+        change(record)
+        return json.dumps(record)
+
+    return edited(path, edit)
+
+
+def edited_mat(path, change):
+    """A change of a data set: applies `change` to the arrays of its MATLAB file `path`."""
+
+    def edit(folder):
+        arrays = loadmat(folder / path)
+        kept = {name: arrays[name] for name in ("file_list", "labels")}
+        change(kept)
+        savemat(folder / path, kept)
+
+    return edit
+
+
+PLACES = "train_places205.csv"
+INAT = "train2018.json"
+CONTRADICTIONS = {
+    "a picture of both splits": (
+        "places205",
+        edited("val_places205.csv", lambda text: text + "a/abbey/00.jpg 0\n"),
+        r"'?a/abbey/00\.jpg'? for training and for testing",
+    ),
+    "a picture of two classes": (
+        "places205",
+        edited(PLACES, lambda text: text + "a/abbey/00.jpg 1\n"),
+        r"give a/abbey/00\.jpg two labels",
+    ),
+    "a label of no type": (
+        "places205",
+        edited(PLACES, lambda text: text.replace(" 2\n", " 99999999999999999999\n", 1)),
+        r"train_places205\.csv, line 3: .* expected a name and a whole number",
+    ),
+    "an empty list of classes": (
+        "places205",
+        edited("categoryIndex_places205.csv", lambda text: ""),
+        r"categoryIndex_places205\.csv is empty",
+    ),
+    "a path that leads out": (
+        "places205",
+        edited(PLACES, lambda text: text + "../../00.jpg 0\n"),
+        r"'\.\./\.\./00\.jpg', which is no path below DIR",
+    ),
+    "a NUL in a path": (
+        "places205",
+        edited(PLACES, lambda text: text + "a/\0.jpg 0\n"),
+        "which is no path below DIR",
+    ),
+    "half a surrogate in a path": (
+        "inat18",
+        edited_json(INAT, lambda record: record["images"][0].update(file_name="\ud800.jpg")),
+        "which is no path below DIR",
+    ),
+    "an absolute path": (
+        "inat18",
+        edited_json(INAT, lambda record: record["images"][0].update(file_name="/etc/passwd")),
+        r"'/etc/passwd', which is no path below DIR",
+    ),
+    "no path": (
+        "inat18",
+        edited_json(INAT, lambda record: record["images"][0].update(file_name=None)),
+        r"train2018\.json lacks .*None is no file name",
+    ),
+    "a fractional category": (
+        "inat18",
+        edited_json(INAT, lambda record: record["annotations"][0].update(category_id=10.5)),
+        r"train2018\.json lacks .*10\.5",
+    ),
+    "an infinite identifier": (
+        "inat18",
+        edited_json(INAT, lambda record: record["images"][0].update(id=float("inf"))),
+        r"train2018\.json lacks .*inf",
+    ),
+    "an image without a category": (
+        "inat18",
+        edited_json(INAT, lambda record: record["annotations"].pop()),
+        r"train2018\.json has images without a category",
+    ),
+    "a category twice": (
+        "inat18",
+        edited_json("categories.json", lambda record: record.append({"id": 0, "name": "Avis z"})),
+        r"categories\.json has a category twice",
+    ),
+    "a third split": (
+        "cub200",
+        edited("CUB_200_2011/train_test_split.txt", lambda text: text.replace(" 1\n", " 2\n", 1)),
+        r"train_test_split\.txt has numbers besides 0 and 1",
+    ),
+    "fractional labels": (
+        "dogs",
+        edited_mat("train_list.mat", lambda arrays: arrays.update(labels=arrays["labels"] + 0.5)),
+        r"train_list\.mat has no .*label 1\.5",
+    ),
+    "infinite labels": (
+        "dogs",
+        edited_mat("train_list.mat", lambda arrays: arrays.update(labels=np.full((24, 1), np.inf))),
+        r"train_list\.mat has no .*infinity",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_contradictions_and_odd_entries_are_named(load, case):
+    name, change, message = CONTRADICTIONS[case]
+    with pytest.raises(SettingError, match=message) as error:
+        load(name, change)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["places205", "inat18", "cub200"])
+def test_lists_may_have_windows_line_ends_and_a_byte_order_mark(load, name):
+    def convert(folder):
+        for ending in ("csv", "json", "txt"):
+            for path in folder.rglob(f"*.{ending}"):
+                path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+
+    data = load(name, convert)
+    assert data.classes == NAMES[name]
+    np.testing.assert_array_equal(data.train.labels, numbers(data.train.images) % KINDS)
+
+
+def test_the_first_picture_of_places_may_be_missing(load):
+    def take(folder):
+        (folder / "images256/a/abbey/00.jpg").unlink()
+
+    with pytest.raises(SettingError, match=r"a/abbey/00\.jpg is missing of 36 listed pictures"):
+        load("places205", take)
+    data = load("places205", skip_corrupt=True)
+    assert len(data.train) == TRAIN - 1

@@ -179,6 +179,7 @@ def test_shares_of_the_labels(small):
         dict(shares=(0.0,)),
         dict(rates=(0.0,)),
         dict(decays=(-1.0,)),
+        dict(shares=(0.1, 0.1)),
         dict(steps=0),
         dict(held_out=1.0),
     ],

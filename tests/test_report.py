@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jax
@@ -333,6 +334,14 @@ def test_neighbours_in_context_by_loops():
             assert len({*nearest[:5]} & {*found.neighbours[kind][place][:6].tolist()}) >= 4
 
 
+def test_purity_of_few_labelled_images_is_of_these_alone():
+    rng = np.random.default_rng(0)
+    labels = np.where(np.arange(90) < 40, np.arange(90) % 2, -1)
+    points = rng.normal(size=(90, 4)).astype(np.float32) + 3 * (np.arange(90) % 2)[:, None]
+    x = SimpleNamespace(points=points, labels=labels, names=("a", "b"), settings={"evals": {}})
+    assert "in batches of 40 (CoNR, figure 2)" in pictures.purity(x).caption
+
+
 def test_a_run_of_another_method_has_the_settings_of_purity():
     plain = {"positives": {"name": "instance"}, "evals": {"crop": 0.0}}
     assert context.context_settings(plain) == dict(k1=10, k2=2, alpha=2.0, layers=2)
@@ -513,7 +522,9 @@ def test_names_that_utf_8_cannot_hold(run, monkeypatch):
 
 
 def test_other_images_are_refused(run):
-    with pytest.raises(SettingError, match="no longer holds the images that .* was trained on"):
+    with pytest.raises(
+        SettingError, match=r"with data\.limit=100 has other images than .*; .* leave "
+    ):
         features.of_run(run, make_mesh(), {"data.limit": 100})
 
 

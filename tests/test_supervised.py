@@ -352,6 +352,16 @@ def test_other_methods_have_no_classifier(tmp_path):
         build(config)
 
 
+def test_a_run_of_another_method_needs_init_fresh(tmp_path):
+    first = tiny("instance")
+    first.update(epochs=1, evals={}, baselines=False, checkpoint_epochs=1)
+    train.run(first, tmp_path / "first", console=quiet())
+    config = short(init_from=str(tmp_path / "first"))
+    message = "has no params/classifier/.*; set init_fresh=True, .* random start of: classifier$"
+    with pytest.raises(SettingError, match=message):
+        train.run(config, tmp_path / "second", console=quiet())
+
+
 @pytest.mark.slow
 def test_fine_tuning_starts_from_a_self_supervised_run(tmp_path):
     first = tiny("instance")
@@ -414,6 +424,7 @@ def test_the_twin_without_a_method_is_swavs():
     ("variant", "message"),
     [
         ("nothing", "variant 'nothing' is not known; choose one of: digits, cifar10"),
+        ("byol", r"variant 'byol': give METHOD\+VARIANT, such as byol\+digits or byol\+folder"),
         (
             "cifar10+swav",
             r"'cifar10' is not the config of a method; give METHOD\+VARIANT with one of",

@@ -127,6 +127,15 @@ def test_what_over_cannot_mean_is_one_line(grid, text, message):
         ([f"--over={KEEP}=.5", f"--over={KEEP}=1"], "is given twice"),
         ([f"--over={KEEP}=.5", "--share-epochs=4"], "--share-epochs=4: between 1 and 3"),
         ([f"--over={KEEP}=.5", "--reference=positives.name=nobody"], r"nobody.*\(reference\)"),
+        (
+            [f"--over={KEEP}=.5", "--set=epochs=1", "--set=stages={}", "--share-epochs=1"],
+            "--share-epochs=1: a run of 1 epoch has none to share",
+        ),
+        (['--over=init_from="",nowhere'], "nowhere.* holds no checkpoint"),
+        ([f"--over={KEEP}=.5", "--minutes=-1"], "--minutes=-1: give 0 or more"),
+        ([f"--over={KEEP}=.5", "--minutes=nan"], "--minutes=nan: give 0 or more"),
+        ([f"--over={KEEP}=.5", "--name=../x"], r"--name=\.\./x: give the name of a folder"),
+        ([f"--over={KEEP}=.5", "--scores=ami/x"], "--scores=ami/x: .* begin with one of .*knn/"),
         ([], "give a config and --over"),
         (["--named=nobody"], "choose one of conr-keep"),
         (["--named=conr-keep", f"--over={KEEP}=1"], "leave --over"),
@@ -144,6 +153,20 @@ def test_every_value_is_checked_before_the_first_run(
     assert line.startswith("error: ")
     assert re.search(message, line), line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_training(
+    sweep, monkeypatch, tmp_path, capsys, fake_training
+):
+    (tmp_path / "file").touch()
+    flags = (f"--over={KEEP}=.5", f"--folder={tmp_path}/file", "--name=a")
+    with pytest.raises(SystemExit):
+        main(sweep, monkeypatch, f"{TINY}:conr", *flags)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"error: --folder: .*/file/a cannot be made .*; give another --folder", line
+    )
+    assert not fake_training
 
 
 def test_a_base_is_part_of_the_config(grid):

@@ -157,6 +157,10 @@ def test_flags_change_a_preset():
     assert evals == ["knn"]
     assert set(given) == {"data.name", "data.store", "evals.crop"}
     assert presets.with_preset(["x", "--evals=knn"]) == ["x", "--evals=knn"]
+    for crop in (["--crop=0.5"], ["--crop", "0.5"]):
+        argv = presets.with_preset(["x", "--preset=voc07", "--weights=F", *crop])
+        assert argv[-1] == "--crop=0.5"
+        assert not any(arg.startswith("--config.evals.crop") for arg in argv)
 
 
 def test_mistaken_presets():

@@ -30,6 +30,10 @@ def cub200(source: Source) -> Dataset:
     names = _by_id(_LAYOUT.file(root, "images.txt"))
     labels = _numbers(root, "image_class_labels.txt", names)
     train = _numbers(root, "train_test_split.txt", names)
+    if not set(train.tolist()) <= {0, 1}:
+        raise _LAYOUT.error(
+            f"{printable(root)}/train_test_split.txt has numbers besides 0 and 1; fetch it again"
+        )
     classes = _by_id(_LAYOUT.file(root, "classes.txt"))
     order = {number: i for i, number in enumerate(sorted(classes))}
     unknown = next((x for x in labels.tolist() if x not in order), None)

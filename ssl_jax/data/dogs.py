@@ -1,6 +1,7 @@
 """Stanford Dogs (Khosla et al. 2011): 120 breeds."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,8 +64,8 @@ def _entries(path: Path) -> tuple[list[str], list[int]]:
         raise listing.unreadable(path, str(error)) from error
     try:
         files = [str(np.asarray(cell).item()) for cell in record["file_list"].ravel()]
-        labels = [int(label) for label in record["labels"].ravel()]
-    except (KeyError, ValueError, TypeError) as error:
+        labels = [_whole(label) for label in record["labels"].ravel()]
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise SettingError(
             f"{printable(path)} has no file_list and labels in MATLAB's form ({error!r}); fetch it "
             "again"
@@ -74,3 +75,11 @@ def _entries(path: Path) -> tuple[list[str], list[int]]:
             f"{printable(path)} has {len(files):,} files but {len(labels):,} labels; fetch it again"
         )
     return files, labels
+
+
+def _whole(value: Any) -> int:
+    """A label as a whole number; MATLAB's are often floating-point numbers."""
+    number = int(value)
+    if number != value:
+        raise ValueError(f"label {value}")
+    return number

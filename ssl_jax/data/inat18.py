@@ -57,17 +57,20 @@ def _entries(path: Path) -> list[tuple[str, int]]:
     """(file, category) of each image that a list annotates."""
     record = _json(path)
     try:
-        files = {int(image["id"]): str(image["file_name"]) for image in record["images"]}
+        files = {_whole(image["id"]): _text(image["file_name"]) for image in record["images"]}
         entries = [
-            (files[int(x["image_id"])], int(x["category_id"])) for x in record["annotations"]
+            (files[_whole(x["image_id"])], _whole(x["category_id"])) for x in record["annotations"]
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise SettingError(
             f"{printable(path)} lacks images, annotations or their entries ({error!r}); fetch it "
             "again"
         ) from error
-    if len({name for name, _ in entries}) < len(entries):
+    annotated = {name for name, _ in entries}
+    if len(annotated) < len(entries):
         raise SettingError(f"{printable(path)} has an image of two categories; fetch it again")
+    if len(annotated) < len(record["images"]):
+        raise SettingError(f"{printable(path)} has images without a category; fetch it again")
     return entries
 
 
@@ -76,18 +79,32 @@ def _classes(folder: Path, path: Path) -> tuple[dict[int, int], list[str]]:
     species = folder / _NAMES
     record = _json(species) if species.is_file() else _json(path).get("categories", ())
     try:
-        names = {int(category["id"]): str(category["name"]) for category in record}
+        names = {_whole(category["id"]): str(category["name"]) for category in record}
     except (KeyError, TypeError, ValueError) as error:
         where = species if species.is_file() else path
         raise SettingError(
             f"{printable(where)}: the categories have no id and name; fetch it again"
         ) from error
+    if len(names) < len(record):
+        where = species if species.is_file() else path
+        raise SettingError(f"{printable(where)} has a category twice; fetch it again")
     numbers = {category: number for number, category in enumerate(sorted(names))}
     return numbers, [names[category] for category in sorted(names)]
 
 
+def _whole(value: Any) -> int:
+    """A whole number of a list: 3 or "3", but neither 3.5 nor true."""
+    return int(str(value))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no file name")
+    return value
+
+
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise listing.unreadable(path, str(error)) from error

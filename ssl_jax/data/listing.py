@@ -6,6 +6,7 @@ and `dogs`.
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ssl_jax.settings.resolve import SettingError
 from ssl_jax.settings.text import counted, printable
 
 _KIND = "listings"  # subfolder of the cache
+_DIGITS = 9  # of a label, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise unreadable(path, str(reason)) from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
         if line.strip():
             yield number, line.strip()
 
@@ -102,6 +104,11 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 def unreadable(path: Path, reason: str) -> SettingError:
     """The error for a file of the data set that is damaged."""
     return SettingError(f"{printable(path)} cannot be read ({printable(reason)}); fetch it again")
+
+
+def empty(path: Path) -> SettingError:
+    """The error for a list without entries."""
+    return SettingError(f"{printable(path)} is empty; fetch it again")
 
 
 def with_number(path: Path, number: int, line: str, separator: str = "") -> tuple[str, int]:
@@ -119,6 +126,8 @@ def with_number(path: Path, number: int, line: str, separator: str = "") -> tupl
     parts = line.rsplit(separator if separator and separator in line else None, 1)
     try:
         name, value = parts
+        if len(value) > _DIGITS:
+            raise ValueError(value)
         return name.strip(), int(value)
     except ValueError as error:
         raise SettingError(
@@ -140,9 +149,11 @@ def dataset(source: Source, root: Path, layout: Layout, listing: Listing) -> Dat
         listing: the pictures.
 
     Raises:
-        SettingError: no training or test images, a file that does not exist (unless
+        SettingError: no training or test images, a picture with two labels or in both splits, a
+            path that leads out of the root, a file that does not exist (unless
             `data.skip_corrupt`), or one that cannot be decoded.
     """
+    _check_names(listing, layout)
     train = np.flatnonzero(listing.train)
     test = np.flatnonzero(~listing.train)
     if not len(train) or not len(test):
@@ -189,6 +200,31 @@ def check_labels(
         raise layout.error(f"test images have the class {name!r}, but no training image has")
 
 
+def _check_names(listing: Listing, layout: Layout) -> None:
+    """Checks that all names are paths below the root, and that nothing is listed in two ways."""
+    for name in listing.names:
+        if not _is_below(name):
+            raise layout.error(f"the lists name {printable(name)!r}, which is no path below DIR")
+    if len(set(listing.names)) == len(listing.names):
+        return
+    entries: dict[str, tuple[int, bool]] = {}
+    for name, label, train in zip(listing.names, listing.labels.tolist(), listing.train.tolist()):
+        first_label, first_train = entries.setdefault(name, (label, train))
+        if train != first_train:
+            raise layout.error(f"the lists name {printable(name)} for training and for testing")
+        if label != first_label:
+            raise layout.error(f"the lists give {printable(name)} two labels")
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name is a path of a file that does not lead out of its folder."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return bool(name) and name[0] != "/" and "\0" not in name and ".." not in name.split("/")
+
+
 def _check_present(
     root: Path, names: Sequence[str], stamps: Sequence[object], layout: Layout
 ) -> None:
@@ -198,9 +234,10 @@ def _check_present(
     first = printable(os.path.join(root, names[missing[0]]))
     if len(missing) == len(names):
         raise layout.error(f"{first} is missing, as all listed pictures are")
+    others = f", and so are {len(missing) - 1:,} more" if len(missing) > 1 else ""
     raise layout.error(
-        f"{first} is missing, one of {counted(len(missing), 'picture')} of {len(names):,}; "
-        "data.skip_corrupt=True skips them"
+        f"{first} is missing{others} of {counted(len(names), 'listed picture')}; "
+        "data.skip_corrupt=True skips what is missing"
     )
 
 

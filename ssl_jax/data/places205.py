@@ -1,5 +1,6 @@
 """Places205 (Zhou et al. 2014): scenes, with lists of paths and labels."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ _IMAGES = (
     "images",
     "",
 )
+_TRIED = 1000  # pictures that are looked for in each of these
 _LISTS = "trainvalsplit_places205"
 _CLASSES = "categoryIndex_places205.csv"
 
@@ -58,15 +60,16 @@ def _entries(folder: Path, split: str) -> list[tuple[str, int]]:
         name, label = listing.with_number(path, number, line, ",")
         entries.append((name.lstrip("/"), label))
     if not entries:
-        raise SettingError(f"{printable(path)} is empty; fetch it again")
+        raise listing.empty(path)
     return entries
 
 
 def _root(folder: Path, names: list[str]) -> Path:
-    """The folder below which the first picture is."""
-    for place in _IMAGES:
-        if (folder / place / names[0]).is_file():
-            return folder / place
+    """The folder below which the first picture is, or one of those after it."""
+    for name in names[:_TRIED]:
+        for place in _IMAGES:
+            if os.path.isfile(folder / place / name):
+                return folder / place
     raise _LAYOUT.error(
         f"{printable(folder / _IMAGES[0] / names[0])}, the first picture of the list, is missing"
     )
@@ -81,6 +84,8 @@ def _classes(folder: Path, names: list[str], labels: np.ndarray) -> list[str]:
             for number, line in listing.lines(path):
                 name, label = listing.with_number(path, number, line, ",")
                 of_label[label] = name
+            if not of_label:
+                raise listing.empty(path)
             break
     else:
         for name, label in zip(names, labels.tolist()):

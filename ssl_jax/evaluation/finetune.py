@@ -107,6 +107,7 @@ class Finetune(interface.Evaluator):
                     f"{name}={rates}: give one rate, or one for each of shares={self.shares}"
                 )
         ranges.at_most(ranges.MANY, shares=self.shares)
+        ranges.different(shares=self.shares)
         ranges.positive(shares=self.shares, head_rates=self.head_rates, factor=self.factor)
         ranges.not_negative(backbone_rates=self.backbone_rates, weight_decay=self.weight_decay)
         ranges.below_one(momentum=self.momentum)

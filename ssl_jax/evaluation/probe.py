@@ -80,6 +80,7 @@ class Probe(interface.Evaluator):
         ranges.not_negative(decays=self.decays)
         ranges.between(0, 1, ten_crop=self.ten_crop)
         ranges.at_most(ranges.MANY, shares=self.shares, rates=self.rates, decays=self.decays)
+        ranges.different(shares=self.shares)
         ranges.count(1, 10**7, steps=self.steps)
         ranges.count(1, 10**6, batch_size=self.batch_size)
         ranges.count(0, ranges.SEED, seed=self.seed)

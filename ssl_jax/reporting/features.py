@@ -87,7 +87,7 @@ def of_run(
     for name, value in given.items():
         settings["data"][name.partition(".")[2]] = value
     dataset = load_data(completed(settings))
-    _check_unchanged(folder, dataset, settings["data"]["name"])
+    _check_unchanged(folder, dataset, settings["data"]["name"], given)
     run = open_run(folder, mesh)
     return sampled(run, settings, dataset, most=most, most_for_density=most_for_density, seed=seed)
 
@@ -153,7 +153,9 @@ def sampled(
     )
 
 
-def _check_unchanged(folder: str | Path, dataset: Dataset, name: str) -> None:
+def _check_unchanged(
+    folder: str | Path, dataset: Dataset, name: str, given: Mapping[str, Any]
+) -> None:
     """Checks that the data are those the run was trained on.
 
     Raises:
@@ -161,6 +163,12 @@ def _check_unchanged(folder: str | Path, dataset: Dataset, name: str) -> None:
     """
     fingerprint = dataset.fingerprint()
     if read_config(folder).get(FINGERPRINT, fingerprint) != fingerprint:
+        changes = [f"{setting}={value}" for setting, value in given.items()]
+        if changes:
+            raise SettingError(
+                f"data.name={name!r} with {', '.join(changes)} has other images than {folder} was "
+                "trained on; a report is of the run's own, so leave out what changes them"
+            )
         raise SettingError(
             f"data.name={name!r} no longer holds the images that {folder} was trained on"
         )

@@ -97,9 +97,10 @@ def densities(features: Mapping[str, Features], report: Report = no_progress) ->
     for name, x in features.items():
         points[name] = x.embed_all(report)
         if len(points[name]) <= _LOCAL:
+            drawn = f" drawn of {x.of}" if len(points[name]) < x.of else ""
             raise SettingError(
                 f"the density figure needs more than {_LOCAL} training images; {name} has "
-                f"{len(points[name])}"
+                f"{len(points[name])}{drawn}"
             )
     figure = figures.densities(points, k=_LOCAL, report=report)
     alt = f"Histograms of local and background density of {', '.join(features)}"
@@ -277,8 +278,11 @@ def tsne(x: Features) -> Picture:
 
 
 def purity(x: Features) -> Picture:
-    """Share of the K nearest in a batch of 256 that share an image's class; 256 as in the paper."""
-    batch_size = min(256, len(x.points))
+    """Share of the K nearest in a batch of 256 that share an image's class; 256 as in the paper.
+
+    Batches are of labelled images; with fewer than 256 these are one batch.
+    """
+    batch_size = min(256, int((x.labels >= 0).sum()))
     settings = dict(x.settings["evals"].get("purity", {}))
     for name in ("name", "neighbours", "batch_size", "feature"):
         settings.pop(name, None)

@@ -6,7 +6,6 @@
 import dataclasses
 import io
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +120,13 @@ def _write(folder: Path, name: str, arrays: dict[str, Any]) -> None:
 def _read(folder: Path, name: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     path = _path(folder, name)
     try:
-        with np.load(path) as arrays:
+        with np.load(io.BytesIO(path.read_bytes())) as arrays:
             return {key: arrays[key] for key in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except FileNotFoundError as error:
+        raise SettingError(
+            f"{path} is missing; without it nothing is drawn of the others, so remove {path.parent}"
+        ) from error
+    except Exception as error:  # zipfile and zlib raise all kinds for damaged files
         raise SettingError(
             f"{path} is damaged ({str(error) or type(error).__name__}); remove it"
         ) from error

@@ -48,7 +48,8 @@ def claim(
     with lock:
         if not file_lock.locked(lock):
             raise SettingError(
-                f"another process is training in {folder}; choose another folder with --workdir"
+                f"another process is training in {folder}; wait for it, or choose another folder "
+                "with --workdir"
             )
         new = as_json(settings) | {FINGERPRINT: fingerprint, FACTS: facts or {}}
         _check_files(folder)

@@ -91,7 +91,11 @@ def find(plan: Plan, workdir: Path) -> WarmStart | WeightsStart | None:
     if settings.init_fresh:
         places = _places(plan, source)
         return WarmStart(source, NETWORKS, first_step=0, places=places, notes=_notes(places))
-    check(ALL)
+    try:
+        check(ALL)
+    except SettingError as error:
+        places = _places(plan, source)
+        raise SettingError(f"{error}; {_taken_fresh(places)}") from error
     _check_step(plan, source.step, per_epoch)
     parts = ALL
     try:
@@ -124,6 +128,13 @@ def _notes(places: Mapping[str, str | None]) -> tuple[str, ...]:
     if not tops:
         return ()
     return (f"begins at random, as it differs in init_from: {', '.join(dict.fromkeys(tops))}",)
+
+
+def _taken_fresh(places: Mapping[str, str | None]) -> str:
+    """What a run that lacks arrays can still be used for, as a way out."""
+    tops = dict.fromkeys(_module(name) for name, place in places.items() if place is None)
+    rest = f", with a random start of: {', '.join(tops)}" if tops else ""
+    return f"set init_fresh=True, which takes only the networks and starts at step 0{rest}"
 
 
 def _module(name: str) -> str:

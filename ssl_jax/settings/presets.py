@@ -76,7 +76,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
 def with_preset(argv: Sequence[str]) -> list[str]:
     """The arguments with the flags of --preset=NAME before them, so that those given have effect.
 
-    With an --evals that names other evaluators, the preset's settings of these are left out.
+    With an --evals that names other evaluators, the preset's settings of these are left out, and
+    so is its crop with a --crop, as weight files take it.
 
     Args:
         argv: the command line, program name first.
@@ -84,7 +85,7 @@ def with_preset(argv: Sequence[str]) -> list[str]:
     Raises:
         SettingError: no such preset, or two.
     """
-    argv = command_line.joined(argv, "preset|evals")
+    argv = command_line.joined(argv, "preset|evals|crop")
     names = [arg.partition("=")[2] for arg in argv[1:] if re.match("--?preset=", arg)]
     if not names:
         return argv
@@ -97,6 +98,8 @@ def with_preset(argv: Sequence[str]) -> list[str]:
     if given:
         kept = {"crop", *given[-1].split(",")}
         preset = [flag for flag in preset if not _is_for_others(flag, kept)]
+    if any(re.match("--?crop=", arg) for arg in argv[1:]):
+        preset = [flag for flag in preset if not flag.startswith("--config.evals.crop=")]
     return [argv[0], *preset, *argv[1:]]
 
 

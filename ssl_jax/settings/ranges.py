@@ -56,6 +56,19 @@ def at_most(length: int, /, **values: Sequence[float]) -> None:
             raise ValueError(f"{name} has {len(value):,} numbers: at most {length:,}")
 
 
+def different(**values: Sequence[float]) -> None:
+    """Tuples of numbers that differ in the six digits by which scores are named.
+
+    Raises:
+        ValueError: names the setting and the number.
+    """
+    for name, numbers in values.items():
+        texts = [f"{number:g}" for number in numbers]
+        for i, text in enumerate(texts):
+            if text in texts[:i]:
+                raise ValueError(f"{name}={numbers}: {text} is given twice; leave one out")
+
+
 def _check(values: Mapping[str, Numbers], in_range: Callable[[float], bool], text: str) -> None:
     for name, value in values.items():
         several = isinstance(value, Sequence)
