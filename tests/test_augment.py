@@ -365,6 +365,7 @@ def numbers_drawn(monkeypatch, views, key):
     return drawn
 
 
+@pytest.mark.slow
 def test_without_turns_every_number_and_pixel_is_as_before_they_existed(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
     views = draw_views(jax.random.key(7), images, OFF, (0.5,) * 3, (0.25,) * 3)

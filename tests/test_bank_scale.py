@@ -35,7 +35,14 @@ def travels(name, rows):
     return bench_bank.collective_bytes(step.as_text())
 
 
-@pytest.mark.parametrize("name", ["instance", "anchors", "aggregation"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "instance",
+        pytest.param("anchors", marks=pytest.mark.slow),
+        pytest.param("aggregation", marks=pytest.mark.slow),
+    ],
+)
 def test_what_travels_in_a_step_does_not_grow_with_the_bank(name):
     small = travels(name, 1280)
     large = travels(name, 12_800)

@@ -146,7 +146,12 @@ def _margin(stage, key, state, index, step):
     return jnp.stack(margins).min()
 
 
-@pytest.mark.parametrize("name", NAMES)
+def _combinations_are_slow(names):
+    """Names of methods alone, and of combinations, such as "byol with context", as slow tests."""
+    return [pytest.param(x, marks=pytest.mark.slow) if " " in x else x for x in names]
+
+
+@pytest.mark.parametrize("name", _combinations_are_slow(NAMES))
 def test_all_devices_train_like_one_and_in_one_trace(name, monkeypatch):
     devices = jax.device_count()
     one = Bench(name, 1, monkeypatch)

@@ -386,7 +386,7 @@ def test_the_command_prints_a_row_for_each_share(runs):
     assert any(line[:2] == ["all", "labels"] and len(line) == 5 for line in lines)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trained_encoder_is_worth_more_than_a_random_one(tmp_path):
     """Top-1 with 2 % of the digits' labels, after 12 epochs of SwAV and after none.
 

@@ -300,7 +300,7 @@ except SettingError as error:
 """
 
 
-@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_when_one_process_fails_the_other_ends_with_its_line(failing):
     port = free_port()
 

@@ -74,7 +74,11 @@ LAST = 32
 
 @pytest.fixture(
     scope="module",
-    params=["swav", "conr", pytest.param("local_aggregation", marks=pytest.mark.slow)],
+    params=[
+        "swav",
+        pytest.param("conr", marks=pytest.mark.slow),
+        pytest.param("local_aggregation", marks=pytest.mark.slow),
+    ],
 )
 def old_run(request, tmp_path_factory):
     """The folder of a run as the earlier version left it."""

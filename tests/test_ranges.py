@@ -158,7 +158,10 @@ def shown(path, value):
     return f"{path}={str(value)[:40] if not isinstance(value, int) or value < 10**30 else 'huge'}"
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(part, marks=() if part == ("optim",) else pytest.mark.slow) for part in PARTS],
+)
 def test_what_is_outside_a_range_is_one_line(part):
     walked = 0
     for config, path, value in settings():

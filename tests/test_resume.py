@@ -66,8 +66,11 @@ def stop_at(monkeypatch):
 @pytest.mark.parametrize(
     "variant",
     [
-        *("swav", "anchors", "aggregation", "conr", "target", "positives"),
-        pytest.param("supervised", marks=pytest.mark.slow),
+        *("swav", "conr"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("anchors", "aggregation", "target", "positives", "supervised")
+        ),
     ],
 )
 def test_exact_resume(variant, tmp_path, stop_at, build_once, monkeypatch):

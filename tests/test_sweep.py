@@ -409,7 +409,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_numbers(tmp_path):
     assert numbers_in(tmp_path / "shared") == whole
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_conr_ablation_is_a_sweep_that_shares_the_first_stage(tmp_path):
     """With --one all seeds start from the first seed's checkpoint; a run alone scores the same."""
     settings = ["epochs=2", "stages.pretrain.until_epoch=1.0", "data.limit=256", "log_steps=1"]

@@ -572,6 +572,7 @@ def test_a_run_that_is_interrupted_is_the_same_run(runs, store, resident, tmp_pa
     assert_same_run(half, path, last=12)
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_the_run_from_the_cache(runs):
     assert_same_run(runs("stream", 0)[0], runs("cache", 0)[0], last=12)
 
