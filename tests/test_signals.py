@@ -132,8 +132,13 @@ command.start(main.main)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("flags", [(), ("--config.checkpoint_epochs=4",)])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        pytest.param(("--config.checkpoint_epochs=4",), marks=pytest.mark.long),
+    ],
+)
 def test_an_evaluation_that_no_signal_reaches_is_left(flags, tmp_path):
     flags = ("--config.baselines=False", "--config.evals.linear.steps=5", *flags)
     process = subprocess.Popen(

@@ -63,7 +63,7 @@ def name_clusters(folder):
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_leads_from_pictures_to_names(folder):
     printed = []
     for module, *flags in commands():

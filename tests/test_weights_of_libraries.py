@@ -51,8 +51,13 @@ def test_features_are_those_of_plain_numpy(library, weights, tmp_path):
     np.testing.assert_allclose(load_encoder(path, size=8)(PIXELS), expected, atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("library", LIBRARIES)
+def _three_are_slow(libraries):
+    """The first three as slow tests, the others as long ones."""
+    marks = [pytest.mark.slow if i < 3 else pytest.mark.long for i in range(len(libraries))]
+    return [pytest.param(x, marks=mark) for x, mark in zip(libraries, marks)]
+
+
+@pytest.mark.parametrize("library", _three_are_slow(LIBRARIES))
 def test_a_step_of_training_starts_from_the_arrays_of_the_file(library, weights, images, tmp_path):
     path = tmp_path / "a.safetensors"
     weight_files.write(path, as_in(library, weights))
