@@ -59,7 +59,7 @@ def test_three_devices_train_like_one():
     test = "tests/test_contract.py::test_all_devices_train_like_one_and_in_one_trace"
     tests = [f"{test}[{name}]" for name in ("swav", "aggregation", "byol with context")]
     resumes = "tests/test_run.py::test_instance_discrimination_on_all_devices_resumes_on_one"
-    call = [sys.executable, "-m", "pytest", "-n", "0", *tests, resumes]
+    call = [sys.executable, "-m", "pytest", "-n", "0", "-m", "", *tests, resumes]
     env = os.environ | {"SSL_JAX_TEST_DEVICES": "3"}
     done = subprocess.run(call, cwd=path.parent.parent, env=env, capture_output=True, text=True)
     assert "4 passed" in done.stdout, done.stdout
