@@ -76,8 +76,8 @@ LAST = 32
     scope="module",
     params=[
         "swav",
-        pytest.param("conr", marks=pytest.mark.long),
-        pytest.param("local_aggregation", marks=pytest.mark.long),
+        pytest.param("conr", marks=pytest.mark.slow),
+        pytest.param("local_aggregation", marks=pytest.mark.slow),
     ],
 )
 def old_run(request, tmp_path_factory):

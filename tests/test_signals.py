@@ -136,7 +136,7 @@ command.start(main.main)
     "flags",
     [
         pytest.param((), marks=pytest.mark.slow),
-        pytest.param(("--config.checkpoint_epochs=4",), marks=pytest.mark.long),
+        pytest.param(("--config.checkpoint_epochs=4",), marks=pytest.mark.slow),
     ],
 )
 def test_an_evaluation_that_no_signal_reaches_is_left(flags, tmp_path):
